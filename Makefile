@@ -1,0 +1,61 @@
+# Python 3.11+ and make are all that is needed; uv is used for speed where it works.
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Test processes side by side.
+WORKERS ?= 2
+LOCK_EXTRAS := --extra molecules --extra tracking --extra test --extra lint
+
+ifndef PYTHON
+PYTHON := $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$python && break; done)
+endif
+
+.PHONY: help setup demo test test-all lint format benchmark lock clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
+
+setup: $(STAMP) ## install the locked environment and this package into .venv
+
+$(BIN)/python:
+	@if [ -z "$(PYTHON)" ]; then echo "boltzflow needs Python 3.11, 3.12 or 3.13; none is on the PATH. Name one: make PYTHON=/path/to/python3" >&2; exit 1; fi
+	$(PYTHON) -m venv $(VENV)
+
+# The package is installed without build isolation: its build tools come, with hashes, from the lock.
+$(STAMP): requirements.lock pyproject.toml | $(BIN)/python
+	@set -e; if uv --version >/dev/null 2>&1; then install="uv pip install --python $(BIN)/python"; \
+	else $(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip -q; \
+	install="$(BIN)/python -m pip install --quiet --disable-pip-version-check"; fi; \
+	echo "installing the locked environment into $(VENV) with $${install%% -*} ..."; \
+	$$install --require-hashes --no-deps -r requirements.lock; \
+	$$install --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
+
+demo: $(STAMP) ## DW4 from nothing to the report, in under 5 minutes on two cores
+	$(BIN)/boltzflow demo
+
+test: $(STAMP) ## the tests that take minutes in all
+	$(BIN)/pytest -n $(WORKERS)
+
+test-all: $(STAMP) ## all tests, the slow ones too
+	$(BIN)/pytest -n $(WORKERS) -m "slow or not slow"
+
+lint: $(STAMP) ## ruff and pyright
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+format: $(STAMP) ## let ruff mend what it can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+benchmark: $(STAMP) ## the benchmarks of benchmarks/
+	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
+lock: ## renew requirements.lock (needs uv)
+	uv pip compile pyproject.toml $(LOCK_EXTRAS) --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements.lock
+
+clean: ## remove the environment and the caches
+	rm -rf $(VENV) .pytest_cache .ruff_cache

@@ -1,0 +1,93 @@
+"""Boltzmann generators in Cartesian coordinates: flows with exact likelihoods, reweighted to the Boltzmann distribution.
+
+Names are imported when they are first used, so that `import boltzflow` and the command line's help cost nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from boltzflow import analysis as analysis
+    from boltzflow import datasets as datasets
+    from boltzflow import errors as errors
+    from boltzflow import flows as flows
+    from boltzflow import geometry as geometry
+    from boltzflow import nets as nets
+    from boltzflow import objectives as objectives
+    from boltzflow import reference as reference
+    from boltzflow import report as report
+    from boltzflow import sampling as sampling
+    from boltzflow import targets as targets
+    from boltzflow import training as training
+    from boltzflow.analysis import Estimate as Estimate
+    from boltzflow.config import RunConfig as RunConfig
+    from boltzflow.config_io import load_preset as load_preset
+    from boltzflow.datasets import Dataset as Dataset
+    from boltzflow.errors import BoltzflowError as BoltzflowError
+    from boltzflow.flows import ContinuousFlow as ContinuousFlow
+    from boltzflow.objectives import FlowMatching as FlowMatching
+    from boltzflow.sampling import Samples as Samples
+    from boltzflow.targets import Target as Target
+    from boltzflow.training import fit as fit
+    from boltzflow.training import load_model as load_model
+    from boltzflow.training import train as train
+
+__all__ = [
+    "BoltzflowError",
+    "ContinuousFlow",
+    "Dataset",
+    "Estimate",
+    "FlowMatching",
+    "RunConfig",
+    "Samples",
+    "Target",
+    "__version__",
+    "analysis",
+    "datasets",
+    "errors",
+    "fit",
+    "flows",
+    "geometry",
+    "load_model",
+    "load_preset",
+    "nets",
+    "objectives",
+    "reference",
+    "report",
+    "sampling",
+    "targets",
+    "train",
+    "training",
+]
+
+# Where each public name that is no module lives.
+_HOMES = {
+    "BoltzflowError": "errors",
+    "ContinuousFlow": "flows",
+    "Dataset": "datasets",
+    "Estimate": "analysis",
+    "FlowMatching": "objectives",
+    "RunConfig": "config",
+    "Samples": "sampling",
+    "Target": "targets",
+    "fit": "training",
+    "load_model": "training",
+    "load_preset": "config_io",
+    "train": "training",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'boltzflow' has no attribute {name!r}")
+    if name not in _HOMES:
+        return importlib.import_module(f"boltzflow.{name}")
+    value = getattr(importlib.import_module(f"boltzflow.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,163 @@
+"""A number with its interval, and the bootstrap that makes the interval."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from boltzflow.errors import DataError
+
+REPLICAS = 400
+LEVEL = 0.95
+_CHUNK_ELEMENTS = 1 << 18  # counts of this size stay in the cache, four times as fast as blocks of 32 MB
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval.
+
+    Attributes:
+        value: the estimate.
+        low: lower end of the interval; NaN where there are too few samples for one.
+        high: upper end of the interval; NaN where there are too few samples for one.
+        n: number of samples that the estimate rests on, failed ones included.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        """The four fields for JSON, which knows neither NaN nor infinity: these become None."""
+        return {
+            "value": _finite_or_none(self.value),
+            "low": _finite_or_none(self.low),
+            "high": _finite_or_none(self.high),
+            "n": self.n,
+        }
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "Estimate":
+        """Inverse of `as_dict`; None becomes NaN."""
+        value, low, high = (math.nan if fields.get(key) is None else float(fields[key]) for key in ("value", "low", "high"))
+        return cls(value, low, high, int(fields.get("n") or 0))
+
+    def shifted(self, by: float) -> "Estimate":
+        """The same estimate plus a number that is known exactly, such as an NLL minus the entropy."""
+        return Estimate(self.value + by, self.low + by, self.high + by, self.n)
+
+    def __str__(self) -> str:
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            return f"{self.value:.4g} (n = {self.n})"
+        # Two digits of the interval's width are all that the estimate can carry.
+        width = self.high - self.low
+        decimals = 4 if width <= 0 else min(max(1 - math.floor(math.log10(width)), 0), 6)
+        return f"{self.value:.{decimals}f} [{self.low:.{decimals}f}, {self.high:.{decimals}f}] (n = {self.n})"
+
+
+def _finite_or_none(number: float) -> float | None:
+    return float(number) if math.isfinite(number) else None
+
+
+@functools.cache
+def _poisson_table() -> Float[np.ndarray, " 65536"]:
+    """Maps 16 random bits to a Poisson(1) count; the mean is right to 6e-5, far below what an interval can show."""
+    probabilities = [math.exp(-1.0) / math.factorial(count) for count in range(12)]
+    uniform = (np.arange(65536) + 0.5) / 65536
+    return np.searchsorted(np.cumsum(probabilities), uniform).astype(np.float64)
+
+
+def bootstrap_counts(n: int, *, seed: int, replicas: int = REPLICAS) -> Iterator[Float[np.ndarray, "r n"]]:
+    """Yields how often each of n samples occurs in each bootstrap replica, a block of replicas at a time.
+
+    Poisson bootstrap: the counts are independent Poisson(1) instead of multinomial, which is the same for the n at hand and ten
+    times as fast (Hanley and MacGibbon, 2006).
+    """
+    rng = np.random.default_rng(seed)
+    table = _poisson_table()
+    block = max(1, min(replicas, _CHUNK_ELEMENTS // max(n, 1)))
+    for start in range(0, replicas, block):
+        rows = min(block, replicas - start)
+        bits = np.frombuffer(rng.bytes(2 * rows * n), dtype=np.uint16)
+        yield table[bits].reshape(rows, n)
+
+
+def bootstrap_means(columns: Any, *, seed: int, replicas: int = REPLICAS) -> Float[np.ndarray, "R m"]:
+    """Means of each column in each bootstrap replica.
+
+    Args:
+        columns: (n, m), a NumPy array or a SciPy sparse matrix.
+        seed: seed of the bootstrap; the same seed gives the same replicas, so that differences can be taken.
+        replicas: R.
+
+    Returns:
+        (R, m); a row is NaN where a replica came out empty, which happens for a handful of samples only.
+    """
+    blocks = []
+    for counts in bootstrap_counts(columns.shape[0], seed=seed, replicas=replicas):
+        sums = counts @ columns if isinstance(columns, np.ndarray) else (columns.T @ counts.T).T
+        with np.errstate(invalid="ignore", divide="ignore"):
+            blocks.append(np.asarray(sums) / counts.sum(axis=1, keepdims=True))
+    return np.concatenate(blocks)
+
+
+def bootstrap(
+    columns: Float[np.ndarray, "n m"],
+    statistic: Callable[[Float[np.ndarray, "R m"]], Float[np.ndarray, " R"]],
+    *,
+    seed: int,
+    replicas: int = REPLICAS,
+) -> Estimate:
+    """An estimate that is a function of column means, with its percentile interval.
+
+    Args:
+        columns: (n, m) values per sample.
+        statistic: maps means (R, m) to the statistic (R,).
+        seed: seed of the bootstrap.
+        replicas: number of bootstrap replicas.
+    """
+    n = columns.shape[0]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value = float(statistic(columns.mean(axis=0, keepdims=True))[0])
+        replicated = statistic(bootstrap_means(columns, seed=seed, replicas=replicas))
+    low, high = percentile_interval(replicated, n)
+    return bracket(value, low, high, n)
+
+
+def bracket(value: float, low: float, high: float, n: int) -> Estimate:
+    """An estimate whose interval is widened, where it must be, to hold the value."""
+    return Estimate(value, min(low, value), max(high, value), n)
+
+
+def percentile_interval(replicated: Float[np.ndarray, " R"], n: int) -> tuple[float, float]:
+    """The 95 % percentile interval; NaN for fewer than two samples, where a bootstrap knows nothing.
+
+    Replicas in which the statistic is undefined (NaN) are left out.
+    """
+    replicated = replicated[~np.isnan(replicated)]
+    if n < 2 or replicated.size == 0:
+        return math.nan, math.nan
+    # "inverted_cdf" does not interpolate, and so can hold infinite replicas.
+    low, high = np.quantile(replicated, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="inverted_cdf")
+    return float(low), float(high)
+
+
+def as_column(values: Any, name: str, *, n: int | None = None) -> Float[np.ndarray, " n"]:
+    """Values as a one-dimensional float64 array of at least one number.
+
+    Raises:
+        DataError: if there are none, the shape is wrong, or their number is not `n`.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1:
+        raise DataError(f"{name} must have shape (n,), one number per sample, but have shape {array.shape}.")
+    if array.size == 0:
+        raise DataError(f"there are no {name} to estimate anything from (n = 0); draw at least one sample.")
+    if n is not None and array.size != n:
+        raise DataError(f"there are {array.size} {name} for {n} log-weights; pass one per sample.")
+    return array

@@ -1,0 +1,41 @@
+"""Observables of configurations, on the host; they take any leading axes."""
+
+import numpy as np
+from jaxtyping import Float
+
+from boltzflow.errors import DataError
+
+
+def pair_distances(positions: Float[np.ndarray, "*batch N D"]) -> Float[np.ndarray, "*batch pairs"]:
+    """Distances of all N(N-1)/2 pairs of particles, in the order (0,1), (0,2), ..., (1,2), ...
+
+    Args:
+        positions: (..., N, D), in the target's units of length.
+
+    Returns:
+        (..., N(N-1)/2), in the same units.
+    """
+    positions = _checked(positions)
+    first, second = np.triu_indices(positions.shape[-2], k=1)
+    return np.linalg.norm(positions[..., first, :] - positions[..., second, :], axis=-1)
+
+
+def radius_of_gyration(positions: Float[np.ndarray, "*batch N D"]) -> Float[np.ndarray, "*batch"]:
+    """Root mean square distance of the particles, all of equal mass, from their centre.
+
+    Args:
+        positions: (..., N, D), in the target's units of length.
+
+    Returns:
+        (...,), in the same units.
+    """
+    positions = _checked(positions)
+    centered = positions - positions.mean(axis=-2, keepdims=True)
+    return np.sqrt((centered**2).sum(axis=-1).mean(axis=-1))
+
+
+def _checked(positions: Float[np.ndarray, "*batch N D"]) -> Float[np.ndarray, "*batch N D"]:
+    positions = np.asarray(positions)
+    if positions.ndim < 2:
+        raise DataError(f"positions must have shape (..., N, D), but have shape {positions.shape}.")
+    return positions

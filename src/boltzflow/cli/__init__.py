@@ -1,0 +1,125 @@
+"""The command line: one verb per module, imported when it is asked for.
+
+`main` finds the verb, lets tyro parse that verb's arguments alone, and turns errors into sentences. Nothing heavy is imported before a
+verb runs, so that help comes at once.
+"""
+
+import errno
+import importlib
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+from boltzflow import __version__
+from boltzflow.errors import BoltzflowError, ConfigError, nearest
+
+# Each module holds `run`, whose signature and docstring are the verb's arguments and help.
+VERBS = {
+    "targets": "List the targets that are known by name.",
+    "presets": "List the presets, or print one with every option explained.",
+    "models": "List the pretrained models.",
+    "reference": "Make reference data of a target with the tempering sampler.",
+    "train": "Train a flow from a preset.",
+    "resume": "Continue a run that was interrupted.",
+    "sample": "Draw samples with their exact probability from a run or a model.",
+    "evaluate": "Measure a run or a model: NLL, ESS, log Z, path length, times.",
+    "report": "Write the HTML report of a run.",
+    "export": "Write samples as a trajectory that other programs read.",
+    "demo": "DW4 from nothing to the report in a few minutes.",
+}
+
+USAGE_ERROR = 2
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+_STORAGE = {
+    errno.ENOSPC: "there is no space left on the disk; free some, or write elsewhere with -o",
+    errno.EDQUOT: "the disk quota is used up; free some, or write elsewhere with -o",
+    errno.EROFS: "the file system is read-only; write elsewhere with -o",
+    errno.EACCES: "permission denied; choose another place, or change the permissions",
+    errno.EPERM: "permission denied; choose another place, or change the permissions",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code.
+
+    0: done. 2: something that the user can mend, told in one sentence on stderr. 130: interrupted. 141: the reader of stdout has gone.
+    An error that is a bug keeps its traceback.
+
+    Args:
+        arguments: what follows the program's name; None takes those of the process.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show every letter gets a question mark, not a traceback.
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
+            stream.reconfigure(errors="replace")
+    try:
+        _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+    except BoltzflowError as error:
+        return _tell(str(error))
+    except KeyboardInterrupt:
+        print("boltzflow: interrupted.", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python would complain when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except MemoryError:
+        return _tell("there is not enough memory; use smaller batches or chunks.")
+    except OSError as error:
+        if error.errno not in _STORAGE:
+            raise
+        return _tell(f"{f'{error.filename}: ' if error.filename else ''}{_STORAGE[error.errno]}.")
+    except Exception as error:
+        # JAX's own out-of-memory error, without importing JAX to name its class.
+        if type(error).__name__ not in ("JaxRuntimeError", "XlaRuntimeError") or "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return _tell("the device has not enough memory; use smaller batches or chunks.")
+    return 0
+
+
+def _dispatch(arguments: list[str]) -> None:
+    if not arguments:
+        raise ConfigError("name what to do, such as `boltzflow demo`; `boltzflow --help` lists the verbs.")
+    verb, *rest = arguments
+    if verb in ("-h", "--help"):
+        print(overview())
+    elif verb == "--version":
+        print(f"boltzflow {__version__}")
+    elif verb in VERBS:
+        module = importlib.import_module(f"boltzflow.cli.{verb}")
+        from boltzflow.cli.parsing import parse
+
+        parsed = parse(module.run, verb, rest)
+        if parsed is not None:
+            module.run(**parsed)
+    elif verb.startswith("-"):
+        raise ConfigError(f"unknown option {verb!r} before the verb; `boltzflow --help` lists the verbs.")
+    else:
+        raise ConfigError(f"unknown verb {verb!r}; {nearest(verb, VERBS)}")
+
+
+def overview() -> str:
+    """The help of the program as a whole."""
+    verbs = "\n".join(f"  {verb:<10} {summary}" for verb, summary in VERBS.items())
+    return f"""usage: boltzflow VERB [ARGUMENTS]
+
+Boltzmann generators: flows that draw configurations with their exact probability,
+reweighted to the Boltzmann distribution.
+
+verbs:
+{verbs}
+
+`boltzflow VERB --help` explains one. A first tour:
+  boltzflow demo
+  boltzflow train dw4 -o runs/dw4
+  boltzflow sample runs/dw4 -n 10000 -o samples.h5
+  boltzflow evaluate runs/dw4"""
+
+
+def _tell(sentence: str) -> int:
+    print(f"boltzflow: error: {sentence}", file=sys.stderr)
+    return USAGE_ERROR

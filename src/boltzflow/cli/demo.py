@@ -1,0 +1,69 @@
+"""`boltzflow demo`."""
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from boltzflow.cli import arguments, output
+
+if TYPE_CHECKING:
+    from boltzflow.progress import Progress
+
+PRESET = "dw4-demo"
+
+
+def run(
+    out: Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = "runs/demo",
+    n: arguments.Count = 10_000,
+    seed: int = 0,
+    open: arguments.Flag = False,
+) -> None:
+    """DW4 from nothing to the report in a few minutes.
+
+    Makes reference data, trains a flow on them, draws samples with their exact probability, reweights them to the Boltzmann
+    distribution, and writes a report. Run again, it continues where it was interrupted.
+
+    Args:
+        out: Folder of the run.
+        n: Samples to draw.
+        seed: Seed of training and samples.
+        open: Open the report in the browser.
+    """
+    arguments.at_least(1, n=n)
+    arguments.at_least(0, seed=seed)
+    from boltzflow import config_io, progress
+    from boltzflow.cli.train import holds, train
+
+    began = time.perf_counter()
+    folder = Path(out)
+    config = config_io.apply_overrides(config_io.load_preset(PRESET), [f"training.seed={seed}"])
+    with progress.shown() as bar:
+        train(config, folder, bar, resume=holds(folder, config))
+        figures, page = _measure(folder, bar, n=n, seed=seed)
+    output.evaluation(figures)
+    output.say(f"From nothing to here in {progress.duration(time.perf_counter() - began)}. The report:")
+    print(page)
+    if open:
+        from boltzflow.cli.report import show
+
+        show(page)
+
+
+def _measure(folder: Path, bar: "Progress", *, n: int, seed: int) -> tuple[dict[str, Any], Path]:
+    """Draws and evaluates samples, and writes the report; returns the figures and the report's path."""
+    from boltzflow import report
+    from boltzflow.sampling.evaluate import evaluate
+    from boltzflow.sampling.generate import generate
+    from boltzflow.training.export import load_model
+
+    model = load_model(folder)
+    generate(model.flow, model.target, n, seed=seed, out=folder / "samples.h5", resume=True, progress=bar)
+    figures = evaluate(model, None, n, seed, progress=bar)
+    bar.stop()
+    (folder / "evaluation.json").write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    page = folder / "report.html"
+    report.write(folder, page)
+    return figures, page

@@ -1,0 +1,51 @@
+"""`boltzflow evaluate`."""
+
+import json as json_format
+from typing import Annotated
+
+import tyro
+
+from boltzflow.cli import arguments, output
+
+
+def run(
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|MODEL")],
+    data: Annotated[
+        arguments.MaybeText, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: the run's own, else made anew)")
+    ] = None,
+    n: arguments.Count = 10_000,
+    seed: int = 0,
+    json: arguments.Flag = False,
+    allow_virial_mismatch: arguments.Flag = False,
+    precision: arguments.Precision = "single",
+) -> None:
+    """Measure a run or a model: NLL, ESS, log Z, path length, times.
+
+    Draws samples and takes held-out frames of the target; every figure comes with n and a 95 % interval.
+
+    Args:
+        model: Folder of a run, or name of a model (`boltzflow models` lists them).
+        data: Held-out frames of the target (.h5, .npz or .npy).
+        n: Samples to draw, and the most frames to use.
+        seed: Seed of the samples and of the bootstrap.
+        json: Print one JSON object instead of a table.
+        allow_virial_mismatch: Use frames that fail the virial check.
+        precision: Floating-point precision.
+    """
+    arguments.at_least(1, n=n)
+    arguments.at_least(0, seed=seed)
+    from boltzflow import progress, runtime
+
+    runtime.configure(precision)
+    from boltzflow import datasets
+    from boltzflow.sampling.evaluate import evaluate
+    from boltzflow.training.export import load_model
+
+    loaded = load_model(model)
+    frames = datasets.load(data, loaded.target, allow_virial_mismatch=allow_virial_mismatch) if data else None
+    with progress.shown() as bar:
+        figures = evaluate(loaded, frames, n, seed, progress=bar)
+    if json:
+        print(json_format.dumps(figures, allow_nan=False))
+    else:
+        output.evaluation(figures)

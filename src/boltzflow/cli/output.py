@@ -1,0 +1,75 @@
+"""Tables and figures on the terminal. Results go to stdout, everything else to stderr."""
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+LABELS = {
+    "nll": "NLL",
+    "nll_minus_entropy": "NLL - entropy (KL divergence)",
+    "ess_reverse": "reverse ESS",
+    "ess_forward": "forward ESS",
+    "log_z": "log Z",
+    "path_length": "path length",
+    "nfe": "vector field evaluations",
+    "pareto_k": "Pareto k of the weights' tail",
+    "failed": "failed samples",
+    "seconds_per_1000": "seconds for 1000 samples",
+    "seconds_compile": "seconds to compile",
+}
+_SHARES = ("ess_reverse", "ess_forward")
+
+
+def say(sentence: str) -> None:
+    """Prints a sentence to stderr."""
+    print(sentence, file=sys.stderr)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
+    """Prints a table to stdout.
+
+    Args:
+        title: heading; empty for none.
+        columns: column names.
+        rows: cells.
+        right: indices of the columns that are aligned to the right.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    drawn = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, name in enumerate(columns):
+        drawn.add_column(name, justify="right" if index in right else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*row)
+    Console(markup=False, highlight=False).print(drawn)
+
+
+def evaluation(figures: Mapping[str, Any]) -> None:
+    """Prints the figures of an evaluation as a table, intervals beside the values."""
+    rows = [(label, *cells(name, figures[name])) for name, label in LABELS.items() if name in figures]
+    table(f"{figures.get('model')} on {figures.get('target')}", ("", "value", "95 % interval", "n"), rows, right=(1, 2, 3))
+
+
+def cells(name: str, value: Any) -> tuple[str, str, str]:
+    """Value, interval and n of a figure in words; `-` where there is none."""
+    if not isinstance(value, Mapping):
+        return (number(value), "", "")
+    scale, unit = (100.0, " %") if name in _SHARES else (1.0, "")
+    low, high = value.get("low"), value.get("high")
+    if value.get("value") is None or low is None or high is None:
+        return (number(value.get("value"), scale=scale) + (unit if value.get("value") is not None else ""), "", str(value.get("n", "")))
+    # Two digits of the interval's width are all that the figure can carry.
+    width = scale * (high - low)
+    decimals = min(max(1 - math.floor(math.log10(width)), 0), 6) if width > 0 else 4
+    shown = [f"{scale * part:.{decimals}f}" for part in (value["value"], low, high)]
+    return (shown[0] + unit, f"{shown[1]} to {shown[2]}{unit}", str(value["n"]))
+
+
+def number(value: Any, *, scale: float = 1.0) -> str:
+    """A number in four digits; `-` for none."""
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int | str) and scale == 1.0 else f"{scale * float(value):.4g}"

@@ -1,0 +1,67 @@
+"""`boltzflow sample`."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from boltzflow.cli import arguments, output
+from boltzflow.errors import RunError
+
+if TYPE_CHECKING:
+    from boltzflow.sampling import Samples
+
+
+def run(
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|MODEL")],
+    out: Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="FILE")] = "samples.h5",
+    n: arguments.Count = 1_000,
+    seed: int = 0,
+    resume: arguments.Flag = False,
+    chunk: Annotated[arguments.MaybeInt, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: chosen for the machine)")] = None,
+    precision: arguments.Precision = "single",
+) -> None:
+    """Draw samples with their exact probability from a run or a model.
+
+    Samples go to disk chunk by chunk: what is written stays valid if the process is killed, and `--resume` continues there. The same
+    model, seed and chunk give the same samples.
+
+    Args:
+        model: Folder of a run, or name of a model (`boltzflow models` lists them).
+        out: Samples file to write (HDF5): positions, log q, reduced energy, status, NFE and path length of each.
+        n: Samples to draw.
+        seed: Seed of the samples.
+        resume: Continue the file if it is there.
+        chunk: Samples drawn at once.
+        precision: Floating-point precision.
+    """
+    arguments.at_least(1, n=n, chunk=chunk)
+    arguments.at_least(0, seed=seed)
+    path = Path(out)
+    if path.exists() and not resume:
+        raise RunError(f"{path} exists already; add --resume to continue it, choose another name, or delete it first.")
+    arguments.new_file(path, endings=(".h5", ".hdf5"), replace=resume)
+    from boltzflow import progress, runtime
+
+    runtime.configure(precision)
+    from boltzflow.sampling.generate import generate
+    from boltzflow.training.export import load_model
+
+    loaded = load_model(model)
+    options = {} if chunk is None else {"chunk": chunk}
+    began = time.perf_counter()
+    with progress.shown() as bar:
+        samples = generate(loaded.flow, loaded.target, n, seed=seed, out=path, resume=resume, progress=bar, **options)
+    summarize(samples, seconds=time.perf_counter() - began)
+    print(path)
+
+
+def summarize(samples: "Samples", *, seconds: float) -> None:
+    """Prints what was drawn and how well it covers the target."""
+    figures = samples.summary()
+    names = ("n", "failed", "ess_reverse", "log_z", "pareto_k")
+    labels = {**output.LABELS, "n": "samples"}
+    rows = [(labels[name], *output.cells(name, figures[name])[:2]) for name in names]
+    rows.append(("seconds, compilation included", f"{seconds:.1f}", ""))
+    output.table("", ("", "value", "95 % interval"), rows, right=(1, 2))

@@ -1,0 +1,68 @@
+"""`boltzflow train`."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from boltzflow.cli import arguments, output
+
+if TYPE_CHECKING:
+    from boltzflow.config import RunConfig
+    from boltzflow.progress import Progress
+
+
+def run(
+    preset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET")],
+    out: Annotated[
+        arguments.MaybeText, tyro.conf.arg(aliases=["-o"], metavar="FOLDER", help_behavior_hint="(default: runs/PRESET)")
+    ] = None,
+    set: arguments.Set = arguments.Overrides(),  # noqa: B008 (a tuple)
+    seed: Annotated[arguments.MaybeInt, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: the preset's)")] = None,
+) -> None:
+    """Train a flow from a preset.
+
+    Everything goes into one folder: configuration, versions, data, metrics, checkpoints and the trained model. If the folder already
+    holds this very run, it is continued; if it holds another, nothing is touched.
+
+    Args:
+        preset: Name of a preset (`boltzflow presets` lists them), or a YAML file.
+        out: Folder of the run.
+        set: Change options of the preset, such as `--set flow.hidden=64 training.steps=2000`; `boltzflow presets PRESET` explains all.
+        seed: Seed of the training; the same as `--set training.seed=...`.
+    """
+    arguments.at_least(0, seed=seed)
+    from boltzflow import config_io, progress
+
+    overrides = [*set, *([] if seed is None else [f"training.seed={seed}"])]
+    config = config_io.apply_overrides(config_io.load_preset(preset), overrides)
+    folder = Path(out or f"runs/{Path(preset).stem}")
+    with progress.shown() as bar:
+        train(config, folder, bar, resume=holds(folder, config))
+    output.say(f"The run is in {folder}. Next: `boltzflow evaluate {folder}` or `boltzflow sample {folder} -n 10000 -o samples.h5`.")
+
+
+def train(config: "RunConfig", folder: Path, bar: "Progress", *, resume: bool) -> None:
+    """Sets the process up for a configuration and trains."""
+    from boltzflow import runtime
+
+    runtime.configure(config.precision, config.training.devices)
+    from boltzflow.training import loop
+
+    loop.train(config, folder, resume=resume, progress=bar)
+
+
+def holds(folder: Path, config: "RunConfig") -> bool:
+    """Whether a folder holds a run of this configuration, whatever its description says."""
+    from boltzflow import config_io
+    from boltzflow.errors import ConfigError
+
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return False
+    try:
+        there = config_io.load_config(path)
+    except ConfigError:
+        return False
+    return dataclasses.replace(there, description="") == dataclasses.replace(config, description="")

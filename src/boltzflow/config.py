@@ -1,0 +1,175 @@
+"""The typed configuration of a run: what is trained on what, and how.
+
+Plain dataclasses; `boltzflow.config_io` reads them from YAML and applies overrides.
+"""
+
+import dataclasses
+from typing import ClassVar, Literal
+
+PairingName = Literal["independent", "optimal-transport", "equivariant-optimal-transport"]
+SolverName = Literal["dopri5", "tsit5", "rk4"]
+DivergenceName = Literal["exact", "brute-force", "hutchinson"]
+Precision = Literal["single", "double"]
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where the frames come from.
+
+    Attributes:
+        path: data set file (HDF5, .npy, .npz); None makes reference data with the built-in sampler.
+        n: frames to generate where `path` is None.
+        seed: seed of the reference sampler.
+        validation: frames held out for validation.
+        split_seed: seed of the split into training and validation frames.
+        allow_virial_mismatch: use data that fail the virial check.
+    """
+
+    path: str | None = None
+    n: int = 100_000
+    seed: int = 0
+    validation: int = 10_000
+    split_seed: int = 0
+    allow_virial_mismatch: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class SolverConfig:
+    """How the flow's ODE is integrated.
+
+    Attributes:
+        method: "dopri5" and "tsit5" adapt their step, "rk4" takes `steps` equal steps.
+        rtol: relative tolerance of the adaptive methods.
+        atol: absolute tolerance of the adaptive methods, in units of the prior's standard deviation.
+        steps: number of steps of the fixed-step method.
+        max_steps: an adaptive solve that needs more than this has failed.
+        divergence: "exact" takes the fastest exact way that the vector field has, "brute-force" takes N·D Jacobian-vector products,
+            "hutchinson" is an unbiased estimate of log q (reweighting with it is biased).
+        probes: probe vectors of the Hutchinson estimator.
+    """
+
+    method: SolverName = "dopri5"
+    rtol: float = 1e-4
+    atol: float = 1e-4
+    steps: int = 20
+    max_steps: int = 512
+    divergence: DivergenceName = "exact"
+    probes: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowConfig:
+    """The flow and its network.
+
+    Attributes:
+        family: "ecnf", the equivariant continuous normalizing flow.
+        network: "egnn" (Satorras et al., 2021) or "two-interaction" (radial functions, vector and rank-2 neighbour sums).
+        layers: message-passing layers of the EGNN; node-wise residual blocks of the two-interaction network.
+        hidden: width of the networks.
+        attention: gate each message by a learned sigmoid.
+        radial: Gaussian radial functions of the distance, added to the edge features of the EGNN (0: none) or used by the two-interaction
+            network (at least 1).
+        channels: vector and rank-2 channels (two-interaction).
+        cutoff: distance, in data units, beyond which particles do not see each other; None: all see all.
+        scale: length in data units that is one unit of the prior; None: the data's standard deviation per coordinate if the units are
+            nm, else 1.
+        solver: integration of the flow's ODE.
+    """
+
+    family: Literal["ecnf"] = "ecnf"
+    network: Literal["egnn", "two-interaction"] = "egnn"
+    layers: int = 3
+    hidden: int = 32
+    attention: bool = True
+    radial: int = 0
+    channels: int = 16
+    cutoff: float | None = None
+    scale: float | None = None
+    solver: SolverConfig = SolverConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+    """Flow matching (Klein, Krämer and Noé, 2023).
+
+    Attributes:
+        pairing: which prior sample is matched with which data sample.
+        full_cost: for the equivariant pairing, minimise over all B×B pairs as published; False aligns pairs that the batch assignment has
+            already matched.
+        sigma: standard deviation of the noise around the straight path, in units of the prior.
+        late_time: share of the times that are drawn near t = 1, where the fine structure of the density is decided; 0: uniform times.
+    """
+
+    pairing: PairingName = "equivariant-optimal-transport"
+    full_cost: bool = False
+    sigma: float = 0.01
+    late_time: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """The optimiser and the loop.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: pairs per step.
+        microbatch: pairs per chunk of the gradient accumulation; small chunks stay in the processor's cache.
+        learning_rate: peak learning rate.
+        final_learning_rate: learning rate at the end of the cosine schedule.
+        warmup_steps: linear warm-up.
+        weight_decay: AdamW's; 0 is Adam.
+        clip_norm: global gradient norm above which a step is scaled down.
+        ema_decay: decay of the exponential moving average of the parameters; the average is what samples.
+        seed: seed of everything that is random in training.
+        devices: devices that share each batch; 0: all there are.
+        log_every: steps between two lines of metrics.
+        checkpoint_every: steps between two checkpoints.
+        keep_checkpoints: checkpoints that are kept.
+        evaluate_every: steps between two evaluations (NLL and reverse ESS); 0: only at the end.
+        evaluate_n: samples of a periodic evaluation.
+        tensorboard: also write TensorBoard event files (extra `tracking`).
+    """
+
+    steps: int = 10_000
+    batch_size: int = 256
+    microbatch: int = 32
+    learning_rate: float = 5e-4
+    final_learning_rate: float = 1e-6
+    warmup_steps: int = 200
+    weight_decay: float = 0.0
+    clip_norm: float = 10.0
+    ema_decay: float = 0.999
+    seed: int = 0
+    devices: int = 1
+    log_every: int = 100
+    checkpoint_every: int = 1_000
+    keep_checkpoints: int = 3
+    evaluate_every: int = 0
+    evaluate_n: int = 500
+    tensorboard: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Everything that determines a run.
+
+    Attributes:
+        target: name of a registered target.
+        data: the frames.
+        flow: the flow.
+        objective: what is minimised.
+        training: the optimiser and the loop.
+        precision: "single" or "double".
+        description: a sentence for `boltzflow presets`.
+    """
+
+    # Read by pydantic when a configuration is validated: no unknown options, no conversion of types; holds for the parts too.
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid", "strict": True}
+
+    target: str
+    data: DataConfig = DataConfig()
+    flow: FlowConfig = FlowConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    training: TrainingConfig = TrainingConfig()
+    precision: Precision = "single"
+    description: str = ""

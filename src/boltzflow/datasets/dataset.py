@@ -1,0 +1,96 @@
+"""The data set and its file format."""
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import h5py
+import numpy as np
+from jaxtyping import Float
+
+from boltzflow.errors import DataError
+
+FORMAT = "boltzflow-dataset"
+FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """Configurations of one target.
+
+    Attributes:
+        positions: frames (n, N, D) in float32, centred on the zero-CoM subspace.
+        fingerprint: fingerprint of the target they were drawn from.
+        units: unit of length.
+        provenance: where they come from: sampler, seed, versions, seconds, diagnostics.
+    """
+
+    positions: Float[np.ndarray, "n N D"]
+    fingerprint: str
+    units: str
+    provenance: Mapping[str, str | float | int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def n(self) -> int:
+        """Number of frames."""
+        return len(self.positions)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes an HDF5 file; on disk there is the old file or the whole new one, never a part.
+
+        The file holds `positions` (n, N, D) float32 and the root attributes format, format_version, fingerprint and units; the
+        attributes of the group `provenance` are the provenance.
+
+        Raises:
+            DataError: if the file cannot be written.
+        """
+        path = Path(path)
+        temporary = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+            os.close(handle)
+            with h5py.File(temporary, "w") as file:
+                file.attrs.update(format=FORMAT, format_version=FORMAT_VERSION, fingerprint=self.fingerprint, units=self.units)
+                file.create_dataset("positions", data=np.asarray(self.positions, np.float32))
+                file.create_group("provenance").attrs.update(self.provenance)
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            # mkstemp makes files that only their owner can read.
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(temporary, 0o666 & ~umask)
+            os.replace(temporary, path)
+        except (OSError, RuntimeError) as error:
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise DataError(f"the data set cannot be written to {path} ({reason}); choose a folder that is writable and has room.") from error
+        finally:
+            if temporary is not None:
+                Path(temporary).unlink(missing_ok=True)
+
+    def split(self, *, validation: int, seed: int) -> tuple["Dataset", "Dataset"]:
+        """Splits at random into training and validation frames.
+
+        Args:
+            validation: number of validation frames.
+            seed: the same seed gives the same split.
+
+        Returns:
+            (training, validation).
+
+        Raises:
+            DataError: if no frames would be left for training.
+        """
+        if not 0 <= validation < self.n:
+            raise DataError(
+                f"{validation} validation frames cannot be held out of {self.n}; choose a number from 0 to {self.n - 1}, or make more data."
+            )
+        order = np.random.default_rng(seed).permutation(self.n)
+        held_out, rest = order[:validation], order[validation:]
+        note = {"split_seed": seed, "split_of": self.n}
+        return (
+            dataclasses.replace(self, positions=self.positions[rest], provenance={**self.provenance, **note, "split": "training"}),
+            dataclasses.replace(self, positions=self.positions[held_out], provenance={**self.provenance, **note, "split": "validation"}),
+        )

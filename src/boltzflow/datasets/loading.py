@@ -1,0 +1,118 @@
+"""Reading data sets, with every check that a wrong file should fail."""
+
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from boltzflow.datasets.dataset import FORMAT, FORMAT_VERSION, Dataset
+from boltzflow.datasets.virial import virial_check
+from boltzflow.errors import DataError
+from boltzflow.targets.base import Target
+
+
+def load(path: str | os.PathLike[str], target: Target, *, allow_virial_mismatch: bool = False) -> Dataset:
+    """Reads frames of a target from .h5 (this package's format), .npy or .npz, centres them and checks them.
+
+    A .npz holds the frames under "positions" or as its only array. Frames may be (n, N, D) or (n, N·D), in the target's units. The
+    outcome of the virial check is added to the provenance.
+
+    Args:
+        path: the file.
+        target: the target that the frames should belong to.
+        allow_virial_mismatch: use frames that fail the virial check, as one may want for frames that are known to be slightly off.
+
+    Returns:
+        The data set, positions (n, N, D) float32.
+
+    Raises:
+        DataError: if the file is missing, cannot be read or is truncated, has another shape or fingerprint, holds NaN or clashes, or
+            fails the virial check.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"there is no data file {path}; make one with `boltzflow reference`, or correct the path.")
+    provenance: dict[str, str | float | int]
+    if path.suffix in (".npy", ".npz"):
+        positions, provenance = _read_numpy(path), {"source": path.name}
+    else:
+        positions, provenance = _read_hdf5(path, target)
+    positions = _as_frames(positions, target, path)
+    _refuse_non_finite(positions, path)
+    positions = np.asarray(positions, np.float64)
+    positions = (positions - positions.mean(axis=1, keepdims=True)).astype(np.float32)
+    check = virial_check(positions, target)
+    if not check.ok and not allow_virial_mismatch:
+        raise DataError(
+            f"{path} does not belong to target {target.name!r} ({target.fingerprint}): {check.sentence()[:-1]}; use the right target "
+            "(another epsilon, temperature or unit?), or allow the mismatch explicitly."
+        )
+    return Dataset(positions, target.fingerprint, target.units, {**provenance, "virial_check": check.sentence()})
+
+
+def _read_numpy(path: Path) -> np.ndarray:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            return loaded
+        with loaded:
+            names = loaded.files
+            if "positions" in names:
+                return loaded["positions"]
+            if len(names) == 1:
+                return loaded[names[0]]
+    except Exception as error:
+        raise DataError(f"{path} is not a readable NumPy file of numbers, or it is truncated; make it again. ({_first_line(error)})") from error
+    raise DataError(f"{path} holds the arrays {', '.join(sorted(names)) or 'none'}; store the frames under the name 'positions'.")
+
+
+def _read_hdf5(path: Path, target: Target) -> tuple[np.ndarray, dict[str, str | float | int]]:
+    try:
+        with h5py.File(path, "r") as file:
+            if file.attrs.get("format") != FORMAT or "positions" not in file:
+                raise DataError(f"{path} is an HDF5 file but not a boltzflow data set; give .npy or .npz frames, or a `reference` file.")
+            version = int(file.attrs["format_version"])
+            if version > FORMAT_VERSION:
+                raise DataError(f"{path} has data format {version}, this version of boltzflow reads up to {FORMAT_VERSION}; update it.")
+            fingerprint = str(file.attrs["fingerprint"])
+            if fingerprint != target.fingerprint:
+                raise DataError(f"{path} holds frames of {fingerprint}, but the target is {target.fingerprint}; use one or the other.")
+            group = file.get("provenance")
+            provenance = {} if group is None else {key: _plain(value) for key, value in group.attrs.items()}
+            return np.asarray(file["positions"]), provenance
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"{path} is not a readable HDF5, .npy or .npz file, or it is truncated; make it again. ({_first_line(error)})"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _plain(value: object) -> str | float | int:
+    if isinstance(value, np.generic):
+        value = value.item()
+    return value if isinstance(value, str | float | int) else str(value)
+
+
+def _as_frames(positions: np.ndarray, target: Target, path: Path) -> np.ndarray:
+    n, d = target.n_particles, target.dimension
+    fits = positions.shape[1:] in ((n, d), (n * d,))
+    if not fits or not np.issubdtype(positions.dtype, np.number) or np.iscomplexobj(positions):
+        raise DataError(
+            f"{path} holds an array of shape {positions.shape} and type {positions.dtype}, but target {target.name!r} needs frames of "
+            f"shape (n, {n}, {d}) or (n, {n * d})."
+        )
+    if len(positions) == 0:
+        raise DataError(f"{path} holds no frames.")
+    return positions.reshape(-1, n, d)
+
+
+def _refuse_non_finite(positions: np.ndarray, path: Path) -> None:
+    bad = np.flatnonzero(~np.isfinite(positions).all(axis=(1, 2)))
+    if len(bad):
+        raise DataError(
+            f"{path} has {len(bad)} frames with NaN or infinite positions out of {len(positions)}, the first at index {bad[0]}; remove them."
+        )

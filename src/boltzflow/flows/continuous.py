@@ -1,0 +1,119 @@
+"""The equivariant continuous normalizing flow (E-CNF): prior and vector field, sampled and evaluated by integrating an ODE."""
+
+from typing import NamedTuple
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from boltzflow.config import SolverConfig
+from boltzflow.flows import prior
+from boltzflow.flows.divergence import draw_probes, velocity_and_divergence
+from boltzflow.flows.solvers import solver_and_controller
+from boltzflow.nets.base import AbstractVectorField
+
+STATUS_SENTENCES = {
+    0: "solved",
+    1: "the solver reached its maximum number of steps; raise flow.solver.max_steps or loosen rtol and atol",
+    2: "the solution is not finite; the vector field diverges there",
+}
+
+
+class FlowSolution(NamedTuple):
+    """One solve of the flow's ODE.
+
+    Attributes:
+        positions: the end point, (N, D): a sample in data units, or the latent configuration in units of the prior.
+        log_q: log density of the configuration in data units on the zero-CoM subspace.
+        nfe: evaluations of the vector field.
+        path_length: length of the path x(t) in units of the prior.
+        distance: straight distance between its ends in units of the prior.
+        status: 0 for success, else a key of `STATUS_SENTENCES`.
+    """
+
+    positions: Float[Array, "N D"]
+    log_q: Float[Array, ""]
+    nfe: Int[Array, ""]
+    path_length: Float[Array, ""]
+    distance: Float[Array, ""]
+    status: Int[Array, ""]
+
+
+class ContinuousFlow(eqx.Module):
+    """Normal prior on the zero-CoM subspace, transported by dx/dt = v(t, x) from t = 0 to t = 1 (Chen et al., 2018; Köhler et al., 2020).
+
+    Methods act on one configuration; `vmap` them. All densities are on the zero-CoM subspace, in data units.
+
+    Attributes:
+        field: the vector field, in units of the prior.
+        n_particles: N.
+        dimension: D.
+        scale: one unit of the prior in data units.
+        solver: how the ODE is integrated.
+    """
+
+    field: AbstractVectorField
+    n_particles: int = eqx.field(static=True)
+    dimension: int = eqx.field(static=True)
+    scale: float = eqx.field(static=True, default=1.0)
+    solver: SolverConfig = eqx.field(static=True, default=SolverConfig())
+
+    @property
+    def _log_scale(self) -> float:
+        return (self.n_particles - 1) * self.dimension * float(np.log(self.scale))
+
+    def sample_and_log_prob(self, *, key: PRNGKeyArray) -> FlowSolution:
+        """Draws one configuration with its log density."""
+        prior_key, probe_key = jax.random.split(key)
+        latent = prior.sample(self.n_particles, self.dimension, key=prior_key)
+        return self.push_forward(latent, key=probe_key)
+
+    def push_forward(self, latent: Float[Array, "N D"], *, key: PRNGKeyArray | None = None) -> FlowSolution:
+        """Transports a latent configuration to data; `key` is needed for the Hutchinson estimate only."""
+        end, change, solution = self._solve(latent, 0.0, 1.0, key)
+        log_q = prior.log_prob(latent) - change - self._log_scale
+        return solution._replace(positions=end * self.scale, log_q=log_q)
+
+    def log_prob(self, positions: Float[Array, "N D"], *, key: PRNGKeyArray | None = None) -> FlowSolution:
+        """Log density of a configuration in data units, its centre of mass removed first; `positions` of the result is the latent."""
+        centred = (positions - jnp.mean(positions, axis=0)) / self.scale
+        latent, change, solution = self._solve(centred, 1.0, 0.0, key)
+        log_q = prior.log_prob(latent) + change - self._log_scale
+        return solution._replace(positions=latent, log_q=log_q)
+
+    def _solve(
+        self, start: Float[Array, "N D"], t0: float, t1: float, key: PRNGKeyArray | None
+    ) -> tuple[Float[Array, "N D"], Float[Array, ""], FlowSolution]:
+        """End point, integral of the divergence along the path, and the record of the solve."""
+        probes = None
+        if self.solver.divergence == "hutchinson":
+            probes = draw_probes(self.solver.probes, self.n_particles, self.dimension, key=jax.random.key(0) if key is None else key)
+
+        def velocity(t: Float[Array, ""], state: tuple[Array, Array, Array], _: None) -> tuple[Array, Array, Array]:
+            v, divergence = velocity_and_divergence(self.field, t, state[0], method=self.solver.divergence, probes=probes)
+            # The speed is signed so that the path length grows in both directions of time.
+            return v, divergence, jnp.sqrt(jnp.sum(v**2)) * (1.0 if t1 > t0 else -1.0)
+
+        solver, controller, first_step, stages = solver_and_controller(self.solver)
+        zero = jnp.zeros((), start.dtype)
+        solution = diffrax.diffeqsolve(
+            diffrax.ODETerm(velocity),
+            solver,
+            t0,
+            t1,
+            None if first_step is None else first_step * (t1 - t0),
+            (start, zero, zero),
+            stepsize_controller=controller,
+            max_steps=max(self.solver.max_steps, self.solver.steps + 1),
+            throw=False,
+        )
+        end, change, length = jax.tree.map(lambda a: a[-1], solution.ys)
+        finite = jnp.all(jnp.isfinite(end)) & jnp.isfinite(change)
+        solved = solution.result == diffrax.RESULTS.successful
+        status = jnp.where(~finite, 2, jnp.where(solved, 0, 1)).astype(jnp.int32)
+        nfe = (stages * solution.stats["num_steps"] + (1 if stages == 6 else 0)).astype(jnp.int32)
+        distance = jnp.sqrt(jnp.sum((end - start) ** 2))
+        return end, change, FlowSolution(end, change, nfe, length, distance, status)

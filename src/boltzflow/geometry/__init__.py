@@ -1,0 +1,1 @@
+"""Geometry of configurations: centre of mass, alignment, linear assignment."""

@@ -1,0 +1,28 @@
+"""The interface of a vector field."""
+
+import abc
+
+import equinox as eqx
+from jaxtyping import Array, Float
+
+
+class AbstractVectorField(eqx.Module):
+    """A time-dependent velocity v(t, x) on the zero-CoM subspace.
+
+    Every implementation is equivariant to rotations, reflections and permutations of particles of the same type, and invariant to
+    translations; its velocity has zero mean over particles, so that the flow stays on the zero-CoM subspace.
+    """
+
+    @abc.abstractmethod
+    def __call__(self, t: Float[Array, ""], positions: Float[Array, "N D"]) -> Float[Array, "N D"]:
+        """Velocity of one configuration at time t in [0, 1] (0: prior, 1: data)."""
+
+
+class AbstractSparseVectorField(AbstractVectorField):
+    """A vector field that knows its exact divergence at the cost of a few forward passes."""
+
+    @abc.abstractmethod
+    def velocity_and_divergence(
+        self, t: Float[Array, ""], positions: Float[Array, "N D"]
+    ) -> tuple[Float[Array, "N D"], Float[Array, ""]]:
+        """Velocity and its exact divergence on the zero-CoM subspace."""

@@ -1,0 +1,80 @@
+"""Dense layers that act on the last axis of an array of any rank, and features of time and distance."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+
+class Dense(eqx.Module):
+    """Affine map of the last axis.
+
+    Unlike `equinox.nn.Linear` it takes any leading axes, so that one large matrix product serves all edges of a configuration.
+    """
+
+    weight: Float[Array, "in out"]
+    bias: Float[Array, " out"] | None
+
+    def __init__(self, n_in: int, n_out: int, *, bias: bool = True, gain: float = 1.0, key: PRNGKeyArray) -> None:
+        """Uniform initialisation with variance gain² / n_in; zero bias."""
+        bound = gain * np.sqrt(3.0 / n_in)
+        self.weight = jax.random.uniform(key, (n_in, n_out), minval=-bound, maxval=bound)
+        self.bias = jnp.zeros(n_out) if bias else None
+
+    def __call__(self, x: Float[Array, "... in"]) -> Float[Array, "... out"]:
+        """Apply the map."""
+        y = x @ self.weight
+        return y if self.bias is None else y + self.bias
+
+
+class TimeFeatures(eqx.Module):
+    """Smooth features of time: powers, a few Fourier modes and the logarithm of the time left.
+
+    The field changes fastest where little noise is left, on the scale of 1-t; the logarithm resolves it.
+    """
+
+    modes: int = eqx.field(static=True, default=3)
+
+    @property
+    def size(self) -> int:
+        """Number of features."""
+        return 3 + 2 * self.modes
+
+    def __call__(self, t: Float[Array, ""]) -> Float[Array, " F"]:
+        """Features of one time."""
+        frequencies = jnp.pi * jnp.arange(1, self.modes + 1, dtype=t.dtype)
+        time_left = jnp.log(1.0 - jnp.clip(t, 0.0, 1.0) + 0.03)
+        return jnp.concatenate([jnp.stack([t, t**2, time_left]), jnp.sin(frequencies * t), jnp.cos(frequencies * t)])
+
+
+class RadialFunctions(eqx.Module):
+    """Gaussian functions of log(r + offset), evenly spaced between the images of 0 and `reach`.
+
+    Attributes:
+        count: number of functions.
+        reach: distance of the last centre, in units of the prior.
+        offset: shifts resolution from r = 0 (small) to large r (large).
+        cutoff: distance beyond which all functions vanish smoothly; None: no cut-off.
+    """
+
+    count: int = eqx.field(static=True)
+    reach: float = eqx.field(static=True, default=6.0)
+    offset: float = eqx.field(static=True, default=0.4)
+    cutoff: float | None = eqx.field(static=True, default=None)
+
+    def __call__(self, r: Float[Array, "..."]) -> Float[Array, "... K"]:
+        """Values at distances r."""
+        low, high = np.log(self.offset), np.log(self.reach + self.offset)
+        centres = jnp.linspace(low, high, self.count, dtype=r.dtype)
+        width = (high - low) / max(self.count - 1, 1)
+        values = jnp.exp(-0.5 * ((jnp.log(r + self.offset)[..., None] - centres) / width) ** 2)
+        return values * cutoff_envelope(r, self.cutoff)[..., None] if self.cutoff is not None else values
+
+
+def cutoff_envelope(r: Float[Array, "..."], cutoff: float | None) -> Float[Array, "..."]:
+    """1 at r = 0, falling to 0 at the cut-off with two continuous derivatives; 1 everywhere without a cut-off."""
+    if cutoff is None:
+        return jnp.ones_like(r)
+    x = jnp.clip(r / cutoff, 0.0, 1.0)
+    return 1.0 - x**3 * (10.0 - 15.0 * x + 6.0 * x**2)

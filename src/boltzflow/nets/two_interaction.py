@@ -1,0 +1,285 @@
+"""A vector field of two interactions whose exact divergence costs a few forward passes.
+
+The first interaction sums radial functions times direction tensors (ranks 0, 1, 2) over neighbours, so that every particle sees its
+surroundings at body order above two once the sums are multiplied with each other; a node-wise network turns them into features; the
+second interaction turns pairs of features into a velocity. Between its two neighbour sums nothing couples particles, so a seeded
+tangent reaches only the edges of the seeded particle in either sum. That is what makes the trace of the Jacobian cheap.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from boltzflow.nets.base import AbstractSparseVectorField
+from boltzflow.nets.mlp import Dense, RadialFunctions, TimeFeatures, cutoff_envelope
+
+
+class NeighbourSums(NamedTuple):
+    """Radial functions times direction tensors; per edge, or summed over neighbours (then the second N is gone).
+
+    Channels are the last axis, so that products of tensors vectorise over them.
+    """
+
+    scalar: Float[Array, "*n C"]
+    vector: Float[Array, "*n D V"]
+    tensor: Float[Array, "*n D D V"]
+
+
+class NodeState(NamedTuple):
+    """What the second interaction reads of a particle."""
+
+    receiver: Float[Array, "*n H"]
+    sender: Float[Array, "*n H"]
+    vector: Float[Array, "*n D V"]
+    tensor: Float[Array, "*n D D V"]
+    velocity: Float[Array, "*n D"]
+
+
+class TimeMixing(NamedTuple):
+    """Weights of the radial functions at one time."""
+
+    sums: Float[Array, "K M"]
+    edge: Float[Array, "K H"]
+    pair: Float[Array, "K 1"]
+
+
+class TwoInteraction(AbstractSparseVectorField):
+    """Vector field of two interactions (after the prototype in the project's method notes; body order as in MACE).
+
+    Equivariant to rotations and reflections by construction: it only forms Cartesian tensors from displacements, and no cross
+    product.
+    """
+
+    mixing_hidden: Dense
+    mixing_out: Dense
+    sender_scale: Float[Array, "types M"]
+    node_in: Dense
+    blocks: tuple[tuple[Dense, Dense], ...]
+    receiver: Dense
+    sender: Dense
+    vector_gates: Dense
+    node_velocity: Dense
+    edge_geometry: Dense
+    edge_hidden: Dense
+    edge_out: Dense
+    radial: RadialFunctions
+    time: TimeFeatures
+    types: tuple[int, ...] = eqx.field(static=True)
+    hidden: int = eqx.field(static=True)
+    channels: int = eqx.field(static=True)
+    cutoff: float | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        types: tuple[int, ...],
+        *,
+        layers: int = 2,
+        hidden: int = 64,
+        radial: int = 32,
+        channels: int = 16,
+        cutoff: float | None = None,
+        key: PRNGKeyArray,
+    ) -> None:
+        """Network with one node-wise network between two interactions.
+
+        Args:
+            types: type of each particle, numbered from 0.
+            layers: residual blocks of the node-wise network.
+            hidden: width H of scalar features and of the edge network.
+            radial: radial functions K.
+            channels: channels V of vectors and rank-2 tensors.
+            cutoff: distance in units of the prior beyond which particles do not see each other; None: all see all.
+            key: for the initial parameters.
+        """
+        keys = jax.random.split(key, 12 + 2 * layers)
+        n_types = max(types) + 1
+        self.types, self.hidden, self.channels, self.cutoff = types, hidden, channels, cutoff
+        self.radial = RadialFunctions(radial, cutoff=cutoff)
+        self.time = TimeFeatures()
+        width = 2 * hidden + 2 * channels + 1
+        self.mixing_hidden = Dense(self.time.size, 32, key=keys[0])
+        self.mixing_out = Dense(32, radial * width, gain=1.0, key=keys[1])
+        summed = hidden + 2 * channels
+        self.sender_scale = 1.0 + (0.3 * jax.random.normal(keys[2], (n_types, summed)) if n_types > 1 else jnp.zeros((1, summed)))
+        invariants = hidden + 4 * channels
+        self.node_in = Dense(invariants + self.time.size + n_types, hidden, key=keys[3])
+        self.blocks = tuple(
+            (Dense(hidden, hidden, key=keys[12 + 2 * i]), Dense(hidden, hidden, gain=0.3, key=keys[13 + 2 * i])) for i in range(layers)
+        )
+        self.receiver = Dense(hidden, hidden, gain=0.6, key=keys[4])
+        self.sender = Dense(hidden, hidden, bias=False, gain=0.6, key=keys[5])
+        self.vector_gates = Dense(hidden, 3 * channels, key=keys[6])
+        self.node_velocity = Dense(hidden, channels, gain=0.03, key=keys[7])
+        self.edge_geometry = Dense(5 * channels, hidden, bias=False, gain=0.6, key=keys[8])
+        self.edge_hidden = Dense(hidden, hidden, key=keys[9])
+        self.edge_out = Dense(hidden, 2 + 2 * channels, gain=0.03, key=keys[10])
+
+    def _mixing(self, time: Float[Array, " F"]) -> TimeMixing:
+        """Weights of the radial functions: a small network of time alone, so that edges pay one matrix product."""
+        weights = self.mixing_out(jax.nn.silu(self.mixing_hidden(time))).reshape(self.radial.count, -1)
+        summed = self.hidden + 2 * self.channels
+        sums, edge, pair = jnp.split(weights, [summed, summed + self.hidden], axis=1)
+        return TimeMixing(sums, edge, 0.03 * pair)
+
+    def _directions(
+        self, difference: Float[Array, "*n N D"], mask: Float[Array, "*n N"]
+    ) -> tuple[Float[Array, "*n N"], Float[Array, "*n N D"]]:
+        """Distances and unit vectors; self-edges get distance 1 and a zero vector so that nothing is singular."""
+        distance = jnp.sqrt(jnp.sum(difference**2, axis=-1) + (1.0 - mask) + 1e-12)
+        return distance, difference / distance[..., None]
+
+    def _edge_factors(
+        self, mixing: TimeMixing, mask: Float[Array, "N N"], difference: Float[Array, "N N D"]
+    ) -> NeighbourSums:
+        """What each edge (i, j) brings to the neighbour sums of i: radial weights of all channels, and tensors of rank 1 and 2."""
+        n, dimension = difference.shape[0], difference.shape[-1]
+        distance, direction = self._directions(difference, mask)
+        basis = self.radial(distance) * (mask / np.sqrt(n))[..., None]
+        weights = (basis @ mixing.sums) * self.sender_scale[np.asarray(self.types)]
+        traceless = _outer(direction) - jnp.eye(dimension, dtype=difference.dtype) / dimension
+        return NeighbourSums(weights, direction, traceless)
+
+    def _split(self, weights: Float[Array, "*n M"]) -> list[Float[Array, "*n C"]]:
+        return jnp.split(weights, [self.hidden, self.hidden + self.channels], axis=-1)
+
+    def _sum_neighbours(self, factors: NeighbourSums) -> NeighbourSums:
+        """Sums over neighbours, as matrix products: no array of edges × tensor components × channels is ever formed."""
+        scalar, vector, tensor = self._split(factors.scalar)
+        return NeighbourSums(
+            jnp.sum(scalar, axis=1),
+            jnp.einsum("ija,ijv->iav", factors.vector, vector),
+            jnp.einsum("ijab,ijv->iabv", factors.tensor, tensor),
+        )
+
+    def _per_edge(self, factors: NeighbourSums) -> NeighbourSums:
+        """The summands of `_sum_neighbours`."""
+        scalar, vector, tensor = self._split(factors.scalar)
+        return NeighbourSums(scalar, factors.vector[..., None] * vector[..., None, :], factors.tensor[..., None] * tensor[..., None, None, :])
+
+    def _node(self, time: Float[Array, " F"], sums: NeighbourSums) -> NodeState:
+        """Node-wise network: invariants of the neighbour sums to features, gated vectors and tensors."""
+        n = sums.scalar.shape[0]
+        a1, a2 = sums.vector, sums.tensor
+        a21 = jnp.sum(a2 * a1[..., None, :, :], axis=-2)
+        invariants = jnp.concatenate(
+            [jnp.sum(a1**2, axis=-2), jnp.sum(a2**2, axis=(-2, -3)), jnp.sum(a1 * a21, axis=-2), _trace_of_cube(a2)], axis=-1
+        )
+        one_hot = jax.nn.one_hot(np.asarray(self.types), max(self.types) + 1, dtype=time.dtype)
+        inputs = [sums.scalar, jnp.arcsinh(invariants), jnp.broadcast_to(time, (n, time.shape[0])), one_hot]
+        h = self.node_in(jnp.concatenate(inputs, axis=-1))
+        for first, second in self.blocks:
+            h = h + second(jax.nn.silu(first(jax.nn.silu(h))))
+        h = jax.nn.silu(h)
+        g1, g21, g2 = jnp.split(self.vector_gates(h), 3, axis=-1)
+        vector = g1[..., None, :] * a1 + g21[..., None, :] * a21
+        velocity = jnp.sum(self.node_velocity(h)[..., None, :] * vector, axis=-1)
+        return NodeState(self.receiver(h), self.sender(h), vector, g2[..., None, None, :] * a2, velocity)
+
+    def _second(
+        self,
+        mixing: TimeMixing,
+        mask: Float[Array, " N"],
+        receiver: NodeState,
+        sender: NodeState,
+        difference: Float[Array, "N D"],
+    ) -> Float[Array, " D"]:
+        """Velocity of one particle from all others.
+
+        Args:
+            mixing: weights of the radial functions.
+            mask: 0 for the particle itself, else 1.
+            receiver: state of the particle, without the axis of particles.
+            sender: states of all particles.
+            difference: displacement of the particle from each other one.
+        """
+        distance, direction = self._directions(difference, mask)
+        basis = self.radial(distance)
+        outer = _outer(direction)
+        geometry = jnp.concatenate(
+            [
+                jnp.einsum("ja,av->jv", direction, receiver.vector),
+                jnp.einsum("ja,jav->jv", direction, sender.vector),
+                jnp.einsum("av,jav->jv", receiver.vector, sender.vector),
+                jnp.einsum("jab,abv->jv", outer, receiver.tensor),
+                jnp.einsum("jab,jabv->jv", outer, sender.tensor),
+            ],
+            axis=-1,
+        )
+        hidden = receiver.receiver + sender.sender + basis @ mixing.edge + self.edge_geometry(geometry)
+        out = self.edge_out(jax.nn.silu(self.edge_hidden(jax.nn.silu(hidden))))
+        envelope = mask * cutoff_envelope(distance, self.cutoff)
+        gate = jax.nn.sigmoid(out[:, :1]) * envelope[:, None]
+        radial_part = out[:, 1] * gate[:, 0] + (basis @ mixing.pair)[:, 0] * envelope
+        own, other = jnp.split(out[:, 2:] * gate, 2, axis=-1)
+        sums = radial_part @ difference + receiver.vector @ jnp.sum(own, axis=0) + jnp.einsum("jv,jav->a", other, sender.vector)
+        return sums / np.sqrt(mask.shape[0]) + receiver.velocity
+
+    def __call__(self, t: Float[Array, ""], positions: Float[Array, "N D"]) -> Float[Array, "N D"]:
+        """Velocity at time t."""
+        time = self.time(jnp.asarray(t, positions.dtype))
+        mixing = self._mixing(time)
+        mask = 1.0 - jnp.eye(positions.shape[0], dtype=positions.dtype)
+        difference = positions[:, None] - positions[None]
+        node = self._node(time, self._sum_neighbours(self._edge_factors(mixing, mask, difference)))
+        velocity = jax.vmap(lambda m, receiver, d: self._second(mixing, m, receiver, node, d))(mask, node, difference)
+        return velocity - jnp.mean(velocity, axis=0)
+
+    def velocity_and_divergence(
+        self, t: Float[Array, ""], positions: Float[Array, "N D"]
+    ) -> tuple[Float[Array, "N D"], Float[Array, ""]]:
+        """Velocity and exact divergence, with D tangents per edge and D tangents per pair of particles instead of N·D full passes.
+
+        Removing the mean velocity changes nothing: the field is translation invariant, so the sum over k of the derivative of any
+        velocity with respect to x_k is zero.
+        """
+        n, dimension = positions.shape
+        time = self.time(jnp.asarray(t, positions.dtype))
+        mixing = self._mixing(time)
+        mask = 1.0 - jnp.eye(n, dtype=positions.dtype)
+        difference = positions[:, None] - positions[None]
+        unit = jnp.broadcast_to(jnp.eye(dimension, dtype=positions.dtype)[:, None, None], (dimension, n, n, dimension))
+
+        factors, edge_tangent = jax.linearize(lambda d: self._edge_factors(mixing, mask, d), difference)
+        jacobian = jax.vmap(lambda e: jax.jvp(self._per_edge, (factors,), (edge_tangent(e),))[1])(unit)
+        node, node_tangent = jax.linearize(lambda sums: self._node(time, sums), self._sum_neighbours(factors))
+
+        def seeded(j: Float[Array, "D N N ..."]) -> Float[Array, "D N N ..."]:
+            # Axes (alpha, k, i): the sums of i when particle k moves along alpha. The edge (i, k) sees -e_alpha, and at i = k all
+            # edges of k see +e_alpha.
+            own = jnp.eye(n, dtype=j.dtype).reshape((1, n, n) + (1,) * (j.ndim - 3)) * jnp.sum(j, axis=2)[:, :, None]
+            return own - jnp.swapaxes(j, 1, 2)
+
+        node_tangents = jax.vmap(jax.vmap(node_tangent))(jax.tree.map(seeded, jacobian))
+
+        def diagonal_term(
+            k: Float[Array, ""], m: Float[Array, " N"], d: Float[Array, "N D"], receiver: NodeState, tangents: NodeState
+        ) -> tuple[Float[Array, " D"], Float[Array, ""]]:
+            velocity, second_tangent = jax.linearize(
+                lambda r, s, d: self._second(mixing, m, r, s, d), receiver, node, d
+            )
+
+            def component(e: Float[Array, "N D"], tangent: NodeState) -> Float[Array, " D"]:
+                return second_tangent(jax.tree.map(lambda a: a[k], tangent), tangent, e)
+
+            return velocity, jnp.trace(jax.vmap(component)(unit[:, 0], tangents))
+
+        velocity, terms = jax.vmap(diagonal_term, in_axes=(0, 0, 0, 0, 1))(jnp.arange(n), mask, difference, node, node_tangents)
+        return velocity - jnp.mean(velocity, axis=0), jnp.sum(terms)
+
+
+def _outer(direction: Float[Array, "*n D"]) -> Float[Array, "*n D D"]:
+    return direction[..., :, None] * direction[..., None, :]
+
+
+def _trace_of_cube(a: Float[Array, "*n D D V"]) -> Float[Array, "*n V"]:
+    """tr A³ of symmetric traceless matrices: three times the determinant in three dimensions, zero in two (Cayley-Hamilton)."""
+    if a.shape[-2] == 2:
+        return jnp.zeros_like(a[..., 0, 0, :])
+    if a.shape[-2] == 3:
+        (xx, xy, xz), (_, yy, yz), (_, _, zz) = (tuple(a[..., i, j, :] for j in range(3)) for i in range(3))
+        return 3.0 * (xx * (yy * zz - yz * yz) - xy * (xy * zz - yz * xz) + xz * (xy * yz - yy * xz))
+    return jnp.einsum("...abv,...bcv,...cav->...v", a, a, a)

@@ -1,0 +1,4 @@
+"""Objectives: what teaches a flow its target."""
+
+from boltzflow.objectives.flow_matching import FlowMatching as FlowMatching
+from boltzflow.objectives.pairing import pair as pair

@@ -1,0 +1,296 @@
+"""Makes reference data: the schedule around the tempering sampler, and what it reports."""
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int, PRNGKeyArray
+
+from boltzflow.datasets import Dataset, virial_check
+from boltzflow.errors import DataError, TargetError
+from boltzflow.reference.diagnostics import autocorrelation_time, bulk_ess, split_r_hat
+from boltzflow.reference.tempering import Draws, Ladder, LadderState, produce, warm_up
+from boltzflow.targets.base import Target
+
+R_HAT_LIMIT = 1.05
+_CHAINS = 256
+_DRAWS_PER_CHAIN = 32
+_ISLANDS = 4
+_CHUNK = 64
+_WARM_UP_SWEEPS = 400
+_PILOT_SWEEPS = 256
+_ACCEPTANCE = 0.85
+# Measured on DW4 and LJ13: with one HMC step of this length between swaps a frame costs the fewest gradients.
+_LEAPFROG_STEPS = 12
+_HMC_STEPS = 1
+# Hottest temperature of the default ladder in units of the target's: hot enough to cross the barriers of that target.
+_HOTTEST = {"double_well": 4.0, "lennard_jones": 1.5}
+
+Progress = Callable[[float, str], None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ReferenceResult:
+    """Reference frames with what tells whether to trust them.
+
+    Attributes:
+        dataset: the frames; its provenance holds the diagnostics.
+        diagnostics: `r_hat` and `ess` (by observable: energy, radius_of_gyration), `acceptance`, `step_sizes` (by temperature),
+            `swap_rates` (of neighbouring temperatures), `temperatures`, `autocorrelation_sweeps`, `thin`, `chains`, `virial`
+            (value, standard_error, expected, ok), `mean_energy`, `mean_energy_error`, `seconds`, `converged`.
+    """
+
+    dataset: Dataset
+    diagnostics: Mapping[str, Any]
+
+    def sentence(self) -> str:
+        """The diagnostics in a few plain sentences, with a warning where the chains have not converged."""
+        found = self.diagnostics
+        worst = max(found["r_hat"].values())
+        text = (
+            f"{self.dataset.n} frames from {found['chains']} chains × {len(found['temperatures'])} temperatures, one frame every "
+            f"{found['thin']} sweeps, in {found['seconds']:.0f} s: R-hat {worst:.3f}, effective sample size "
+            f"{min(found['ess'].values()):.0f}, mean energy {found['mean_energy']:.3f} ± {found['mean_energy_error']:.3f}, "
+            f"swap rates {min(found['swap_rates'], default=1.0):.2f} or more. {found['virial']['sentence']}"
+        )
+        if not found["converged"]:
+            text += (
+                f" WARNING: the chains have not converged (R-hat {worst:.3f}, limit {R_HAT_LIMIT}); make more frames, or pass "
+                "`temperatures=` with a hotter or finer ladder."
+            )
+        return text[:1].upper() + text[1:]
+
+
+def default_temperatures(target: Target) -> tuple[float, ...]:
+    """A geometric ladder from 1 to the target's hottest useful temperature.
+
+    The fluctuations of u grow like the square root of half the degrees of freedom, and neighbours must overlap in energy, so the
+    number of temperatures is 1 + ln(hottest)·sqrt(degrees of freedom / 2), rounded up.
+    """
+    hottest = _HOTTEST.get(target.name, 3.0)
+    rungs = math.ceil(math.log(hottest) * math.sqrt(target.degrees_of_freedom / 2))
+    return tuple(float(t) for t in np.geomspace(1.0, hottest, max(rungs, 1) + 1))
+
+
+def sample(
+    target: Target,
+    n: int,
+    *,
+    seed: int = 0,
+    temperatures: Sequence[float] | None = None,
+    chains: int | None = None,
+    progress: Progress | None = None,
+) -> ReferenceResult:
+    """Draws decorrelated configurations by parallel tempering with Hamiltonian Monte Carlo.
+
+    Chains of ladders run side by side, compiled as a whole. A warm-up fits the step size of each temperature and is thrown away; a
+    pilot run with frozen step sizes measures the autocorrelation of energy and radius of gyration; then every chain gives a frame each
+    time that this many sweeps have passed. Each frame is at last moved by a random symmetry of the target (rotation, reflection where
+    that is one, permutation within the classes), which leaves the density as it is.
+
+    Frames are ordered chain by chain.
+
+    Args:
+        target: the target.
+        n: number of frames.
+        seed: the same seed on the same machine gives the same frames.
+        temperatures: ladder as multiples of the target's temperature, ascending from 1; None: `default_temperatures`.
+        chains: ladders side by side; None: up to 256, with about 32 frames or more of each.
+        progress: called with the fraction done and a word on what is being done.
+
+    Returns:
+        Frames and diagnostics. A failed convergence is told in `diagnostics["converged"]` and `sentence()`, not raised.
+
+    Raises:
+        DataError: if n or chains is not positive, or the temperatures do not ascend from 1.
+        TargetError: if the energy of a starting configuration is not finite.
+    """
+    began = time.perf_counter()
+    if n < 1:
+        raise DataError(f"the number of reference frames must be positive, got {n}.")
+    if chains is None:
+        chains = _ISLANDS * max(1, min(_CHAINS, n // _DRAWS_PER_CHAIN) // _ISLANDS)
+    if chains < 1:
+        raise DataError(f"the number of chains must be positive, got {chains}.")
+    rungs = default_temperatures(target) if temperatures is None else tuple(float(t) for t in temperatures)
+    if not rungs or rungs[0] != 1.0 or any(hot <= cold for cold, hot in zip(rungs, rungs[1:], strict=False)):
+        raise DataError(f"temperatures are multiples of the target's that ascend from 1, such as 1,1.5,2; got {rungs}.")
+    report = progress or (lambda fraction, message: None)
+    ladder = Ladder(target, rungs, leapfrog_steps=_LEAPFROG_STEPS, hmc_steps=_HMC_STEPS)
+    # With fewer draws of each chain R-hat could not tell anything.
+    draws = max(-(-n // chains), _DRAWS_PER_CHAIN // 2)
+    key_run, key_symmetry = jax.random.split(jax.random.key(seed))
+    with _Islands(ladder, chains, key=key_run) as islands:
+        report(0.0, "warm-up")
+        islands.warm_up(_WARM_UP_SWEEPS)
+        report(0.05, "measuring the autocorrelation")
+        chunks = -(-draws // _CHUNK)
+        chunk = -(-draws // chunks)
+        pilot = _join([islands.produce(chunk, 1) for _ in range(-(-_PILOT_SWEEPS // chunk))])
+        times = {name: autocorrelation_time(values) for name, values in _observables(pilot).items()}
+        thin = math.ceil(max(times.values()))
+        parts: list[Draws] = []
+        for number in range(chunks):
+            report(0.1 + 0.9 * number / chunks, f"sampling, a frame every {thin} sweeps")
+            parts.append(islands.produce(chunk, thin))
+        step_sizes = islands.step_sizes()
+    drawn = _join(parts)
+    draws = len(drawn.energy)
+    observables = _observables(drawn)
+    # Chain by chain, so that blocks of consecutive frames see the correlation within chains; the last draws that are too many go.
+    order = np.arange(draws * chains).reshape(draws, chains).T.ravel()
+    keep = order[order < n]
+    positions = drawn.positions.reshape(-1, *drawn.positions.shape[2:])[keep]
+    positions = _apply_symmetries(positions, target, key=key_symmetry)
+    check = virial_check(positions, target)
+    r_hat = {name: split_r_hat(values) for name, values in observables.items()}
+    ess = {name: bulk_ess(values) for name, values in observables.items()}
+    energy = observables["energy"]
+    diagnostics = {
+        "r_hat": r_hat,
+        "ess": ess,
+        "acceptance": [float(a) for a in drawn.info.acceptance.mean(axis=0)],
+        "step_sizes": [float(s) for s in step_sizes],
+        "swap_rates": [float(s) for s in drawn.info.swap.mean(axis=0)],
+        "temperatures": list(rungs),
+        "autocorrelation_sweeps": times,
+        "thin": thin,
+        "chains": chains,
+        "virial": {**dataclasses.asdict(check), "sentence": check.sentence()},
+        "mean_energy": float(energy.mean()),
+        "mean_energy_error": float(energy.std() / math.sqrt(ess["energy"])),
+        "converged": all(value <= R_HAT_LIMIT for value in r_hat.values()) and check.ok,
+        "seconds": time.perf_counter() - began,
+    }
+    dataset = Dataset(positions, target.fingerprint, target.units, _provenance(diagnostics, seed, n))
+    report(1.0, "done")
+    return ReferenceResult(dataset, diagnostics)
+
+
+class _Islands:
+    """Groups of chains that run in threads of their own, for XLA uses one core for a compiled loop.
+
+    The number of groups does not depend on the number of cores, so neither do the results.
+    """
+
+    def __init__(self, ladder: Ladder, chains: int, *, key: PRNGKeyArray) -> None:
+        self._ladder = ladder
+        groups = _ISLANDS if jax.default_backend() == "cpu" and chains % _ISLANDS == 0 else 1
+        self._keys = list(jax.random.split(key, groups))
+        self._states = [self._start(chains // groups, key=self._next_key(group)) for group in range(groups)]
+        scale = jnp.sqrt(jnp.mean(self._states[0].coordinates ** 2))
+        self._steps = [jnp.full(len(ladder.temperatures), 0.01 * scale, scale.dtype)] * groups
+        self._threads = ThreadPoolExecutor(max_workers=min(groups, os.cpu_count() or 1))
+        self._compiled: dict[int, Callable[..., tuple[LadderState, Draws]]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.shutdown(cancel_futures=True)
+
+    def step_sizes(self) -> Float[np.ndarray, " T"]:
+        """Step sizes of the temperatures, averaged over the groups."""
+        return np.mean([np.asarray(steps) for steps in self._steps], axis=0)
+
+    def warm_up(self, sweeps: int) -> None:
+        """Fits the step sizes while the chains forget their start."""
+
+        def run(state: LadderState, steps: Float[jax.Array, " T"], key: PRNGKeyArray) -> tuple[LadderState, Float[jax.Array, " T"]]:
+            return warm_up(self._ladder, state, steps, sweeps=sweeps, acceptance=_ACCEPTANCE, key=key)
+
+        keys = [self._next_key(group) for group in range(len(self._states))]
+        run = jax.jit(run).lower(self._states[0], self._steps[0], keys[0]).compile()
+        outcome = self._threads.map(lambda arguments: jax.block_until_ready(run(*arguments)), zip(self._states, self._steps, keys, strict=True))
+        self._states, self._steps = map(list, zip(*outcome, strict=True))
+
+    def produce(self, draws: int, thin: int) -> Draws:
+        """Draws of all chains on the host."""
+        keys = [self._next_key(group) for group in range(len(self._states))]
+        arguments = list(zip(self._states, self._steps, [jnp.asarray(thin)] * len(keys), keys, strict=True))
+        if draws not in self._compiled:
+
+            def run(
+                state: LadderState, steps: Float[jax.Array, " T"], thin: Int[jax.Array, ""], key: PRNGKeyArray
+            ) -> tuple[LadderState, Draws]:
+                return produce(self._ladder, state, steps, thin, draws=draws, key=key)
+
+            self._compiled[draws] = jax.jit(run).lower(*arguments[0]).compile()
+        run = self._compiled[draws]
+        outcome = list(self._threads.map(lambda each: jax.tree.map(np.asarray, run(*each)), arguments))
+        self._states = [jax.tree.map(jnp.asarray, state) for state, _ in outcome]
+        parts = [part for _, part in outcome]
+        return Draws(
+            np.concatenate([part.positions for part in parts], axis=1),
+            np.concatenate([part.energy for part in parts], axis=1),
+            jax.tree.map(lambda *rates: np.mean(rates, axis=0), *[part.info for part in parts]),
+        )
+
+    def _next_key(self, group: int) -> PRNGKeyArray:
+        self._keys[group], key = jax.random.split(self._keys[group])
+        return key
+
+    def _start(self, chains: int, *, key: PRNGKeyArray) -> LadderState:
+        target = self._ladder.target
+        keys = jax.random.split(key, (len(self._ladder.temperatures), chains))
+        state = self._ladder.init(jax.vmap(jax.vmap(lambda key: target.starting_positions(key=key)))(keys))
+        broken = int(jnp.sum(~jnp.isfinite(state.energy)))
+        if broken:
+            raise TargetError(
+                f"{broken} of {state.energy.size} starting configurations of target {target.name!r} have no finite energy; give the "
+                "target a `start` function that makes configurations without clashes."
+            )
+        return state
+
+
+def _join(parts: Sequence[Draws]) -> Draws:
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+
+def _observables(draws: Draws) -> dict[str, Float[np.ndarray, "C K"]]:
+    positions = np.asarray(draws.positions, np.float64)
+    gyration = np.sqrt(np.mean(np.sum(positions**2, axis=-1), axis=-1))
+    return {"energy": np.asarray(draws.energy, np.float64).T, "radius_of_gyration": gyration.T}
+
+
+def _apply_symmetries(positions: Float[np.ndarray, "n N D"], target: Target, *, key: PRNGKeyArray) -> Float[np.ndarray, "n N D"]:
+    generator = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    n, _, dimension = positions.shape
+    orthogonal, triangular = np.linalg.qr(generator.standard_normal((n, dimension, dimension)))
+    # QR with a positive diagonal of R is Haar-distributed over O(D).
+    orthogonal = orthogonal * np.sign(np.diagonal(triangular, axis1=1, axis2=2))[:, None, :]
+    if not target.reflections:
+        orthogonal[:, :, 0] *= np.sign(np.linalg.det(orthogonal))[:, None]
+    classes = np.asarray(target.classes)
+    order = np.argsort(classes[None, :] + generator.random((n, len(classes))), axis=1)
+    permutation = np.empty_like(order)
+    permutation[:, np.argsort(classes, kind="stable")] = order
+    moved = np.take_along_axis(positions, permutation[:, :, None], axis=1) @ orthogonal
+    return (moved - moved.mean(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _provenance(diagnostics: Mapping[str, Any], seed: int, n: int) -> dict[str, str | float | int]:
+    from importlib import metadata
+
+    flat: dict[str, str | float | int] = {
+        "sampler": "parallel tempering with Hamiltonian Monte Carlo (blackjax)",
+        "seed": seed,
+        "n": n,
+        "versions": ", ".join(f"{package} {metadata.version(package)}" for package in ("boltzflow", "jax", "blackjax", "numpy")),
+        "device": jax.devices()[0].device_kind,
+    }
+    for name, value in diagnostics.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{name}_{inner}": item for inner, item in value.items()})
+        elif isinstance(value, list):
+            flat[name] = ", ".join(f"{item:.4g}" for item in value)
+        else:
+            flat[name] = value
+    return flat

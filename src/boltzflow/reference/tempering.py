@@ -1,0 +1,211 @@
+"""Parallel tempering with Hamiltonian Monte Carlo, many ladders of temperatures side by side.
+
+One sweep is a few HMC steps at every temperature followed by swaps of neighbouring temperatures (Swendsen and Wang, 1986; Sugita and
+Okamoto, 1999). Chains live in coordinates with respect to an orthonormal basis of the zero-CoM subspace, where the density has no
+constraint, so detailed balance is that of plain HMC.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from blackjax.mcmc import hmc
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from boltzflow.targets.base import Target
+
+
+class LadderState(NamedTuple):
+    """State of T temperatures × C chains in F = (N-1)·D coordinates.
+
+    Attributes:
+        coordinates: (T, C, F).
+        energy: reduced energy u at the target's temperature, (T, C).
+        gradient: gradient of u by the coordinates, (T, C, F).
+    """
+
+    coordinates: Float[Array, "T C F"]
+    energy: Float[Array, "T C"]
+    gradient: Float[Array, "T C F"]
+
+
+class SweepInfo(NamedTuple):
+    """What happened in a sweep.
+
+    Attributes:
+        acceptance: mean acceptance probability of the HMC steps at each temperature.
+        swap: acceptance probability of the swap of temperatures t and t+1, averaged over the chains, whether or not it was tried;
+            S = T - 1 of them.
+    """
+
+    acceptance: Float[Array, " T"]
+    swap: Float[Array, " S"]
+
+
+def subspace_basis(n_particles: int) -> Float[np.ndarray, "K N"]:
+    """Orthonormal rows that span the vectors of N numbers with zero sum (the Helmert matrix without its first row)."""
+    rows = np.arange(1, n_particles)[:, None]
+    columns = np.arange(n_particles)[None, :]
+    basis = np.where(columns < rows, 1.0, np.where(columns == rows, -rows, 0.0))
+    return basis / np.sqrt(rows * (rows + 1.0))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ladder:
+    """The sampler of one target on one ladder of temperatures.
+
+    Attributes:
+        target: the target.
+        temperatures: multiples of the target's temperature, ascending from 1.
+        leapfrog_steps: mean number of leapfrog steps of an HMC step; drawn anew for each, so that no trajectory length resonates.
+        hmc_steps: HMC steps between swaps.
+    """
+
+    target: Target
+    temperatures: tuple[float, ...]
+    leapfrog_steps: int
+    hmc_steps: int
+
+    @functools.cached_property
+    def _basis(self) -> Float[np.ndarray, "K N"]:
+        return subspace_basis(self.target.n_particles)
+
+    def positions(self, coordinates: Float[Array, "... F"]) -> Float[Array, "... N D"]:
+        """Zero-CoM positions of coordinates."""
+        shaped = coordinates.reshape(*coordinates.shape[:-1], self.target.n_particles - 1, self.target.dimension)
+        return jnp.einsum("kn,...kd->...nd", jnp.asarray(self._basis, coordinates.dtype), shaped)
+
+    def init(self, positions: Float[Array, "T C N D"]) -> LadderState:
+        """State at the given positions."""
+        shaped = jnp.einsum("kn,tcnd->tckd", jnp.asarray(self._basis, positions.dtype), positions)
+        coordinates = shaped.reshape(*positions.shape[:2], -1)
+        energy, gradient = jax.vmap(jax.vmap(jax.value_and_grad(self._energy)))(coordinates)
+        return LadderState(coordinates, energy, gradient)
+
+    def sweep(
+        self, state: LadderState, step_sizes: Float[Array, " T"], index: Int[Array, ""], *, key: PRNGKeyArray
+    ) -> tuple[LadderState, SweepInfo]:
+        """HMC steps at every temperature, then swaps of the even or odd neighbours, in turn with `index`."""
+        key_hmc, key_swap = jax.random.split(key)
+
+        def body(state: LadderState, key: PRNGKeyArray) -> tuple[LadderState, Float[Array, " T"]]:
+            return self._hmc_step(state, step_sizes, key=key)
+
+        state, acceptance = jax.lax.scan(body, state, jax.random.split(key_hmc, self.hmc_steps))
+        state, swap = self._swap(state, index % 2, key=key_swap)
+        return state, SweepInfo(jnp.mean(acceptance, axis=0), swap)
+
+    def _energy(self, coordinates: Float[Array, " F"]) -> Float[Array, ""]:
+        energy = self.target.energy(self.positions(coordinates))
+        # Infinite energies are rejected by Metropolis' rule; NaN and -inf would be accepted or poison the chain.
+        return jnp.where(jnp.isfinite(energy), energy, jnp.inf)
+
+    def _hmc_step(
+        self, state: LadderState, step_sizes: Float[Array, " T"], *, key: PRNGKeyArray
+    ) -> tuple[LadderState, Float[Array, " T"]]:
+        n_temperatures, n_chains, freedom = state.coordinates.shape
+        dtype = state.coordinates.dtype
+        kernel = hmc.build_kernel()
+        key_length, key_jitter, key_chains = jax.random.split(key, 3)
+        # One length for all chains: a length of their own would make every chain wait for the longest.
+        length = jax.random.randint(key_length, (), (self.leapfrog_steps + 1) // 2, self.leapfrog_steps + self.leapfrog_steps // 2 + 1)
+        jitter = jax.random.uniform(key_jitter, (n_temperatures, n_chains), dtype, minval=0.8, maxval=1.2)
+
+        def step(
+            key: PRNGKeyArray,
+            coordinates: Float[Array, " F"],
+            energy: Float[Array, ""],
+            gradient: Float[Array, " F"],
+            beta: Float[Array, ""],
+            step_size: Float[Array, ""],
+        ) -> tuple[Float[Array, " F"], Float[Array, ""], Float[Array, " F"], Float[Array, ""]]:
+            chain = hmc.HMCState(coordinates, -beta * energy, -beta * gradient)
+            chain, info = kernel(key, chain, lambda y: -beta * self._energy(y), step_size, jnp.ones(freedom, dtype), length)
+            return chain.position, -chain.logdensity / beta, -chain.logdensity_grad / beta, info.acceptance_rate
+
+        over_chains = jax.vmap(step, in_axes=(0, 0, 0, 0, None, 0))
+        over_ladder = jax.vmap(over_chains, in_axes=(0, 0, 0, 0, 0, 0))
+        keys = jax.random.split(key_chains, (n_temperatures, n_chains))
+        *new, acceptance = over_ladder(keys, *state, self._betas(dtype), step_sizes[:, None] * jitter)
+        return LadderState(*new), jnp.mean(acceptance, axis=1)
+
+    def _betas(self, dtype: jnp.dtype) -> Float[Array, " T"]:
+        return 1.0 / jnp.asarray(self.temperatures, dtype)
+
+    def _swap(
+        self, state: LadderState, parity: Int[Array, ""], *, key: PRNGKeyArray
+    ) -> tuple[LadderState, Float[Array, " S"]]:
+        n_temperatures, n_chains = state.energy.shape
+        betas = self._betas(state.energy.dtype)
+        log_ratio = (betas[:-1] - betas[1:])[:, None] * (state.energy[:-1] - state.energy[1:])
+        probability = jnp.exp(jnp.minimum(log_ratio, 0.0))
+        uniform = jax.random.uniform(key, probability.shape, probability.dtype)
+        tried = (jnp.arange(n_temperatures - 1) % 2 == parity)[:, None]
+        accepted: Bool[Array, "S C"] = tried & (uniform < probability)
+        none = jnp.zeros((1, n_chains), bool)
+        source = jnp.arange(n_temperatures)[:, None] + jnp.concatenate([accepted, none]) - jnp.concatenate([none, accepted]).astype(int)
+        swapped = LadderState(
+            jnp.take_along_axis(state.coordinates, source[:, :, None], axis=0),
+            jnp.take_along_axis(state.energy, source, axis=0),
+            jnp.take_along_axis(state.gradient, source[:, :, None], axis=0),
+        )
+        return swapped, jnp.mean(probability, axis=1)
+
+
+def warm_up(
+    ladder: Ladder, state: LadderState, step_sizes: Float[Array, " T"], *, sweeps: int, acceptance: float, key: PRNGKeyArray
+) -> tuple[LadderState, Float[Array, " T"]]:
+    """Runs sweeps in which the step sizes follow a Robbins-Monro rule towards an acceptance.
+
+    Returns:
+        The state, and the step sizes averaged (in the logarithm) over the second half.
+    """
+
+    def body(carry: tuple, index: Int[Array, ""]) -> tuple[tuple, None]:
+        state, log_step, average = carry
+        state, info = ladder.sweep(state, jnp.exp(log_step), index, key=jax.random.fold_in(key, index))
+        log_step = log_step + (info.acceptance - acceptance) / jnp.sqrt(1.0 + 0.1 * index)
+        average = average + jnp.where(index >= sweeps - sweeps // 2, log_step, 0.0) / (sweeps // 2)
+        return (state, log_step, average), None
+
+    start = jnp.log(step_sizes)
+    (state, _, average), _ = jax.lax.scan(body, (state, start, jnp.zeros_like(start)), jnp.arange(sweeps))
+    return state, jnp.exp(average)
+
+
+class Draws(NamedTuple):
+    """Draws of K times, every `thin` sweeps.
+
+    Attributes:
+        positions: at the target's temperature, (K, C, N, D).
+        energy: at the target's temperature, (K, C).
+        info: per draw the mean over its sweeps, (K, T) and (K, T-1).
+    """
+
+    positions: Float[Array, "K C N D"]
+    energy: Float[Array, "K C"]
+    info: SweepInfo
+
+
+def produce(
+    ladder: Ladder, state: LadderState, step_sizes: Float[Array, " T"], thin: Int[Array, ""], *, draws: int, key: PRNGKeyArray
+) -> tuple[LadderState, Draws]:
+    """Runs `draws` times `thin` sweeps with frozen step sizes and keeps the state at the target's temperature after each."""
+    temperatures = len(ladder.temperatures)
+    zero = SweepInfo(jnp.zeros(temperatures, state.energy.dtype), jnp.zeros(temperatures - 1, state.energy.dtype))
+
+    def one_draw(state: LadderState, draw: Int[Array, ""]) -> tuple[LadderState, Draws]:
+        def one_sweep(index: Int[Array, ""], carry: tuple) -> tuple:
+            state, total = carry
+            number = draw * thin + index
+            state, info = ladder.sweep(state, step_sizes, number, key=jax.random.fold_in(key, number))
+            return state, jax.tree.map(jnp.add, total, info)
+
+        state, total = jax.lax.fori_loop(0, thin, one_sweep, (state, zero))
+        info = jax.tree.map(lambda part: part / thin, total)
+        return state, Draws(ladder.positions(state.coordinates[0]), state.energy[0], info)
+
+    return jax.lax.scan(one_draw, state, jnp.arange(draws))

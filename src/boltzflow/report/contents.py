@@ -1,0 +1,250 @@
+"""What a run folder holds, read as far as it is there.
+
+A report is asked for while a run still trains, after it was killed, or before anything was sampled. Each thing that is missing or cannot
+be read becomes one sentence in the page instead of an error.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from boltzflow.errors import BoltzflowError, RunError
+from boltzflow.sampling.samples import Samples
+from boltzflow.sampling.writer import parts_folder
+
+KNOWN_FILES = ("config.yaml", "metrics.jsonl", "evaluation.json", "samples.h5", "data.h5", "model.json", "versions.json")
+MAX_SAMPLES = 20_000
+"""Samples and frames that histograms are made of; more would not show."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Contents:
+    """A run folder in memory.
+
+    Attributes:
+        folder: the folder.
+        config_text: config.yaml as it stands.
+        config: config.yaml parsed.
+        versions: versions.json.
+        card: model.json.
+        evaluation: evaluation.json.
+        metrics: the lines of metrics.jsonl that carry a loss, in order of their steps.
+        evaluations: the lines that carry an evaluation.
+        samples: the samples, None if there are none.
+        data: reference frames (n, N, D), None if there are none.
+        provenance: where the data come from.
+        target: the Target of that name, None if it is not registered.
+        notes: what is missing, in sentences.
+    """
+
+    folder: Path
+    config_text: str
+    config: dict[str, Any]
+    versions: dict[str, Any]
+    card: dict[str, Any]
+    evaluation: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]]
+    samples: Samples | None
+    data: Shaped[np.ndarray, "n N D"] | None
+    provenance: dict[str, Any]
+    target: Any
+    notes: list[str]
+
+    @property
+    def target_name(self) -> str:
+        """Name of the target, as far as any file tells it."""
+        name = self.config.get("target") or self.evaluation.get("target") or self.card.get("target")
+        return str(name or (self.samples.meta.get("target") if self.samples else None) or "unknown target")
+
+    @property
+    def units(self) -> str:
+        """Unit of length."""
+        if self.target is not None:
+            return self.target.units
+        return str(self.samples.meta.get("units", "reduced")) if self.samples else "reduced"
+
+    @functools.cached_property
+    def data_energies(self) -> Float[np.ndarray, " n"] | None:
+        """Reduced energies of the first reference frames, None where target or data are missing."""
+        if self.target is None or self.data is None or self.data.shape[1:] != (self.target.n_particles, self.target.dimension):
+            return None
+        frames = self.data[:MAX_SAMPLES]
+        chunks = [np.asarray(self.target.energies(frames[start : start + 5000])) for start in range(0, len(frames), 5000)]
+        return np.concatenate(chunks).astype(np.float64)
+
+
+def read(folder: Path) -> Contents:
+    """Reads a run folder.
+
+    Raises:
+        RunError: if there is no such folder, or it holds none of a run's files.
+    """
+    if not folder.is_dir():
+        raise RunError(f"there is no run folder {folder}; name the folder that `boltzflow train -o` wrote.")
+    if not any((folder / name).exists() for name in KNOWN_FILES) and not parts_folder(folder / "samples.h5").exists():
+        raise RunError(f"{folder} is no run folder: it has none of {', '.join(KNOWN_FILES)}.")
+    notes: list[str] = []
+    config_text = _text(folder / "config.yaml") or ""
+    config = _yaml(config_text, notes)
+    metrics, evaluations = _metrics(folder / "metrics.jsonl", notes)
+    samples = _samples(folder / "samples.h5", notes)
+    card = _json(folder / "model.json", notes)
+    evaluation = _json(folder / "evaluation.json", notes)
+    if not evaluation:
+        notes.append("The run has not been evaluated yet, so likelihoods and the forward ESS are missing.")
+    target = _target(config.get("target") or card.get("target") or evaluation.get("target"), notes)
+    data, provenance = _data(folder, config, target, notes)
+    return Contents(
+        folder=folder,
+        config_text=config_text,
+        config=config,
+        versions=_json(folder / "versions.json", []) or evaluation.get("versions") or {},
+        card=card,
+        evaluation=evaluation,
+        metrics=metrics,
+        evaluations=evaluations,
+        samples=samples,
+        data=data,
+        provenance=provenance,
+        target=target,
+        notes=notes,
+    )
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+
+
+def _json(path: Path, notes: list[str]) -> dict[str, Any]:
+    text = _text(path)
+    if text is None:
+        return {}
+    try:
+        value = json.loads(text)
+    except ValueError:
+        notes.append(f"{path.name} cannot be read and is left out.")
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _yaml(text: str, notes: list[str]) -> dict[str, Any]:
+    import yaml
+
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        notes.append("config.yaml cannot be read and is shown as it stands.")
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _metrics(path: Path, notes: list[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Lines with a loss and lines with an evaluation. A resumed run repeats steps: the last line of a step holds."""
+    losses, evaluations = {}, {}
+    for line in (_text(path) or "").splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue  # the last line of a killed run may be torn
+        if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
+            continue
+        if is_number(entry.get("loss")):
+            losses[entry["step"]] = entry
+        if any(isinstance(entry.get(key), dict) for key in ("validation_nll", "ess_reverse", "nll")):
+            evaluations[entry["step"]] = entry
+    if not losses:
+        notes.append("There is no training history in this folder.")
+    return [losses[step] for step in sorted(losses)], [evaluations[step] for step in sorted(evaluations)]
+
+
+def _samples(path: Path, notes: list[str]) -> Samples | None:
+    if not path.exists() and not parts_folder(path).exists():
+        notes.append("Nothing has been sampled yet, so energies, distances and weights of the flow are missing.")
+        return None
+    try:
+        samples = Samples.load(path)
+    except BoltzflowError as error:
+        notes.append(f"The samples are left out: {error}")
+        return None
+    if samples.n == 0:
+        notes.append("The samples file is empty.")
+        return None
+    if not path.exists():
+        notes.append(f"Sampling was interrupted; this page shows the {samples.n} samples that are there.")
+    return samples
+
+
+def _target(name: Any, notes: list[str]) -> Any:
+    if not isinstance(name, str):
+        return None
+    try:
+        from boltzflow import targets
+
+        return targets.get(name)
+    except BoltzflowError:
+        notes.append(f"The target {name} is not registered by name, so energies of the reference data and exact values are missing.")
+        return None
+
+
+def _data(folder: Path, config: dict[str, Any], target: Any, notes: list[str]) -> tuple[Any, dict[str, Any]]:
+    """Reference frames and their provenance, from data.h5, or from where data.json or the configuration say that they lie."""
+    named = _json(folder / "data.json", []).get("path") or (config.get("data") or {}).get("path")
+    for path in (folder / "data.h5", *([Path(named), folder / named] if isinstance(named, str) else [])):
+        if not path.is_file():
+            continue
+        try:
+            return _frames(path, target)
+        except (BoltzflowError, OSError, KeyError, ValueError) as error:
+            notes.append(f"The reference data are left out: {error}")
+            return None, {}
+    notes.append("The reference data of the run are not at hand, so the flow is shown without them.")
+    return None, {}
+
+
+def _frames(path: Path, target: Any) -> tuple[Any, dict[str, Any]]:
+    if target is not None:
+        from boltzflow import datasets
+
+        # The run was trained on these frames; whether they passed the virial check was decided then.
+        data = datasets.load(path, target, allow_virial_mismatch=True)
+        return data.positions, dict(data.provenance)
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        positions: Any = file["positions"]
+        return positions[:MAX_SAMPLES], {}
+
+
+def is_number(value: Any) -> bool:
+    """Whether a JSON value is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def durations(contents: Contents) -> Iterator[tuple[str, float]]:
+    """Yields what took how many seconds, as far as the files tell."""
+    stated = contents.evaluation.get("seconds")
+    stated = dict(stated) if isinstance(stated, dict) else {}
+    if is_number(contents.evaluation.get("seconds_compile")):
+        stated.setdefault("compile", contents.evaluation["seconds_compile"])
+    seconds = [entry["seconds"] for entry in contents.metrics if is_number(entry.get("seconds"))]
+    if seconds:
+        stated.setdefault("training", seconds[-1])
+    if is_number(contents.provenance.get("seconds")):
+        stated.setdefault("reference", contents.provenance["seconds"])
+    if contents.samples is not None and is_number(contents.samples.meta.get("seconds")):
+        stated.setdefault("sampling", contents.samples.meta["seconds"])
+    order = ["reference", "reference_data", "training", "sampling", "evaluation", "compile"]
+    for name in sorted(stated, key=lambda name: (order.index(name) if name in order else len(order), name)):
+        if is_number(stated[name]):
+            yield name, float(stated[name])

@@ -1,0 +1,227 @@
+"""Figures of the report, each an SVG image in text.
+
+Matplotlib's object-oriented interface only: no state that is shared with the user's own plots. The colours are those of Okabe and Ito
+(2008), which colour-blind readers can tell apart: data grey, flow vermilion, reweighted blue.
+"""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Shaped
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from boltzflow.analysis import weights
+from boltzflow.analysis.metrics import Histogram
+
+DATA, FLOW, REWEIGHTED, LIGHT = "#7a7a7a", "#d55e00", "#0072b2", "#c8ccd0"
+STYLE: Any = {
+    "svg.fonttype": "none",  # letters stay letters, a fifth of the size of outlines
+    "svg.hashsalt": "boltzflow",  # the same run gives the same bytes
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#5b6570",
+    "axes.labelcolor": "#222b33",
+    "xtick.color": "#5b6570",
+    "ytick.color": "#5b6570",
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "grid.color": "#e9ecef",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "figure.facecolor": "white",
+}
+MAX_POINTS = 1500
+"""Points of a curve; more do not show at the width of a page."""
+
+
+def _draw(width: float, height: float, columns: int = 1, rows: int = 1, **options: Any) -> tuple[Figure, np.ndarray]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, np.atleast_1d(figure.subplots(rows, columns, **options)).ravel()
+
+
+def _svg(figure: Figure) -> str:
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    svg = text.getvalue()
+    return svg[svg.index("<svg") :]
+
+
+def histograms(shown: Mapping[str, Histogram], xlabel: str, ylabel: str = "probability density") -> str:
+    """Histograms on top of each other with their bands; the names "data", "flow" and "reweighted flow" have their colours.
+
+    Args:
+        shown: name to histogram, all with the same edges.
+        xlabel: what is on the axis, with its unit.
+        ylabel: what is on the other.
+    """
+    with rc_context(STYLE):
+        figure, (axes,) = _draw(7.6, 3.3)
+        for name, histogram in shown.items():
+            label = f"{name} (n = {histogram.n:,})".replace(",", "\u202f")
+            if name == "data":
+                axes.stairs(histogram.density, histogram.edges, fill=True, color=LIGHT, label=label)
+                axes.stairs(histogram.density, histogram.edges, color=DATA, linewidth=1.0)
+                continue
+            color = REWEIGHTED if name.startswith("reweighted") else FLOW
+            if np.isfinite(histogram.low).all():
+                axes.stairs(histogram.high, histogram.edges, baseline=histogram.low, fill=True, color=color, alpha=0.22)
+            # Where both agree the reweighted line leaves a rim of the flow's.
+            width = 1.3 if color == REWEIGHTED else 2.2
+            axes.stairs(histogram.density, histogram.edges, color=color, linewidth=width, label=label)
+        axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(float(axes.dataLim.x0), float(axes.dataLim.x1)))
+        axes.set_ylim(bottom=0)
+        axes.legend()
+        return _svg(figure)
+
+
+def training(metrics: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]) -> str:
+    """Loss, and validation NLL and reverse ESS where they were measured, against the step.
+
+    Args:
+        metrics: lines with "step" and "loss".
+        evaluations: lines with "step" and estimates "validation_nll" or "ess_reverse".
+    """
+    panels: list[tuple[str, str, float]] = []
+    for key, label, factor in (("validation_nll", "validation NLL / nats", 1.0), ("ess_reverse", "reverse ESS / %", 100.0)):
+        if any(_estimate(entry.get(key)) for entry in evaluations):
+            panels.append((key, label, factor))
+    with rc_context(STYLE):
+        columns = len(panels) + bool(metrics)
+        figure, all_axes = _draw(max(5.2, 3.7 * columns), 3.0, columns=columns)
+        remaining = list(all_axes)
+        if metrics:
+            _loss(remaining.pop(0), metrics)
+        for axes, (key, label, factor) in zip(remaining, panels, strict=True):
+            _estimates(axes, evaluations, key, factor)
+            axes.set(xlabel="step", title=label)
+        return _svg(figure)
+
+
+def _loss(axes: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
+    steps = np.array([entry["step"] for entry in metrics], float)
+    loss = np.array([entry["loss"] for entry in metrics], float)
+    stride = max(1, len(steps) // MAX_POINTS)
+    axes.plot(steps[::stride], loss[::stride], color=LIGHT, linewidth=1.0, label="as logged")
+    window = max(3, len(loss) // 40)
+    if len(loss) >= 4 * window:
+        medians = np.median(np.lib.stride_tricks.sliding_window_view(loss, window), axis=1)
+        centers = steps[window // 2 : window // 2 + len(medians)]
+        axes.plot(centers[::stride], medians[::stride], color=REWEIGHTED, linewidth=1.6, label=f"median of {window}")
+        axes.legend()
+    if loss.min() > 0 and loss.max() > 20 * loss.min():
+        axes.set_yscale("log")
+    else:
+        # The first few steps are far above the rest and would flatten it.
+        low, high = np.quantile(loss, [0.0, 0.99])
+        axes.set_ylim(low - 0.08 * (high - low or 1.0), high + 0.15 * (high - low or 1.0))
+    axes.set(xlabel="step", title="training loss")
+
+
+def _estimates(axes: Axes, evaluations: Sequence[Mapping[str, Any]], key: str, factor: float) -> None:
+    points = [(entry["step"], estimate) for entry in evaluations if (estimate := _estimate(entry.get(key)))]
+    steps = np.array([step for step, _ in points], float)
+    value, low, high = factor * np.array([estimate for _, estimate in points]).T
+    axes.fill_between(steps, low, high, color=REWEIGHTED, alpha=0.2, linewidth=0)
+    axes.plot(steps, value, color=REWEIGHTED, linewidth=1.6, marker="o", markersize=3.5)
+
+
+def _estimate(entry: Any) -> tuple[float, float, float] | None:
+    if not isinstance(entry, dict) or not isinstance(entry.get("value"), int | float):
+        return None
+    value = float(entry["value"])
+    low, high = (value if not isinstance(entry.get(end), int | float) else float(entry[end]) for end in ("low", "high"))
+    return (value, low, high) if math.isfinite(value) else None
+
+
+def weight_distribution(log_w: Float[np.ndarray, " n"], pareto_k: float) -> str:
+    """Histogram of the log-weights, and the tail of the weights on double-logarithmic axes.
+
+    Args:
+        log_w: (n,) log-weights, at least one of them finite.
+        pareto_k: tail shape; NaN draws no line.
+    """
+    log_relative = log_w - weights.log_z(log_w).value
+    log_relative = np.sort(log_relative[np.isfinite(log_relative)])[::-1]
+    n = log_w.size
+    with rc_context(STYLE):
+        figure, (left, right) = _draw(7.6, 3.2, columns=2)
+        low, high = np.quantile(log_relative, 0.005), log_relative[0]
+        margin = 0.05 * max(high - low, 1e-3)
+        left.hist(log_relative, bins=np.linspace(low - margin, high + margin, 61), color=FLOW, alpha=0.85)
+        left.axvline(0.0, color="#222b33", linewidth=1.0, linestyle="--")
+        left.set(xlabel="log of the weight over its mean", ylabel="samples", title="log-weights")
+
+        shown = np.unique(np.geomspace(1, log_relative.size, 400).astype(int)) - 1
+        # Far below the mean there are only bodies; the tail is what decides.
+        shown = shown[log_relative[shown] > -6]
+        tail = weights.tail_size(n)
+        right.loglog(np.exp(log_relative[shown]), (shown + 1) / n, color=LIGHT, linewidth=1.6)
+        in_tail = shown[shown < tail]
+        right.loglog(
+            np.exp(log_relative[in_tail]), (in_tail + 1) / n, color=FLOW, linewidth=0, marker="o", markersize=3, label=f"largest {tail}"
+        )
+        if math.isfinite(pareto_k) and in_tail.size:
+            _pareto_line(right, log_relative, tail, n, pareto_k)
+        # Decades can be wider than the axis; these ticks are few and readable at any range.
+        right.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+        right.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        right.xaxis.set_minor_locator(NullLocator())
+        right.yaxis.set_minor_locator(NullLocator())
+        right.set(xlabel="weight over its mean", ylabel="share of heavier samples", title="tail of the weights")
+        right.legend(loc="lower left")
+        return _svg(figure)
+
+
+def _pareto_line(axes: Axes, log_relative: Float[np.ndarray, " n"], tail: int, n: int, k: float) -> None:
+    """The generalised Pareto tail of shape k that starts where the tail starts and has the tail's median excess."""
+    threshold = math.exp(log_relative[min(tail, log_relative.size - 1)])
+    excess = np.exp(log_relative[:tail]) - threshold
+    # The median excess of shape k and scale s is s (2^k - 1) / k.
+    unit = (2.0**k - 1.0) / k if abs(k) > 1e-6 else math.log(2.0)
+    scale = float(np.median(excess)) / unit
+    share = np.geomspace(1.0 / tail, 1.0, 100)
+    reach = scale * ((share**-k - 1.0) / k if abs(k) > 1e-6 else -np.log(share))
+    axes.loglog(threshold + reach, share * tail / n, color=REWEIGHTED, linewidth=1.5, label=f"Pareto tail, k = {k:.2f}")
+
+
+def planar_configurations(positions: Shaped[np.ndarray, "m N 2"], energies: Sequence[float], classes: Sequence[int], unit: str) -> str:
+    """A few planar configurations side by side on the same scale.
+
+    Args:
+        positions: (m, N, 2), m up to 8.
+        energies: (m,) reduced energies.
+        classes: (N,) interchangeability classes, told apart by colour.
+        unit: unit of length.
+    """
+    palette = np.array([REWEIGHTED, FLOW, "#009e73", "#cc79a7", "#e69f00", "#56b4e9"])
+    colors = palette[np.asarray(classes) % len(palette)]
+    rows = 1 if len(positions) <= 4 else 2
+    columns = math.ceil(len(positions) / rows)
+    limit = 1.15 * float(np.abs(positions).max())
+    with rc_context(STYLE):
+        figure, all_axes = _draw(1.9 * columns, 2.05 * rows + 0.35, columns=columns, rows=rows, sharex=True, sharey=True)
+        for axes, configuration, energy in zip(all_axes, positions, energies, strict=False):
+            pairs = np.stack(np.triu_indices(len(configuration), k=1), axis=1)
+            axes.add_collection(LineCollection(list(configuration[pairs]), colors=LIGHT, linewidths=1.0, zorder=1))
+            axes.scatter(*configuration.T, s=110, color=colors, edgecolor="white", linewidth=1.0, zorder=2)
+            axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+            axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+            axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+            axes.set_title(f"u = {energy:.1f}", fontsize=9, loc="center")
+        for axes in all_axes[len(positions) :]:
+            axes.set_axis_off()
+        figure.supxlabel(f"x / {unit}", fontsize=9)
+        figure.supylabel(f"y / {unit}", fontsize=9)
+        return _svg(figure)

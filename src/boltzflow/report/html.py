@@ -1,0 +1,356 @@
+"""The page: sections, tables and style around the figures."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from boltzflow.analysis import metrics, weights
+from boltzflow.analysis.estimate import Estimate
+from boltzflow.analysis.observables import pair_distances
+from boltzflow.errors import RunError
+from boltzflow.report import contents as run_contents
+from boltzflow.report import structures
+from boltzflow.report.contents import MAX_SAMPLES, Contents, is_number
+from boltzflow.report.page import CSS, POLICY, duration, escape, figure, numbers, section, sentence, short, table, thousands
+
+MAX_DISTANCES = 2_000_000
+PARETO_LIMIT = 0.7
+
+
+def write(run_dir: str | Path, out: str | Path) -> Path:
+    """Writes the report of a run as one HTML page that needs nothing else, no network either.
+
+    Reads only files of the run folder; what is missing is left out and said in a sentence.
+
+    Args:
+        run_dir: the run folder.
+        out: the page; its folder is made if need be, an existing page is replaced.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        RunError: if there is no run in the folder, or the page cannot be written.
+    """
+    out = Path(out)
+    page = render(run_contents.read(Path(run_dir)))
+    temporary = out.with_name(f".{out.name}.tmp")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(page, encoding="utf-8")
+        temporary.replace(out)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise RunError(f"cannot write the report to {out}: {error.strerror or error}.") from error
+    return out
+
+
+def render(run: Contents) -> str:
+    """The page of a run as text."""
+    body = "".join([_header(run), _tiles(run), *_sections(run)])
+    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in run.notes)
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<link rel="icon" href="data:,">
+<title>{escape(run.target_name)}: boltzflow report</title>
+<style>{CSS}</style>
+</head>
+<body>
+<main>
+{body}
+{f"<section><h2>What is not here</h2>{notes}</section>" if notes else ""}
+<footer>Written by boltzflow from the files of the run folder {escape(run.folder.resolve().name)}. Intervals are 95 % bootstrap intervals;
+densities and partition functions are on the zero-centre-of-mass subspace.</footer>
+</main>
+</body>
+</html>
+"""
+
+
+def _sections(run: Contents) -> Iterator[str]:
+    for make in (_figures_table, _energies, _distances, _view, _weights, _training, _durations, _configuration):
+        try:
+            yield make(run)
+        # One section that fails, on files of another version say, must not cost the reader the others.
+        except Exception as error:
+            run.notes.append(f"The section {make.__name__.strip('_').replace('_', ' ')} could not be drawn: {error}")
+
+
+def _header(run: Contents) -> str:
+    system = ""
+    if run.target is not None:
+        dimension = {2: "in the plane", 3: "in space"}.get(run.target.dimension, f"in {run.target.dimension} dimensions")
+        system = f", {run.target.n_particles} particles {dimension}"
+    return f"""<h1>{escape(run.target_name)}: what the flow draws</h1>
+<p>A flow was trained to draw independent configurations of <b>{escape(run.target_name)}</b>{system}, each with its exact probability.
+This page compares what it draws with reference data, before and after reweighting to the Boltzmann distribution, and says how far the
+result can be trusted.</p>
+"""
+
+
+def _estimate(run: Contents, key: str) -> Estimate | None:
+    """A key figure from the evaluation, else from the samples."""
+    entry = run.evaluation.get(key)
+    if isinstance(entry, dict) and is_number(entry.get("value")):
+        return Estimate.from_dict(entry)
+    if run.samples is not None and not run.evaluation:
+        if key == "ess_reverse":
+            return run.samples.ess()
+        if key == "log_z":
+            return run.samples.log_z()
+    return None
+
+
+def _pareto_k(run: Contents) -> float:
+    if is_number(run.evaluation.get("pareto_k")):
+        return float(run.evaluation["pareto_k"])
+    return weights.pareto_k(run.samples.log_weight) if run.samples is not None else math.nan
+
+
+def _verdict(k: float) -> str:
+    if not math.isfinite(k):
+        return "too few or too equal weights to tell"
+    return (
+        f"below {PARETO_LIMIT}: the weights can be trusted"
+        if k < PARETO_LIMIT
+        else f"above {PARETO_LIMIT}: do not trust reweighted figures"
+    )
+
+
+def _tiles(run: Contents) -> str:
+    tiles = []
+    for key, label, factor, unit in (
+        ("ess_reverse", "Reverse ESS", 100.0, "\u202f%"),
+        ("ess_forward", "Forward ESS", 100.0, "\u202f%"),
+        ("nll_minus_entropy", "NLL − entropy (0: perfect)", 1.0, "\u202fnats"),
+    ):
+        estimate = _estimate(run, key)
+        if estimate is not None:
+            value, interval = numbers(estimate, factor)
+            tiles.append(
+                (f"{value}{unit}", label, f"{interval}, n = {thousands(estimate.n)}" if interval else f"n = {thousands(estimate.n)}")
+            )
+    k = _pareto_k(run)
+    if math.isfinite(k):
+        tiles.append((f"{k:.2f}", "Pareto k of the weights", _verdict(k)))
+    cells = "".join(f'<div class="tile"><span>{label}</span><b>{value}</b><small>{small}</small></div>' for value, label, small in tiles)
+    return f'<div class="tiles">{cells}</div>' if tiles else ""
+
+
+def _figures_table(run: Contents) -> str:
+    exact = run.target.exact if run.target is not None else None
+    exact_log_z = f"exact: {exact.log_z:.4f}" if exact is not None and exact.log_z is not None else ""
+    entropy = f"no flow can be below the entropy, {exact.entropy:.4f}" if exact is not None and exact.entropy is not None else ""
+    rows = []
+    for key, label, remark in (
+        ("ess_reverse", "Reverse ESS", "effective sample size after reweighting, as a share of n"),
+        ("ess_forward", "Forward ESS", "the same seen from reference data; drops where the flow misses modes"),
+        ("nll", "NLL / nats", entropy),
+        ("nll_minus_entropy", "NLL − entropy / nats", "Kullback-Leibler divergence of the flow from the target"),
+        ("log_z", "log Z", exact_log_z),
+        ("path_length", "Path length", "of a sample from prior to data; shorter is easier to integrate"),
+        ("nfe", "NFE", "evaluations of the vector field per sample"),
+    ):
+        estimate = _estimate(run, key)
+        if estimate is None:
+            continue
+        percent = key.startswith("ess")
+        value, interval = numbers(estimate, 100.0 if percent else 1.0)
+        rows.append((label, value + ("\u202f%" if percent else ""), interval, thousands(estimate.n), remark))
+    if not rows:
+        return ""
+    k = _pareto_k(run)
+    rows.append(("Pareto k", f"{k:.2f}" if math.isfinite(k) else "–", "", "", _verdict(k)))
+    failed = run.evaluation.get("failed", run.samples.n_failed if run.samples is not None else None)
+    if is_number(failed):
+        rows.append(("Failed samples", thousands(int(failed)), "", "", "solve failed or energy not finite; weight zero, counted in n"))
+    if is_number(run.evaluation.get("seconds_per_1000")):
+        rows.append(
+            ("Time per 1 000 samples", duration(run.evaluation["seconds_per_1000"]), "", "", "with exact log q, without compilation")
+        )
+    head = '<th>figure</th><th class="number">value</th><th class="number">95 % interval</th><th class="number">n</th><th></th>'
+    body = "".join(
+        f'<tr><td>{label}</td><td class="number"><b>{value}</b></td><td class="number">{interval}</td><td class="number">{n}</td>'
+        f"<td><small>{remark}</small></td></tr>"
+        for label, value, interval, n, remark in rows
+    )
+    return section("Key figures", f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>')
+
+
+def _weighted(run: Contents) -> tuple[Any, Float[np.ndarray, " n"] | None]:
+    """The first samples and their log-weights; None for the latter where no sample has weight."""
+    assert run.samples is not None
+    samples = run.samples.take(slice(0, MAX_SAMPLES))
+    log_w = samples.log_weight
+    return samples, log_w if np.isfinite(log_w).any() else None
+
+
+def _energies(run: Contents) -> str:
+    values: dict[str, tuple[Any, Any]] = {}
+    if run.data_energies is not None:
+        values["data"] = (run.data_energies, None)
+    if run.samples is not None:
+        samples, log_w = _weighted(run)
+        values["flow"] = (samples.u, None)
+        if log_w is not None:
+            values["reweighted flow"] = (samples.u, log_w)
+    if not values:
+        return ""
+    return _histogram_section(run, "Energies", "reduced energy u = U / kT", values, _energy_edges(values), "energies")
+
+
+def _energy_edges(values: Mapping[str, tuple[Any, Any]]) -> Float[np.ndarray, " b_plus_1"]:
+    """Bins over the reference, and as much of the flow's tails as leaves the reference readable."""
+    finite = {name: array[np.isfinite(array)] for name, (array, _) in values.items()}
+    reference = finite.get("data", finite.get("flow"))
+    if reference is None or reference.size == 0:
+        return np.linspace(0.0, 1.0, 61)
+    low, high = np.quantile(reference, [0.001, 0.999])
+    width = max(high - low, 1e-6)
+    if "flow" in finite and finite["flow"].size:
+        flow_low, flow_high = np.quantile(finite["flow"], [0.01, 0.97])
+        low, high = max(min(low, flow_low), low - width), min(max(high, flow_high), high + width)
+    return np.linspace(low - 0.02 * width, high + 0.02 * width, 61)
+
+
+def _distances(run: Contents) -> str:
+    values: dict[str, tuple[Any, Any]] = {}
+
+    def some(positions: np.ndarray) -> np.ndarray:
+        pairs = positions.shape[1] * (positions.shape[1] - 1) // 2
+        return pair_distances(positions[: max(100, min(MAX_SAMPLES, MAX_DISTANCES // max(pairs, 1)))])
+
+    if run.data is not None:
+        values["data"] = (some(run.data), None)
+    if run.samples is not None:
+        samples, log_w = _weighted(run)
+        distances = some(samples.positions)
+        values["flow"] = (distances, None)
+        if log_w is not None and np.isfinite(log_w[: len(distances)]).any():
+            values["reweighted flow"] = (distances, log_w[: len(distances)])
+    if not values:
+        return ""
+    finite = np.concatenate([array[np.isfinite(array)] for name, (array, _) in values.items() if name != "reweighted flow"])
+    if finite.size == 0:
+        return ""
+    low, high = np.quantile(finite, [0.0002, 0.9998])
+    margin = 0.04 * max(high - low, 1e-6)
+    edges = np.linspace(max(0.0, low - margin), high + margin, 91)
+    unit = "nm" if run.units == "nm" else f"{run.units} units"
+    return _histogram_section(run, "Pair distances", f"distance of two particles / {unit}", values, edges, "pair distances")
+
+
+def _histogram_section(
+    run: Contents, title: str, xlabel: str, values: Mapping[str, tuple[Any, Any]], edges: Float[np.ndarray, " b_plus_1"], what: str
+) -> str:
+    from boltzflow.report import figures
+
+    shown = {name: metrics.histogram(_nan_outside(array), edges, log_w=log_w) for name, (array, log_w) in values.items()}
+    sentences = []
+    if "data" in values:
+        data = _nan_outside(values["data"][0])
+        for name in ("flow", "reweighted flow"):
+            if name in values:
+                array, log_w = values[name]
+                distance = metrics.total_variation_distance(data, _nan_outside(array), edges, log_w_b=log_w)
+                value, interval = numbers(distance)
+                sentences.append(f"total variation distance of {name} from data: {value} {interval}")
+    outside = [f"{100 * h.outside:.2g}\u202f% of {name}" for name, h in shown.items() if h.outside > 0.005]
+    if outside:
+        sentences.append(f"outside the range shown: {', '.join(outside)}")
+    caption = f"Histograms of {what} with 95\u202f% bootstrap bands. " + sentence(sentences)
+    return section(title, figure(figures.histograms(shown, xlabel), caption, f"Histograms of {what}: {', '.join(shown)}"))
+
+
+def _nan_outside(values: Any) -> Any:
+    """Infinite values count as outside every bin."""
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _view(run: Contents) -> str:
+    if run.samples is None or run.samples.positions.shape[2] not in (2, 3):
+        return ""
+    from boltzflow.report import figures
+
+    indices = structures.representatives(run.samples)
+    if len(indices) == 0:
+        return ""
+    positions, energies = run.samples.positions[indices], [float(u) for u in run.samples.u[indices]]
+    classes = list(run.target.classes) if run.target is not None else [0] * positions.shape[1]
+    unit = "nm" if run.units == "nm" else f"{run.units} units"
+    words = "Samples of the flow, drawn with their weights so that they look like the target."
+    if positions.shape[2] == 2:
+        svg = figures.planar_configurations(positions, energies, classes, unit)
+        return section("Samples", figure(svg, words, f"{len(positions)} planar configurations"))
+    colors = "by their distance from the centre" if len(set(classes)) == 1 else "by their kind"
+    note = f"{words} Particles are coloured {colors}, lines join neighbours. Drag to turn, scroll to zoom, move the slider for another one."
+    return section("Samples", f"<p>{note}</p>{structures.view_3d(positions, energies, classes, unit)}")
+
+
+def _weights(run: Contents) -> str:
+    if run.samples is None:
+        return ""
+    from boltzflow.report import figures
+
+    log_w = run.samples.log_weight
+    without = int(np.isneginf(log_w).sum())
+    lost = f"{thousands(without)} of {thousands(log_w.size)} samples have no weight" if without else ""
+    if without == log_w.size:
+        return section("Weights", f'<p class="note">{sentence([lost])}</p>')
+    k = weights.pareto_k(log_w)
+    share = float(weights.normalized(log_w).max())
+    parts = [f"the heaviest of {thousands(log_w.size)} samples carries {100 * share:.2g}\u202f% of all weight"]
+    parts.append(f"Pareto k = {k:.2f}, {_verdict(k)}" if math.isfinite(k) else f"Pareto k: {_verdict(k)}")
+    caption = sentence([*parts, *([lost] if lost else [])])
+    words = "<p>A perfect flow gives all samples the same weight. A few that are far heavier than the rest ruin every average.</p>"
+    svg = figures.weight_distribution(log_w, k)
+    return section("Weights", words + figure(svg, caption, "Histogram of the log-weights and their tail on logarithmic axes"))
+
+
+def _training(run: Contents) -> str:
+    if not run.metrics and not run.evaluations:
+        return ""
+    from boltzflow.report import figures
+
+    parts = [f"{thousands(run.metrics[-1]['step'])} steps"] if run.metrics else []
+    skipped = run.metrics[-1].get("skipped") if run.metrics else None
+    if is_number(skipped) and skipped:
+        parts.append(f"{thousands(int(skipped))} samples that were not finite were skipped")
+    caption = sentence(parts) + (" Bands are 95\u202f% intervals." if run.evaluations else "")
+    return section("Training", figure(figures.training(run.metrics, run.evaluations), caption, "Training curves over the steps"))
+
+
+LABELS = {"reference": "reference data", "reference_data": "reference data", "compile": "compilation"}
+
+
+def _durations(run: Contents) -> str:
+    rows = [(LABELS.get(name, name.replace("_", " ")), duration(seconds)) for name, seconds in run_contents.durations(run)]
+    return section("How long it took", table(rows)) if rows else ""
+
+
+def _configuration(run: Contents) -> str:
+    card = [(key.replace("_", " "), value) for key, value in run.card.items() if isinstance(value, str | int | float | bool)]
+    source = [(key.replace("_", " "), short(value)) for key, value in run.provenance.items() if np.ndim(value) == 0]
+    versions = [(key, value) for key, value in run.versions.items() if not isinstance(value, dict | list)]
+    tables: list[tuple[str, Callable[[], str]]] = [
+        ("Versions", lambda: table(versions)),
+        ("Model", lambda: table(card)),
+        ("Reference data", lambda: table(source)),
+    ]
+    filled = [f"<div><h2>{title}</h2>{make()}</div>" for (title, make), rows in zip(tables, (versions, card, source), strict=True) if rows]
+    sections = []
+    if run.config_text.strip():
+        sections.append(section("Configuration", f"<pre>{escape(run.config_text.strip())}</pre>"))
+    if filled:
+        sections.append(f'<section class="pair">{"".join(filled)}</section>')
+    return "".join(sections)

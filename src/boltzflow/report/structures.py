@@ -1,0 +1,130 @@
+"""A look at a few configurations: an interactive 3-D view, or a drawing where the system is planar."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, Shaped
+
+from boltzflow.analysis import weights
+from boltzflow.analysis.observables import pair_distances
+from boltzflow.errors import DataError
+from boltzflow.sampling.samples import Samples
+
+PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a"]
+
+
+def representatives(samples: Samples, count: int = 8) -> Int[np.ndarray, " m"]:
+    """Indices of a few samples drawn with their weights, none twice; of any finite ones where no sample has weight."""
+    finite = np.flatnonzero(np.isfinite(samples.positions).all(axis=(1, 2)))
+    try:
+        drawn = weights.resample_indices(samples.log_weight, 4 * count, seed=0)
+    except DataError:
+        return finite[:count]
+    unique = drawn[np.sort(np.unique(drawn, return_index=True)[1])]
+    return unique[np.isin(unique, finite)][:count]
+
+
+def view_3d(positions: Shaped[np.ndarray, "m N 3"], energies: Sequence[float], classes: Sequence[int], unit: str) -> str:
+    """HTML of a view that can be turned, with a slider over the configurations; plotly's JavaScript is inlined.
+
+    Args:
+        positions: (m, N, 3) configurations.
+        energies: (m,) reduced energies.
+        classes: (N,) interchangeability classes, told apart by colour.
+        unit: unit of length.
+    """
+    from plotly.offline import get_plotlyjs
+
+    size = f"about {2 * float(np.median(np.linalg.norm(positions, axis=2).max(axis=1))):.2g} {unit} across"
+    traces: list[dict[str, Any]] = []
+    for k, configuration in enumerate(positions):
+        traces += [_bonds(configuration, k == 0), _particles(configuration, classes, k == 0)]
+    steps = [
+        {
+            "method": "update",
+            "label": str(k + 1),
+            "args": [{"visible": [i // 2 == k for i in range(len(traces))]}, {"title.text": _title(k, energies, size)}],
+        }
+        for k in range(len(positions))
+    ]
+    limit = 1.08 * float(np.abs(positions).max())
+    axis = {"visible": False, "range": [-limit, limit]}
+    layout = {
+        "title": {"text": _title(0, energies, size), "font": {"size": 14}, "x": 0.02},
+        "showlegend": False,
+        "margin": {"l": 0, "r": 0, "t": 40, "b": 0},
+        "font": {"family": "system-ui, sans-serif", "color": "#222b33", "size": 11},
+        "scene": {
+            "aspectmode": "cube",
+            "camera": {"eye": {"x": 0.95, "y": 0.95, "z": 0.6}},
+            **{name: axis for name in ("xaxis", "yaxis", "zaxis")},
+        },
+        "sliders": [{"steps": steps, "currentvalue": {"prefix": "sample "}, "pad": {"t": 8, "b": 8, "l": 8, "r": 8}}],
+    }
+    figure = _script_safe(json.dumps({"data": traces, "layout": layout}))
+    return f"""<div id="view" class="view" role="img" aria-label="Three-dimensional view of {len(positions)} samples"></div>
+<script>{get_plotlyjs()}</script>
+<script>
+(function () {{
+  var place = document.getElementById("view");
+  var canvas = document.createElement("canvas");
+  if (!(canvas.getContext("webgl") || canvas.getContext("experimental-webgl"))) {{
+    place.className = "note";
+    place.textContent = "The 3-D view needs WebGL, which this browser does not offer; open the page in another one to see it.";
+    return;
+  }}
+  var figure = {figure};
+  Plotly.newPlot(place, figure.data, figure.layout, {{responsive: true, displaylogo: false}});
+}})();
+</script>"""
+
+
+def _title(k: int, energies: Sequence[float], size: str) -> str:
+    return f"sample {k + 1}: u = {energies[k]:.1f}, {size}"
+
+
+def _particles(configuration: Shaped[np.ndarray, "N 3"], classes: Sequence[int], visible: bool) -> dict[str, Any]:
+    n = len(configuration)
+    size = float(np.clip(60.0 / n ** (1 / 3), 8.0, 26.0))
+    # One class: shade by the distance from the centre, which shows what lies inside. Several: one colour each.
+    if len(set(classes)) == 1:
+        radius = np.linalg.norm(configuration, axis=1)
+        scale = [[0.0, "#d55e00"], [0.5, "#e9b44c"], [1.0, "#0072b2"]]
+        marker: dict[str, Any] = {"color": np.round(radius, 3).tolist(), "colorscale": scale}
+    else:
+        marker = {"color": [PALETTE[number % len(PALETTE)] for number in classes]}
+    x, y, z = np.round(configuration.astype(float), 4).T.tolist()
+    return {
+        "type": "scatter3d",
+        "mode": "markers",
+        "x": x,
+        "y": y,
+        "z": z,
+        "visible": visible,
+        "marker": {"size": size, "opacity": 1.0, "line": {"color": "#ffffff", "width": 1}, **marker},
+        "text": [f"particle {i + 1}" for i in range(n)],
+        "hovertemplate": "%{text}<br>(%{x:.2f}, %{y:.2f}, %{z:.2f})<extra></extra>",
+    }
+
+
+def _bonds(configuration: Shaped[np.ndarray, "N 3"], visible: bool) -> dict[str, Any]:
+    """Lines between neighbours, which give the eye depth: pairs closer than 1.35 times the typical nearest distance."""
+    distances = pair_distances(configuration)
+    first, second = np.triu_indices(len(configuration), k=1)
+    square = np.full((len(configuration),) * 2, np.inf)
+    square[first, second] = square[second, first] = distances
+    near = distances < 1.35 * np.median(square.min(axis=1))
+    lines = np.full((int(near.sum()), 3, 3), np.nan)
+    ends, other = configuration[first[near]], configuration[second[near]]
+    # Short of the centres, or the lines would show through the particles.
+    lines[:, 0], lines[:, 1] = ends + 0.15 * (other - ends), other + 0.15 * (ends - other)
+    x, y, z = ([None if np.isnan(value) else round(float(value), 4) for value in column] for column in lines.reshape(-1, 3).T)
+    line = {"color": "#aab2ba", "width": 4}
+    return {"type": "scatter3d", "mode": "lines", "x": x, "y": y, "z": z, "visible": visible, "line": line, "hoverinfo": "skip"}
+
+
+def _script_safe(text: str) -> str:
+    """JSON that cannot end the script element that it stands in."""
+    return text.replace("<", "\\u003c")

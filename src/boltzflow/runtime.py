@@ -1,0 +1,81 @@
+"""How JAX runs: precision, virtual devices, and the cache of compiled programs on disk.
+
+Called by the command line, never at import: a library does not change the process it is loaded into.
+"""
+
+import hashlib
+import os
+import platform
+import warnings
+from pathlib import Path
+from typing import Literal
+
+from boltzflow.errors import ConfigError
+
+CACHE_VARIABLE = "BOLTZFLOW_CACHE"
+
+
+def configure(precision: Literal["single", "double"] = "single", devices: int = 1) -> None:
+    """Sets the floating-point precision, the number of CPU devices and the compile cache of this process.
+
+    Args:
+        precision: "double" makes arrays float64 unless they say otherwise.
+        devices: devices that training will share its batches over. On a machine without an accelerator that many virtual CPU devices
+            are made; where there are accelerators, or for 0 (all there are), nothing is changed.
+
+    Raises:
+        ConfigError: if JAX is already in use with fewer CPU devices.
+    """
+    import jax
+
+    jax.config.update("jax_enable_x64", precision == "double")
+    if devices > 1 and jax.config.jax_num_cpu_devices < devices:  # pyright: ignore[reportAttributeAccessIssue]
+        try:
+            jax.config.update("jax_num_cpu_devices", devices)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"training.devices is {devices}, but JAX is already running in this process with fewer CPU devices; start a new process."
+            ) from error
+    folder = compile_cache()
+    if folder is None:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    # Programs that compile faster than this are not worth a file.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    # An entry that a killed process left half-written is compiled anew; JAX's warning about it helps nobody.
+    warnings.filterwarnings("ignore", message=".*persistent compilation cache.*", category=UserWarning)
+
+
+def cache_folder() -> Path:
+    """The folder for what can be made again: $BOLTZFLOW_CACHE, else the user's cache folder."""
+    named = os.environ.get(CACHE_VARIABLE)
+    if named:
+        return Path(named).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("boltzflow"))
+
+
+def compile_cache() -> Path | None:
+    """A writable folder for programs compiled on this kind of machine; None where there is none.
+
+    Programs are compiled for the very processor, and a home folder may be shared by machines of different kinds, so each kind has a
+    folder of its own.
+    """
+    folder = cache_folder() / "compiled" / _machine()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None
+
+
+def _machine() -> str:
+    """A short name for this kind of processor: the architecture and a hash of its features."""
+    features = platform.system()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        features += "".join(next((line for line in lines if line.startswith(start)), "") for start in ("model name", "flags", "Features"))
+    except OSError:
+        pass
+    return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:12]}"

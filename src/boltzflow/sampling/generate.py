@@ -1,0 +1,201 @@
+"""Draws samples from a flow in chunks: compiled, on all cores, streamed to disk, resumable."""
+
+import collections
+import concurrent.futures
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from boltzflow.errors import DataError
+from boltzflow.flows.continuous import ContinuousFlow, FlowSolution
+from boltzflow.progress import Progress, Silent
+from boltzflow.sampling.samples import Samples
+from boltzflow.sampling.writer import SamplesWriter
+from boltzflow.targets.base import Target
+
+T = TypeVar("T")
+
+CHUNK = 64
+"""Configurations per compiled call: few enough that the tangents of the divergence stay in the processor's cache."""
+
+
+@eqx.filter_jit
+def draw(flow: ContinuousFlow, keys: PRNGKeyArray) -> FlowSolution:
+    """A chunk of samples, one key each."""
+    return jax.vmap(lambda key: flow.sample_and_log_prob(key=key))(keys)
+
+
+@eqx.filter_jit
+def density(flow: ContinuousFlow, positions: Float[Array, "B N D"], keys: PRNGKeyArray) -> FlowSolution:
+    """Log densities of a chunk of configurations, one key each (used by the Hutchinson estimate only)."""
+    return jax.vmap(lambda x, key: flow.log_prob(x, key=key))(positions, keys)
+
+
+def sample_keys(seed: int, start: int, count: int) -> PRNGKeyArray:
+    """Keys of the samples start, start + 1, ...; they depend on seed and index alone, so that chunks do not change the samples."""
+    return jax.vmap(lambda index: jax.random.fold_in(jax.random.key(seed), index))(jnp.arange(start, start + count))
+
+
+def in_chunks(work: Callable[[int, int], T], start: int, stop: int, chunk: int) -> Iterator[tuple[int, T]]:
+    """Yields (end, work(begin, chunk)) in order, with as many chunks under way as there are cores.
+
+    Chunks are independent programs; running several at once uses the cores better than splitting the small operations of one.
+    """
+    workers = max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    pending: collections.deque[tuple[int, concurrent.futures.Future[T]]] = collections.deque()
+    begins = iter(range(start, stop, chunk))
+    with concurrent.futures.ThreadPoolExecutor(max_workers=workers) as pool:
+        try:
+            while True:
+                while len(pending) < workers and (begin := next(begins, None)) is not None:
+                    pending.append((begin, pool.submit(work, begin, chunk)))
+                if not pending:
+                    return
+                begin, future = pending.popleft()
+                yield min(begin + chunk, stop), future.result()
+        finally:
+            for _, future in pending:
+                future.cancel()
+
+
+def generate(
+    flow: ContinuousFlow,
+    target: Target,
+    n: int,
+    *,
+    seed: int,
+    chunk: int = CHUNK,
+    out: str | Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+    model: str = "",
+) -> Samples:
+    """Draws n samples with their log densities, reduced energies and weights.
+
+    Args:
+        flow: the flow.
+        target: the target whose reduced energy weighs the samples.
+        n: number of samples.
+        seed: sample i depends on the seed and on i alone.
+        chunk: samples per compiled call.
+        out: file to stream to; what is written stays valid if the process is killed.
+        resume: continue the file `out`.
+        progress: told how many samples are done.
+        model: name of the model, stored with the samples.
+
+    Returns:
+        All n samples, those found in a continued file included.
+
+    Raises:
+        DataError: if n is not positive.
+        RunError: if `out` cannot be written, or holds other samples.
+    """
+    if n < 1 or chunk < 1:
+        raise DataError(f"the numbers of samples and of samples per chunk must be positive, got {n} and {chunk}.")
+    progress = Silent() if progress is None else progress
+    chunk = min(chunk, n)
+    meta: dict[str, Any] = {
+        "target": target.name,
+        "fingerprint": target.fingerprint,
+        "units": target.units,
+        "model": model,
+        "seed": seed,
+        "divergence": flow.solver.divergence,
+        "solver": flow.solver.method,
+        "precision": str(jnp.zeros(()).dtype),
+    }
+    began = time.perf_counter()
+
+    def work(begin: int, count: int) -> Samples:
+        # The last chunk is drawn whole and cut, so that one program serves all chunks.
+        solution = draw(flow, sample_keys(seed, begin, count))
+        energies = target.energies(solution.positions)
+        return to_samples(solution, energies, flow.scale, meta).take(np.arange(min(count, n - begin)))
+
+    parts: list[Samples] = []
+    progress.start(n, "sampling")
+    try:
+        if out is None:
+            for done, part in in_chunks(work, 0, n, chunk):
+                parts.append(part)
+                progress.update(done)
+            samples = Samples.concatenate(parts)
+        else:
+            samples = _stream(work, n, chunk, Path(out), meta, resume, progress, target)
+    finally:
+        progress.stop()
+    seconds = time.perf_counter() - began
+    return Samples(**{**_columns(samples), "meta": {**samples.meta, "seconds": samples.meta.get("seconds", seconds)}})
+
+
+def _stream(
+    work: Callable[[int, int], Samples], n: int, chunk: int, out: Path, meta: dict[str, Any], resume: bool, progress: Progress, target: Target
+) -> Samples:
+    with SamplesWriter(out, meta, resume=resume) as writer:
+        mark = time.perf_counter()
+        waiting: list[Samples] = []
+        for done, part in in_chunks(work, writer.n_written, n, chunk):
+            waiting.append(part)
+            now = time.perf_counter()
+            # Every append is a file of its own, so that appends come by time rather than by chunk.
+            if now - mark > 10.0 or done >= n:
+                block = Samples.concatenate(waiting)
+                writer.append(Samples(**{**_columns(block), "meta": {**meta, "seconds": now - mark}}))
+                waiting, mark = [], now
+            progress.update(done)
+    return Samples.load(out, target)
+
+
+def _columns(samples: Samples) -> dict[str, Any]:
+    return {name: getattr(samples, name) for name in ("positions", "log_q", "u", "status", "nfe", "path_length")}
+
+
+def to_samples(solution: FlowSolution, energies: Float[Array, " B"], scale: float, meta: dict[str, Any]) -> Samples:
+    """Samples on the host from a chunk of solutions; path lengths in the target's units."""
+    host = jax.tree.map(np.asarray, solution)
+    return Samples(
+        positions=host.positions,
+        log_q=host.log_q,
+        u=np.asarray(energies),
+        status=host.status,
+        nfe=host.nfe,
+        path_length=host.path_length * scale,
+        meta=meta,
+    )
+
+
+def log_density(
+    flow: ContinuousFlow,
+    positions: Float[np.ndarray, "n N D"],
+    *,
+    seed: int = 0,
+    chunk: int = CHUNK,
+    progress: Progress | None = None,
+) -> FlowSolution:
+    """Log densities of configurations in data units, on the host; the columns of the result are NumPy arrays of length n."""
+    progress = Silent() if progress is None else progress
+    n = len(positions)
+    chunk = min(chunk, n)
+
+    def work(begin: int, count: int) -> FlowSolution:
+        part = positions[begin : begin + count]
+        kept = len(part)
+        padded = np.concatenate([part, np.repeat(part[-1:], count - kept, axis=0)]) if kept < count else part
+        solution = density(flow, jnp.asarray(padded, jnp.zeros(()).dtype), sample_keys(seed, begin, count))
+        return jax.tree.map(lambda a: np.asarray(a)[:kept], solution)
+
+    parts = []
+    progress.start(n, "log density of data")
+    for done, part in in_chunks(work, 0, n, chunk):
+        parts.append(part)
+        progress.update(done)
+    progress.stop()
+    return jax.tree.map(lambda *a: np.concatenate(a), *parts)

@@ -1,0 +1,52 @@
+"""The targets that the command line knows by name."""
+
+import functools
+from collections.abc import Callable
+
+from boltzflow.errors import TargetError, nearest
+from boltzflow.targets.base import Target
+from boltzflow.targets.double_well import double_well
+from boltzflow.targets.lennard_jones import lennard_jones
+
+_TARGETS: dict[str, tuple[Callable[[], Target], str]] = {
+    "dw4": (double_well, "4 particles in 2-D with double-well pair interactions"),
+    "lj13": (
+        functools.partial(lennard_jones, 13, epsilon=2.0),
+        "13 Lennard-Jones particles, epsilon = 2 kT (ordered pairs counted; the published frames)",
+    ),
+    "lj13-once": (
+        functools.partial(lennard_jones, 13, epsilon=1.0),
+        "13 Lennard-Jones particles, epsilon = 1 kT (each pair counted once)",
+    ),
+    "lj55": (
+        functools.partial(lennard_jones, 55, epsilon=2.0),
+        "55 Lennard-Jones particles, epsilon = 2 kT (ordered pairs counted; the published frames)",
+    ),
+    "lj55-once": (
+        functools.partial(lennard_jones, 55, epsilon=1.0),
+        "55 Lennard-Jones particles, epsilon = 1 kT (each pair counted once)",
+    ),
+}
+
+
+def get(name: str) -> Target:
+    """The target of that name.
+
+    The same name gives the same object each time, so that what was compiled for it is used again.
+
+    Raises:
+        TargetError: if there is none; names the nearest ones.
+    """
+    if name not in _TARGETS:
+        raise TargetError(f"there is no target {name!r}; {nearest(name, _TARGETS)}")
+    return _make(name)
+
+
+@functools.cache
+def _make(name: str) -> Target:
+    return _TARGETS[name][0]()
+
+
+def names() -> dict[str, str]:
+    """Name and one-line description of every registered target."""
+    return {name: description for name, (_, description) in _TARGETS.items()}

@@ -1,0 +1,114 @@
+"""Checkpoints of the training state: written atomically by orbax, verified when they are read."""
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from boltzflow.errors import CheckpointError, RunError
+
+
+class Checkpoints:
+    """The checkpoints of one run, newest last; orbax makes each appear whole or not at all and keeps the newest few.
+
+    A checksum of all arrays is stored beside them, because a file that was cut or changed later is not noticed by its reader.
+    """
+
+    def __init__(self, folder: Path, *, keep: int, identity: str) -> None:
+        """Opens the folder, which is made if need be.
+
+        Args:
+            folder: where the checkpoints lie.
+            keep: how many are kept.
+            identity: what the run is; a checkpoint of another identity is refused.
+        """
+        import orbax.checkpoint as ocp
+
+        # Orbax tells every step of its work as a warning-free but long log.
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        self._ocp = ocp
+        self._identity = identity
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+
+    def save(self, step: int, state: PyTree, meta: dict[str, Any]) -> None:
+        """Writes one checkpoint.
+
+        Raises:
+            RunError: if it cannot be written; the checkpoints before it stay.
+        """
+        arrays = _to_arrays(state)
+        meta = {**meta, "identity": self._identity, "checksum": _checksum(arrays)}
+        try:
+            self._manager.save(
+                step, args=self._ocp.args.Composite(state=self._ocp.args.StandardSave(arrays), meta=self._ocp.args.JsonSave(meta)), force=True
+            )
+            self._manager.wait_until_finished()
+        except (OSError, ValueError) as error:
+            raise RunError(f"the checkpoint of step {step} cannot be written ({error}); the one before it is whole.") from error
+
+    def restore(self, like: PyTree, warn: Any) -> tuple[PyTree, dict[str, Any]] | None:
+        """The newest checkpoint that is whole and belongs to this run, or None if there is no checkpoint at all.
+
+        Args:
+            like: a state of the same structure.
+            warn: called with one sentence for each checkpoint that is passed over.
+
+        Raises:
+            CheckpointError: if there are checkpoints but none can be used.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        refused = []
+        for step in steps:
+            try:
+                return self._read(step, like)
+            except CheckpointError as error:
+                refused.append(str(error))
+                warn(f"{error} The one before it is used." if step != steps[-1] else str(error))
+                self._manager.delete(step)
+        if refused:
+            raise CheckpointError(f"no checkpoint of this run can be used; the newest was refused because {refused[0]}")
+        return None
+
+    def _read(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
+        abstract = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in _to_arrays(like).items()}
+        try:
+            # The metadata comes first and alone: the arrays of a foreign checkpoint have other shapes.
+            meta = self._manager.restore(step, args=self._ocp.args.Composite(meta=self._ocp.args.JsonRestore()))["meta"]
+            foreign = meta["identity"] != self._identity
+            if not foreign:
+                restored = self._manager.restore(step, args=self._ocp.args.Composite(state=self._ocp.args.StandardRestore(_as_numpy(abstract))))
+                arrays = {name: np.asarray(a) for name, a in restored["state"].items()}
+        except Exception as error:  # orbax and tensorstore raise many kinds
+            raise CheckpointError(f"the checkpoint of step {step} is damaged or incomplete ({type(error).__name__}).") from error
+        if foreign:
+            raise CheckpointError(f"the checkpoint of step {step} belongs to another run ({meta['identity']}, not {self._identity}).")
+        if _checksum(arrays) != meta["checksum"]:
+            raise CheckpointError(f"the checkpoint of step {step} is damaged: its checksum does not match.")
+        leaves, structure = jax.tree.flatten(like)
+        values = [arrays[f"{index:05d}"] for index in range(len(leaves))]
+        return jax.tree.unflatten(structure, [jax.numpy.asarray(v, leaf.dtype) for v, leaf in zip(values, leaves, strict=True)]), meta
+
+    def close(self) -> None:
+        """Releases what orbax holds."""
+        self._manager.close()
+
+
+def _as_numpy(abstract: dict[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
+    return {name: np.empty(a.shape, a.dtype) for name, a in abstract.items()}
+
+
+def _to_arrays(state: PyTree) -> dict[str, np.ndarray]:
+    return {f"{index:05d}": np.asarray(leaf) for index, leaf in enumerate(jax.tree.leaves(state))}
+
+
+def _checksum(arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()

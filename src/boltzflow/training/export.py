@@ -1,0 +1,138 @@
+"""Trained models on disk: safetensors with the configuration, and a card that says how it was made."""
+
+import dataclasses
+import json
+import os
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from boltzflow import config_io
+from boltzflow.config import RunConfig
+from boltzflow.errors import CheckpointError, TargetError, nearest
+from boltzflow.flows.build import build_flow
+from boltzflow.flows.continuous import ContinuousFlow
+from boltzflow.targets import Target
+from boltzflow.targets import get as get_target
+
+MODEL_FILE = "model.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A trained flow with all that is needed to use it.
+
+    Attributes:
+        name: name of the shipped model, or folder of the run.
+        flow: the flow with its averaged parameters.
+        config: the configuration of the run.
+        target: the target it was trained for.
+        card: how it was made: command, data, time, figures.
+        run: folder of the run, None for a shipped model.
+    """
+
+    name: str
+    flow: ContinuousFlow
+    config: RunConfig
+    target: Target
+    card: dict[str, Any]
+    run: Path | None = None
+
+
+def _named_arrays(tree: PyTree) -> dict[str, np.ndarray]:
+    paths = jax.tree_util.tree_flatten_with_path(eqx.filter(tree, eqx.is_inexact_array))[0]
+    return {jax.tree_util.keystr(path).lstrip("."): np.asarray(leaf) for path, leaf in paths}
+
+
+def save_model(path: Path, flow: ContinuousFlow, config: RunConfig, target: Target, card: dict[str, Any]) -> None:
+    """Writes the parameters to `path` and the card beside it as .json; each file appears whole or not at all.
+
+    Args:
+        path: the safetensors file.
+        flow: the flow to save.
+        config: configuration from which the flow is built again.
+        target: the target; its fingerprint is stored.
+        card: how the model was made.
+    """
+    from safetensors.numpy import save
+
+    metadata = {"format": "boltzflow-model-1", "config": config_io.dump(config), "fingerprint": target.fingerprint, "scale": repr(flow.scale)}
+    content = save(_named_arrays(flow.field), metadata=metadata)
+    text = json.dumps({"target": config.target, "fingerprint": target.fingerprint, **card}, indent=2) + "\n"
+    for file, data in ((path, content), (path.with_suffix(".json"), text.encode())):
+        part = file.with_name(file.name + ".part")
+        part.write_bytes(data)
+        os.replace(part, file)
+
+
+def load_model(name: str | os.PathLike[str], *, target: Target | None = None) -> Model:
+    """Loads a shipped model by its name, or the model of a run by its folder or its safetensors file.
+
+    Args:
+        name: name or path.
+        target: the target, for models of targets that are not registered.
+
+    Raises:
+        CheckpointError: if there is no such model, or its file is damaged or belongs to another network.
+        TargetError: if the target is not registered and not given, or not the one the model was trained for.
+    """
+    path = Path(name)
+    run = None
+    if path.is_dir():
+        run, path = path, path / MODEL_FILE
+        if not path.is_file():
+            raise CheckpointError(f"{run} holds no trained model yet; finish it with `boltzflow resume {run}`.")
+    elif not path.is_file():
+        shipped = shipped_models()
+        if str(name) not in shipped:
+            raise CheckpointError(f"there is no model or run folder {str(name)!r}; {nearest(str(name), shipped)}")
+        path = shipped[str(name)]
+    config, metadata, arrays = _read(path)
+    if target is None:
+        try:
+            target = get_target(config.target)
+        except TargetError as error:
+            raise TargetError(f"the model in {path} was trained for the target {config.target!r}, which is not built in; pass target=.") from error
+    if metadata["fingerprint"] != target.fingerprint:
+        raise TargetError(f"the model in {path} was trained for {metadata['fingerprint']}, not for {target.fingerprint}.")
+    flow = build_flow(config.flow, target, float(metadata["scale"]), key=jax.random.key(0))
+    flow = eqx.tree_at(lambda f: f.field, flow, _with_arrays(flow.field, arrays, path))
+    card_file = path.with_suffix(".json")
+    card = json.loads(card_file.read_text()) if card_file.is_file() else {}
+    return Model(str(name), flow, config, target, card, run)
+
+
+def shipped_models() -> dict[str, Path]:
+    """Files of the models that ship with the package, by name."""
+    folder = Path(str(resources.files("boltzflow") / "pretrained"))
+    return {file.stem: file for file in sorted(folder.glob("*.safetensors"))}
+
+
+def _read(path: Path) -> tuple[RunConfig, dict[str, str], dict[str, np.ndarray]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (the handle is no mapping)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"the model file {path} is damaged or no safetensors file ({error}).") from error
+    if metadata.get("format") != "boltzflow-model-1":
+        raise CheckpointError(f"{path} is a safetensors file but no boltzflow model; use one that `boltzflow train` has written.")
+    return config_io.loads(metadata["config"], str(path)), metadata, arrays
+
+
+def _with_arrays(field: PyTree, arrays: dict[str, np.ndarray], path: Path) -> PyTree:
+    expected = _named_arrays(field)
+    if {k: a.shape for k, a in expected.items()} != {k: a.shape for k, a in arrays.items()}:
+        raise CheckpointError(f"the parameters in {path} do not fit the network that its configuration names; the file is of another version.")
+    parameters, static = eqx.partition(field, eqx.is_inexact_array)
+    leaves, structure = jax.tree.flatten(parameters)
+    values = [jnp.asarray(arrays[name], leaf.dtype) for name, leaf in zip(expected, leaves, strict=True)]
+    return eqx.combine(jax.tree.unflatten(structure, values), static)

@@ -1,0 +1,63 @@
+"""Metrics of a run as JSON lines, optionally also as TensorBoard events, and the versions that made it."""
+
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from boltzflow.errors import ConfigError
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package, of Python and of what computes."""
+    names = ("boltzflow", "jax", "jaxlib", "equinox", "diffrax", "optax", "blackjax", "numpy", "numba", "h5py", "orbax-checkpoint")
+    return {"python": platform.python_version(), "platform": platform.platform()} | {name: importlib.metadata.version(name) for name in names}
+
+
+class MetricsLog:
+    """Appends lines to metrics.jsonl."""
+
+    def __init__(self, folder: Path, *, keep_until: int, tensorboard: bool) -> None:
+        """Opens the log and drops the lines after step `keep_until`, which the resumed run writes again."""
+        path = folder / "metrics.jsonl"
+        if path.is_file():
+            lines = [line for line in path.read_text().splitlines() if _step(line) <= keep_until]
+            part = path.with_name(path.name + ".part")
+            part.write_text("".join(line + "\n" for line in lines))
+            os.replace(part, path)
+        self._file = path.open("a", encoding="utf-8")
+        self._board = _tensorboard(folder / "tensorboard") if tensorboard else None
+
+    def write(self, *, step: int, **values: Any) -> None:
+        """Writes one line at once, so that a killed run has it."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in values.items():
+                scalar = value.get("value") if isinstance(value, dict) else value
+                if scalar is not None:
+                    self._board.add_scalar(name, scalar, step)
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _step(line: str) -> float:
+    """Step of a line; a line cut by a kill counts as after everything."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise ConfigError('training.tensorboard needs the extra `tracking`; install it with `pip install "boltzflow[tracking]"`.') from error
+    return SummaryWriter(str(folder))

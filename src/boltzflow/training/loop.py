@@ -1,0 +1,263 @@
+"""The training loop: from a configuration to a run folder with a trained model, interruptible at any moment."""
+
+import dataclasses
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from boltzflow import config_io, datasets, targets
+from boltzflow.config import RunConfig
+from boltzflow.datasets import Dataset
+from boltzflow.errors import RunError
+from boltzflow.flows.build import build_flow
+from boltzflow.flows.continuous import ContinuousFlow
+from boltzflow.objectives.flow_matching import FlowMatching
+from boltzflow.progress import FractionOf, Progress, Silent
+from boltzflow.targets import Target
+from boltzflow.training.batches import prefetch
+from boltzflow.training.checkpoint import Checkpoints
+from boltzflow.training.export import MODEL_FILE, save_model
+from boltzflow.training.logging import MetricsLog, versions
+from boltzflow.training.sharding import data_mesh
+from boltzflow.training.state import TrainState, initial_state, make_step, place_batch
+
+
+def train(
+    config: RunConfig,
+    out: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+    target: Target | None = None,
+    dataset: Dataset | None = None,
+) -> Path:
+    """Trains the flow of a configuration and writes everything into the run folder.
+
+    The result depends on the configuration alone: a run that was killed and continued ends bit-identical to one that was not, on the
+    same machine.
+
+    Args:
+        config: what is trained on what, and how.
+        out: the run folder.
+        resume: continue the run that the folder holds.
+        progress: told loss and step.
+        target: the target, if it is not a registered one.
+        dataset: the frames, if they are neither generated nor read from `config.data.path`.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        RunError: if the folder cannot be written or holds another run, or the run was interrupted (its state is saved).
+        CheckpointError: if `resume` and no checkpoint can be used.
+        DataError: if the data cannot be used.
+        ConfigError: if batch size, microbatch and devices do not fit together.
+    """
+    progress = Silent() if progress is None else progress
+    folder = Path(out)
+    target = targets.get(config.target) if target is None else target
+    config_io.check(config)
+    training = config.training
+    mesh = data_mesh(training.devices, training.batch_size, training.microbatch)
+    _open_folder(folder, config, resume)
+    frames, reference_seconds = _data(config, target, folder, dataset, progress)
+    train_set, validation_set = frames.split(validation=config.data.validation, seed=config.data.split_seed)
+
+    scale = _scale(config, target, train_set)
+    flow = build_flow(config.flow, target, scale, key=jax.random.key(training.seed))
+    objective = FlowMatching(**dataclasses.asdict(config.objective))
+    step_function = make_step(flow.field, objective, training, mesh)
+    state = initial_state(flow.field, training)
+    checkpoints = Checkpoints(folder / "checkpoints", keep=training.keep_checkpoints, identity=f"{target.fingerprint}; {_identity(config)}")
+    found = checkpoints.restore(state, progress.message) if resume else None
+    meta: dict[str, Any] = {"seconds": 0.0, "losses": [], "costs": []}
+    if found is not None:
+        state, meta = found
+    first = int(state.step)
+    state = jax.device_put(state, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    log = MetricsLog(folder, keep_until=first, tensorboard=training.tensorboard)
+    losses, costs = list(meta["losses"]), list(meta["costs"])
+    began = time.perf_counter() - meta["seconds"]
+    classes, scaled = np.asarray(target.classes), train_set.positions / scale
+
+    def prepare(step: int) -> Any:
+        return objective.prepare(
+            scaled, batch_size=training.batch_size, seed=training.seed, step=step, classes=classes, reflections=target.reflections
+        )
+
+    def save(state: TrainState) -> None:
+        meta = {"seconds": time.perf_counter() - began, "losses": losses, "costs": costs}
+        checkpoints.save(int(state.step), state, meta)
+
+    progress.start(training.steps, "training")
+    with _interruptible() as interrupted:
+        for step, (batch, info) in enumerate(prefetch(prepare, first, training.steps), start=first + 1):
+            state, metrics = step_function(state, place_batch(batch, mesh))
+            loss = float(metrics.loss)
+            losses.append(loss)
+            costs.append(info.cost_after)
+            if step % training.log_every == 0 or step == training.steps:
+                log.write(
+                    step=step,
+                    loss=float(np.mean(losses)),
+                    pairing_cost=float(np.mean(costs)),
+                    grad_norm=float(metrics.grad_norm),
+                    learning_rate=float(metrics.learning_rate),
+                    skipped=int(state.skipped),
+                    masked=int(state.masked),
+                    seconds=round(time.perf_counter() - began, 3),
+                )
+                progress.update(step, loss=float(np.mean(losses)))
+                losses.clear()
+                costs.clear()
+            if training.evaluate_every and step % training.evaluate_every == 0 and step < training.steps:
+                averaged = _averaged(flow, state)
+                log.write(step=step, **_periodic_evaluation(averaged, target, validation_set, training.evaluate_n, training.seed))
+                _write_model(folder, averaged, config, target, _card(config, frames, reference_seconds, time.perf_counter() - began, step))
+            if interrupted.is_set() or step % training.checkpoint_every == 0 or step == training.steps:
+                save(state)
+            if interrupted.is_set() and step < training.steps:
+                progress.stop()
+                raise RunError(f"interrupted at step {step} of {training.steps}; the state is saved, continue with `boltzflow resume {folder}`.")
+    progress.stop()
+    averaged = _averaged(flow, state)
+    seconds = time.perf_counter() - began if first < training.steps else meta["seconds"]
+    _write_model(folder, averaged, config, target, _card(config, frames, reference_seconds, seconds, training.steps))
+    checkpoints.close()
+    log.close()
+    return folder
+
+
+def _identity(config: RunConfig) -> str:
+    """What a checkpoint must agree on to be continued: everything but how often is logged and saved."""
+    import hashlib
+
+    plain = dataclasses.asdict(config)
+    plain.pop("description")
+    for name in ("log_every", "checkpoint_every", "keep_checkpoints", "evaluate_every", "evaluate_n", "tensorboard"):
+        plain["training"].pop(name)
+    plain["flow"].pop("solver")
+    return "configuration " + hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _open_folder(folder: Path, config: RunConfig, resume: bool) -> None:
+    """Makes the run folder, or checks that it holds this run."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        existing = folder / "config.yaml"
+        if existing.is_file():
+            there = config_io.load_config(existing)
+            if not resume:
+                raise RunError(f"{folder} already holds a run; continue it with `boltzflow resume {folder}` or choose another folder.")
+            if _identity(there) != _identity(config):
+                raise RunError(f"{folder} holds a run of another configuration; choose another folder.")
+        elif resume and any(folder.iterdir()):
+            raise RunError(f"{folder} is not empty and has no config.yaml; choose another folder.")
+        elif any(path for path in folder.iterdir() if path.name != "data.h5"):
+            raise RunError(f"{folder} is not empty and holds no run; choose another folder.")
+        config_io.save_config(config, existing)
+        _write_json(folder / "versions.json", versions())
+    except OSError as error:
+        raise RunError(f"the run folder {folder} cannot be written: {error.strerror or error}.") from error
+
+
+def _write_json(path: Path, content: Any) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(part, path)
+
+
+def _data(config: RunConfig, target: Target, folder: Path, dataset: Dataset | None, progress: Progress) -> tuple[Dataset, float | None]:
+    """The frames, and the seconds that making them took (None where they came from outside)."""
+    from boltzflow import reference
+
+    own = folder / "data.h5"
+    if own.is_file():
+        frames = datasets.load(own, target, allow_virial_mismatch=config.data.allow_virial_mismatch)
+        seconds = frames.provenance.get("seconds")
+        return frames, float(seconds) if seconds is not None else None
+    if dataset is not None:
+        dataset.save(own)
+        return datasets.load(own, target, allow_virial_mismatch=config.data.allow_virial_mismatch), None
+    if config.data.path is not None:
+        frames = datasets.load(config.data.path, target, allow_virial_mismatch=config.data.allow_virial_mismatch)
+        frames.save(own)
+        seconds = frames.provenance.get("seconds")
+        return frames, float(seconds) if seconds is not None else None
+    result = reference.sample(target, config.data.n, seed=config.data.seed, progress=FractionOf(progress, "reference data"))
+    progress.stop()
+    progress.message(result.sentence())
+    result.dataset.save(own)
+    return result.dataset, float(result.diagnostics["seconds"])
+
+
+def _scale(config: RunConfig, target: Target, train_set: Dataset) -> float:
+    """One unit of the prior in data units."""
+    if config.flow.scale is not None:
+        return config.flow.scale
+    return 1.0 if target.units == "reduced" else float(np.std(train_set.positions))
+
+
+def _averaged(flow: ContinuousFlow, state: TrainState) -> ContinuousFlow:
+    """The flow with the averaged parameters on one device."""
+    average = jax.device_put(jax.tree.map(np.asarray, state.average))
+    field = eqx.combine(average, eqx.filter(flow.field, eqx.is_inexact_array, inverse=True))
+    return eqx.tree_at(lambda f: f.field, flow, field)
+
+
+def _periodic_evaluation(flow: ContinuousFlow, target: Target, validation: Dataset, n: int, seed: int) -> dict[str, Any]:
+    """NLL of validation frames and reverse ESS, from few samples."""
+    from boltzflow.analysis import metrics, weights
+    from boltzflow.sampling.generate import generate, log_density
+
+    samples = generate(flow, target, n, seed=seed)
+    result: dict[str, Any] = {"ess_reverse": weights.reverse_ess(samples.log_weight).as_dict()}
+    if validation.n:
+        solution = log_density(flow, validation.positions[:n])
+        log_q = np.asarray(solution.log_q)[np.asarray(solution.status) == 0]
+        if len(log_q):
+            result["validation_nll"] = metrics.mean(-log_q).as_dict()
+    return result
+
+
+def _card(config: RunConfig, frames: Dataset, reference_seconds: float | None, seconds: float, step: int) -> dict[str, Any]:
+    return {
+        "description": config.description,
+        "steps": step,
+        "frames": frames.n,
+        "data": {key: value for key, value in frames.provenance.items() if isinstance(value, str | int | float)},
+        "seconds": {"reference": reference_seconds, "training": round(seconds, 1)},
+        "versions": versions(),
+    }
+
+
+def _write_model(folder: Path, flow: ContinuousFlow, config: RunConfig, target: Target, card: dict[str, Any]) -> None:
+    try:
+        save_model(folder / MODEL_FILE, flow, config, target, card)
+    except OSError as error:
+        raise RunError(f"the model cannot be written to {folder}: {error.strerror or error}; the checkpoints are kept.") from error
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Turns Ctrl-C and SIGTERM into an event while the block runs, so that a step is finished and saved before the process ends."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = {number: signal.signal(number, lambda *_: event.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

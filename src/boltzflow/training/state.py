@@ -1,0 +1,143 @@
+"""The training state and the step that advances it: one compiled function over a device mesh."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, PyTree
+
+from boltzflow.config import TrainingConfig
+from boltzflow.nets.base import AbstractVectorField
+from boltzflow.objectives.flow_matching import Batch, FlowMatching
+
+
+class TrainState(NamedTuple):
+    """All that changes from step to step.
+
+    Attributes:
+        step: optimiser steps done, skipped ones included: a skipped step does not hold the schedule back.
+        parameters: arrays of the vector field.
+        average: exponential moving average of the parameters; the one that samples.
+        optimiser: state of the optimiser.
+        skipped: steps whose gradient was not finite and that changed nothing.
+        masked: pairs whose loss was not finite and that were left out.
+    """
+
+    step: Int[Array, ""]
+    parameters: PyTree
+    average: PyTree
+    optimiser: PyTree
+    skipped: Int[Array, ""]
+    masked: Int[Array, ""]
+
+
+class StepMetrics(NamedTuple):
+    """Loss per pair over the pairs kept, global gradient norm before clipping, and the learning rate."""
+
+    loss: Float[Array, ""]
+    grad_norm: Float[Array, ""]
+    learning_rate: Float[Array, ""]
+
+
+def schedule(config: TrainingConfig) -> optax.Schedule:
+    """Linear warm-up, then a cosine to the final learning rate."""
+    warmup = min(config.warmup_steps, max(config.steps - 1, 0))
+    return optax.warmup_cosine_decay_schedule(
+        init_value=0.0 if warmup else config.learning_rate,
+        peak_value=config.learning_rate,
+        warmup_steps=warmup,
+        decay_steps=max(config.steps, warmup + 1),
+        end_value=config.final_learning_rate,
+    )
+
+
+def optimiser(config: TrainingConfig) -> optax.GradientTransformation:
+    """Adam, or AdamW with weight decay, on gradients clipped by their global norm; the learning rate is applied in the step."""
+    adam = [optax.scale_by_adam()]
+    if config.weight_decay:
+        adam.append(optax.add_decayed_weights(config.weight_decay))
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), *adam)
+
+
+def initial_state(field: AbstractVectorField, config: TrainingConfig) -> TrainState:
+    """State before the first step."""
+    parameters = eqx.filter(field, eqx.is_inexact_array)
+    # Every leaf has a buffer of its own, because the step donates the whole state.
+    step, skipped, masked = (jnp.zeros((), jnp.int32) for _ in range(3))
+    return TrainState(step, parameters, jax.tree.map(jnp.copy, parameters), optimiser(config).init(parameters), skipped, masked)
+
+
+def make_step(
+    field: AbstractVectorField, objective: FlowMatching, config: TrainingConfig, mesh: jax.sharding.Mesh
+) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
+    """The compiled training step.
+
+    The batch is split over the axis "data" of the mesh; on each device the gradient is accumulated over microbatches that stay in the
+    processor's cache. Non-finite pairs get weight zero in the mean; a non-finite gradient changes nothing but the counters.
+
+    Args:
+        field: gives the structure of the vector field; its parameters are taken from the state.
+        objective: gives the loss of each pair.
+        config: the optimiser and the loop.
+        mesh: devices with one axis, "data".
+    """
+    _, static = eqx.partition(field, eqx.is_inexact_array)
+    transform, rate = optimiser(config), schedule(config)
+    devices = mesh.devices.size
+    chunk = config.microbatch * devices
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "data"))
+    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+    def chunk_loss(parameters: PyTree, batch: Batch) -> tuple[Float[Array, ""], Int[Array, ""]]:
+        usable = jnp.all(jnp.isfinite(batch.data) & jnp.isfinite(batch.prior), axis=(1, 2))
+        # A masked pair must be finite too: zero times NaN in the backward pass is NaN.
+        batch = jax.tree.map(lambda a: jnp.where(usable.reshape((-1,) + (1,) * (a.ndim - 1)), a, 0.5), batch)
+        losses = objective.losses(eqx.combine(parameters, static), batch)
+        kept = usable & jnp.isfinite(losses)
+        return jnp.sum(jnp.where(kept, losses, 0.0)), jnp.sum(kept.astype(jnp.int32))
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+        n_chunks = batch.time.shape[0] // chunk
+        chunks = jax.tree.map(lambda a: a.reshape(n_chunks, chunk, *a.shape[1:]), batch)
+        chunks = jax.lax.with_sharding_constraint(chunks, split)
+
+        def accumulate(carry: PyTree, part: Batch) -> tuple[PyTree, None]:
+            (loss, kept), gradient = jax.value_and_grad(chunk_loss, has_aux=True)(state.parameters, part)
+            return jax.tree.map(jnp.add, carry, (loss, kept, gradient)), None
+
+        zeros = jax.tree.map(jnp.zeros_like, state.parameters)
+        start = (jnp.zeros((), batch.data.dtype), jnp.zeros((), jnp.int32), zeros)
+        (loss, kept, gradient), _ = jax.lax.scan(accumulate, start, chunks)
+        count = jnp.maximum(kept, 1)
+        loss = loss / count
+        gradient = jax.tree.map(lambda g: g / count, gradient)
+        norm = optax.global_norm(gradient)
+        usable = jnp.isfinite(norm) & (kept > 0)
+
+        updates, new_optimiser = transform.update(gradient, state.optimiser, state.parameters)
+        learning_rate = rate(state.step)
+        parameters = jax.tree.map(lambda p, u: p - learning_rate.astype(p.dtype) * u, state.parameters, updates)
+        # A short memory at first, so that the average forgets the initial parameters.
+        decay = jnp.minimum(config.ema_decay, (1.0 + state.step) / (10.0 + state.step))
+        average = jax.tree.map(lambda a, p: a + (1.0 - decay).astype(a.dtype) * (p - a), state.average, parameters)
+        parameters, average, new_optimiser = jax.tree.map(
+            lambda new, old: jnp.where(usable, new, old),
+            (parameters, average, new_optimiser),
+            (state.parameters, state.average, state.optimiser),
+        )
+        masked = state.masked + batch.time.shape[0] - kept
+        skipped = state.skipped + (~usable).astype(jnp.int32)
+        state = TrainState(state.step + 1, parameters, average, new_optimiser, skipped, masked)
+        return state, StepMetrics(loss, norm, learning_rate)
+
+    return jax.jit(step, donate_argnums=0, in_shardings=(replicated, None), out_shardings=(replicated, replicated))
+
+
+def place_batch(batch: Batch, mesh: jax.sharding.Mesh) -> Batch:
+    """Puts a host batch on the devices of the mesh, split over the axis "data"."""
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    return jax.tree.map(lambda a: jax.device_put(np.asarray(a), sharding), batch)

@@ -1,0 +1,404 @@
+"""The command line up to the point where work begins: help, names, types, presets, overrides, exit codes."""
+
+import dataclasses
+import errno
+import importlib
+import inspect
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from boltzflow import cli, config_io, runtime
+from boltzflow.config import RunConfig
+from boltzflow.errors import ConfigError, RunError
+
+HEAVY = ("jax", "numpy", "pydantic", "diffrax", "equinox", "matplotlib", "h5py", "typeguard")
+
+
+def refused(capsys, *words):
+    """Runs a command that must be refused, and returns its sentence."""
+    assert cli.main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("boltzflow: error: ")
+    assert err.count("\n") == 1, f"more than one line: {err}"
+    assert "Traceback" not in err
+    return err
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_help_of_each_verb(verb, capsys):
+    assert cli.main([verb, "--help"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert cli.VERBS[verb] in out
+    assert f"usage: boltzflow {verb}" in out
+    assert max(map(len, out.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_each_option_is_explained_and_the_summary_is_the_docstrings(verb):
+    run = importlib.import_module(f"boltzflow.cli.{verb}").run
+    doc = inspect.getdoc(run)
+    assert doc is not None
+    assert doc.splitlines()[0] == cli.VERBS[verb]
+    for name in inspect.signature(run).parameters:
+        assert f"    {name}: " in doc
+
+
+def test_overview_lists_every_verb(capsys):
+    assert cli.main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"  {verb} " in out for verb in cli.VERBS)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["sample", "--help"], ["evaluate", "-h"], ["trian"]])
+def test_help_and_refusals_import_nothing_heavy(words):
+    # A clock would fail on a busy machine; what makes help slow is what it imports.
+    code = f"import sys; from boltzflow.cli import main; main({words!r}); print('HEAVY', [m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "HEAVY []"
+
+
+def test_import_is_light():
+    code = f"import sys, boltzflow; print([m for m in {HEAVY!r} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_public_names_resolve():
+    import boltzflow
+
+    for name in boltzflow.__all__:
+        assert getattr(boltzflow, name) is not None
+    with pytest.raises(AttributeError, match="no_such_name"):
+        boltzflow.no_such_name  # noqa: B018
+
+
+def test_public_functions_are_not_shadowed_by_modules():
+    import boltzflow
+
+    for name in ("fit", "train", "load_model"):
+        assert callable(getattr(boltzflow, name))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "--help"),
+        (["trian", "dw4"], "did you mean 'train'?"),
+        (["--verbose"], "'--verbose'"),
+        (["train", "dw5"], "did you mean 'dw4'?"),
+        (["train", "dw4", "--otu", "x"], "did you mean '--out'"),
+        (["train"], "PRESET is missing"),
+        (["train", "dw4", "-o"], "-o/--out needs a value"),
+        (["train", "dw4", "--seed", "x"], "--seed must be a whole number, got 'x'"),
+        (["train", "dw4", "--seed", "-1"], "--seed must be at least 0, got -1"),
+        (["train", "dw4", "--set"], "--set needs what to set"),
+        (["train", "dw4", "--set", "flow.hiden=3"], "did you mean 'flow.hidden'?"),
+        (["train", "dw4", "--set", "flow.hidden=wide"], "flow.hidden must be a whole number, got the text 'wide'"),
+        (["train", "missing.yaml"], "there is no configuration file missing.yaml"),
+        (["presets", "dw5"], "did you mean 'dw4'?"),
+        (["sample", "dw4", "-n", "0"], "-n must be at least 1, got 0"),
+        (["sample", "dw4", "-n", "-3"], "-n must be at least 1, got -3"),
+        (["sample", "dw4", "-n", "1e5"], "must be a whole number, got '1e5'"),
+        (["sample", "dw4", "--chunk", "0"], "--chunk must be at least 1, got 0"),
+        (["sample", "dw4", "--precision", "doubl"], "must be one of single, double, got 'doubl'"),
+        (["sample", "dw4", "lj13"], "there are too many arguments: lj13"),
+        (["evaluate", "dw4", "-n", "0"], "-n must be at least 1, got 0"),
+        (["evaluate", "dw4", "--jsn"], "did you mean '--json'"),
+        (["reference", "dw4", "-n", "0"], "-n must be at least 1, got 0"),
+        (["demo", "-n", "0"], "-n must be at least 1, got 0"),
+        (["export", "s.h5", "s.xyz", "-n", "0"], "-n must be at least 1, got 0"),
+        (["export", "s.h5"], "TRAJECTORY is missing"),
+        (["resume", "no-such-run"], "there is no run in no-such-run"),
+        (["report", "no-such-run"], "there is no run in no-such-run"),
+    ],
+)
+def test_wrong_input_gets_one_sentence(words, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert said in refused(capsys, *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_target_and_model_name_the_nearest(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runtime, "configure", lambda *_, **__: None)
+    assert "did you mean 'lj13'" in refused(capsys, "reference", "lj14", "-n", "10")
+    assert "no-such-model" in refused(capsys, "sample", "no-such-model", "-n", "10")
+    assert "no-such-model" in refused(capsys, "evaluate", "no-such-model")
+
+
+def test_resume_names_the_runs_beside(capsys, tmp_path):
+    (tmp_path / "lj13").mkdir()
+    config_io.save_config(config_io.load_preset("lj13"), tmp_path / "lj13" / "config.yaml")
+    assert f"did you mean '{tmp_path / 'lj13'}'?" in refused(capsys, "resume", str(tmp_path / "lj31"))
+
+
+def test_existing_files_are_not_overwritten(capsys, tmp_path):
+    there = tmp_path / "there.h5"
+    there.write_text("precious")
+    assert "exists already" in refused(capsys, "sample", "dw4", "-n", "10", "-o", str(there))
+    assert "exists already" in refused(capsys, "export", "s.h5", str(there))
+    assert there.read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (RunError("the folder holds another run."), 2, "boltzflow: error: the folder holds another run.\n"),
+        (KeyboardInterrupt(), 130, "boltzflow: interrupted.\n"),
+        (MemoryError(), 2, "not enough memory"),
+        (OSError(errno.ENOSPC, "no space", "data.h5"), 2, "data.h5: there is no space left"),
+        (PermissionError(errno.EACCES, "denied", "data.h5"), 2, "data.h5: permission denied"),
+        (OSError(errno.EROFS, "read-only"), 2, "read-only"),
+    ],
+)
+def test_failures_of_the_machine_get_a_sentence(error, code, said, capsys, monkeypatch):
+    def fail():
+        raise error
+
+    monkeypatch.setattr("boltzflow.cli.models.run", fail)
+    assert cli.main(["models"]) == code
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), FileNotFoundError(errno.ENOENT, "gone")])
+def test_a_bug_keeps_its_traceback(error, monkeypatch):
+    def fail():
+        raise error
+
+    monkeypatch.setattr("boltzflow.cli.models.run", fail)
+    with pytest.raises(type(error)):
+        cli.main(["models"])
+
+
+def test_a_closed_pipe_is_no_error():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "boltzflow", "presets", "dw4"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait() == cli.BROKEN_PIPE
+
+
+@pytest.mark.parametrize("words", [["presets"], ["presets", "lj13"], ["train", "--help"], ["sample", "dw4", "-n", "x"]])
+def test_a_terminal_without_unicode_is_served(words):
+    environment = {"PATH": "", "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-m", "boltzflow", *words], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == (2 if "x" in words else 0)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_terminal_gets_the_same_sentence_without_colours_in_it():
+    # tyro colours what it writes where stdout is a terminal.
+    pty = pytest.importorskip("pty")
+    code = "import sys; from boltzflow.cli import main; sys.exit(main(['sample', 'dw4', '-n', 'x']))"
+    outer, inner = pty.openpty()
+    done = subprocess.run([sys.executable, "-c", code], stdout=inner, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(inner)
+    os.close(outer)
+    assert done.returncode == 2
+    assert done.stderr == "boltzflow: error: -n/--n must be a whole number, got 'x'; see `boltzflow sample --help`.\n"
+
+
+def test_listings(capsys):
+    for verb, name in (("targets", "lj13-once"), ("presets", "lj13-egnn")):
+        assert cli.main([verb]) == 0
+        assert name in capsys.readouterr().out
+    assert cli.main(["models"]) == 0
+
+
+class Recorded(Exception):
+    """Carries what a verb hands to the training."""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["dw4", "--set", "flow.hidden=16", "training.learning_rate=5e-4", "--seed", "3"],
+        ["--set", "flow.hidden=16", "training.learning_rate=5e-4", "dw4", "--seed=3"],
+        ["--set=flow.hidden=16", "--set", "training.learning_rate=5e-4", "--seed", "3", "dw4"],
+        ["dw4", "--set", "flow.hidden=16", "--seed", "3", "--set", "training.learning_rate=5e-4"],
+    ],
+)
+def test_set_forms(words, monkeypatch, tmp_path):
+    def train(config, folder, bar, *, resume):
+        raise Recorded(config, folder, resume)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("boltzflow.cli.train.train", train)
+    with pytest.raises(Recorded) as caught:
+        cli.main(["train", *words])
+    config, folder, resume = caught.value.args
+    assert (config.flow.hidden, config.training.learning_rate, config.training.seed) == (16, 5e-4, 3)
+    assert (str(folder), resume) == ("runs/dw4", False)
+
+
+def test_training_again_continues_the_same_run_only(monkeypatch, tmp_path):
+    def train(config, folder, bar, *, resume):
+        raise Recorded(resume)
+
+    monkeypatch.setattr("boltzflow.cli.train.train", train)
+    config_io.save_config(dataclasses.replace(config_io.load_preset("dw4"), description="another"), tmp_path / "config.yaml")
+    for words, resumes in (([], True), (["--set", "flow.hidden=16"], False)):
+        with pytest.raises(Recorded) as caught:
+            cli.main(["train", "dw4", "-o", str(tmp_path), *words])
+        assert caught.value.args == (resumes,)
+
+
+@pytest.mark.parametrize("name", config_io.preset_names())
+def test_presets_are_valid_and_survive_a_file(name, tmp_path, capsys):
+    config = config_io.load_preset(name)
+    assert config.description
+    config_io.save_config(config, tmp_path / "saved.yaml")
+    assert config_io.load_config(tmp_path / "saved.yaml") == config
+    assert cli.main(["presets", name]) == 0
+    (tmp_path / "explained.yaml").write_text(capsys.readouterr().out, encoding="utf-8")
+    assert config_io.load_preset(str(tmp_path / "explained.yaml")) == config
+
+
+def test_presets_name_registered_targets():
+    from boltzflow import targets
+
+    for name in config_io.preset_names():
+        assert config_io.load_preset(name).target in targets.names()
+
+
+def test_comparison_presets_differ_in_the_pairing_alone():
+    lj13 = config_io.load_preset("lj13")
+    for name, pairing in (("lj13-ot", "optimal-transport"), ("lj13-independent", "independent")):
+        other = config_io.load_preset(name)
+        assert other.objective.pairing == pairing
+        assert dataclasses.replace(other, objective=lj13.objective, description=lj13.description) == lj13
+
+
+def test_a_file_may_start_from_a_preset(tmp_path):
+    (tmp_path / "mine.yaml").write_text("base: lj13\nflow:\n  solver: {rtol: 1e-5}\n")
+    mine, lj13 = config_io.load_preset(str(tmp_path / "mine.yaml")), config_io.load_preset("lj13")
+    assert mine.flow.solver.rtol == 1e-5
+    assert dataclasses.replace(mine, flow=lj13.flow) == lj13
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("flow.hidden=64", 64),
+        ("flow.attention=false", False),
+        ("flow.cutoff=2", 2.0),
+        ("flow.cutoff=null", None),
+        ("training.learning_rate=5e-4", 5e-4),
+        ("training.learning_rate=1E-3", 1e-3),
+        ("flow.solver.rtol=.00001", 1e-5),
+        ("flow.solver.method=rk4", "rk4"),
+        ("data.path=frames=1.npz", "frames=1.npz"),
+    ],
+)
+def test_overrides(text, expected):
+    config: object = config_io.apply_overrides(config_io.load_preset("dw4"), [text])
+    for part in text.partition("=")[0].split("."):
+        config = getattr(config, part)
+    assert config == expected
+    assert type(config) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("hidden=64", "did you mean 'flow.hidden'?"),
+        ("flow.hiden=64", "did you mean 'flow.hidden'?"),
+        ("flow.hidden.more=64", "there is no option 'flow.hidden.more'"),
+        ("fow.hidden=64", "did you mean 'flow.hidden'?"),
+        ("flow=64", "flow is a section"),
+        ("flow.hidden", "option=value"),
+        ("flow.hidden=", "flow.hidden must be a whole number, got nothing"),
+        ("flow.hidden=[", "not a valid YAML value"),
+        ("flow.hidden=3.5", "flow.hidden must be a whole number, got 3.5"),
+        ("flow.hidden=true", "flow.hidden must be a whole number, got true"),
+        ("flow.attention=1", "flow.attention must be true or false, got 1"),
+        ("flow.network=egn", "one of egnn, two-interaction, got the text 'egn'. Did you mean 'egnn'?"),
+        ("flow.cutoff=near", "flow.cutoff must be a number or null, got the text 'near'"),
+        ("flow.cutoff=.inf", "flow.cutoff must be greater than 0, got inf"),
+        ("objective.sigma=-0.1", "objective.sigma must be 0 or more, got -0.1"),
+        ("objective.late_time=2", "objective.late_time must be between 0 and 1, got 2.0"),
+        ("training.steps=0", "training.steps must be at least 1, got 0"),
+        ("training.batch_size=100", "training.microbatch must divide training.batch_size"),
+        ("training.ema_decay=1", "training.ema_decay must be at least 0 and below 1, got 1.0"),
+        ("data.n=500", "larger than data.validation"),
+    ],
+)
+def test_wrong_overrides_name_the_option(text, said):
+    with pytest.raises(ConfigError) as caught:
+        config_io.apply_overrides(config_io.load_preset("dw4"), [text])
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "must be a YAML mapping"),
+        ("- dw4", "must be a YAML mapping"),
+        ("target: [", "not valid YAML in line 1"),
+        ("flow: {hidden: 3}", "target is missing"),
+        ("target: dw4\nflow: 3", "flow must be a section of options such as flow.family, got 3"),
+        ("target: dw4\nfow: {hidden: 3}", "there is no option 'fow'; did you mean 'flow'?"),
+        ("target: dw4\nflow: {solver: {rtoll: 3}, hidden: x}", "did you mean 'flow.solver.rtol'"),
+        ("base: lj14", "did you mean 'lj13'"),
+    ],
+)
+def test_wrong_files_are_named_with_their_error(text, said, tmp_path):
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        config_io.load_config(path)
+    assert said in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_every_option_has_a_meaning():
+    explained = config_io.explain(RunConfig(target="dw4"))
+    for line in explained.splitlines():
+        if line and not line.endswith(":"):
+            assert " # " in line, f"config.py does not explain: {line}"
+
+
+def test_the_second_process_compiles_nothing(tmp_path):
+    code = (
+        "from boltzflow import runtime; runtime.configure('double', 3); import jax, jax.numpy as jnp\n"
+        "from jax._src import monitoring; seen = []\n"
+        "monitoring.register_event_listener(lambda event, **_: seen.append(event))\n"
+        "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)\n"
+        "x = jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((3, 3)))\n"
+        "print(x.dtype, len(jax.devices()), any('cache_hits' in event for event in seen))"
+    )
+    environment = {"BOLTZFLOW_CACHE": str(tmp_path), "PATH": "", "JAX_PLATFORMS": "cpu"}
+    runs = [
+        subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True, env=environment)
+        for _ in range(2)
+    ]
+    assert [done.stdout for done in runs] == ["float64 3 False\n", "float64 3 True\n"]
+    assert [done.stderr for done in runs] == ["", ""]
+
+
+def test_a_compile_cache_that_cannot_be_made_is_done_without(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(runtime.CACHE_VARIABLE, str(tmp_path / "file" / "cache"))
+    assert runtime.compile_cache() is None
+
+
+def test_evaluation_table(capsys):
+    from boltzflow.cli import output
+
+    estimate = {"value": 0.94123, "low": 0.9312, "high": 0.9501, "n": 10000}
+    figures = {"target": "dw4", "model": "runs/x", "ess_reverse": estimate, "ess_forward": None, "pareto_k": 0.31234, "failed": 0}
+    output.evaluation(json.loads(json.dumps(figures)))
+    out = capsys.readouterr().out
+    assert "94.1 %" in out
+    assert "93.1 to 95.0 %" in out
+    assert "0.3123" in out
+    assert "10000" in out

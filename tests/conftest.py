@@ -1,0 +1,18 @@
+"""Set up before any test module is imported: two CPU devices, and a compile cache that is not the user's."""
+
+import os
+import shutil
+import tempfile
+
+import jax
+import pytest
+
+# So that what is shared over devices is tested on a machine without any. Must come before JAX makes its first array.
+jax.config.update("jax_num_cpu_devices", 2)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Gives the processes that tests start a cache of compiled programs that they share and that is thrown away in the end."""
+    if "BOLTZFLOW_CACHE" not in os.environ:  # the workers of pytest-xdist inherit it
+        os.environ["BOLTZFLOW_CACHE"] = folder = tempfile.mkdtemp(prefix="boltzflow-test-cache-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))

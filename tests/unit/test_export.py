@@ -1,0 +1,161 @@
+"""Exported trajectories, read back by mdtraj where it knows the format."""
+
+import dataclasses
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from boltzflow.errors import DataError, RunError
+from boltzflow.sampling.export import export
+from boltzflow.sampling.samples import Samples
+
+
+def make(n: int = 6, particles: int = 4, dimension: int = 3, units: str = "reduced") -> Samples:
+    rng = np.random.default_rng(0)
+    positions = rng.normal(size=(n, particles, dimension)).astype(np.float32)
+    zero = np.zeros(n)
+    return Samples(positions, rng.normal(size=n), rng.normal(size=n), zero, zero, zero, {"target": "toy", "units": units})
+
+
+def read_xyz(path: Path) -> tuple[list[str], np.ndarray, list[str]]:
+    lines = path.read_text().splitlines()
+    size = int(lines[0])
+    frames = [lines[i : i + size + 2] for i in range(0, len(lines), size + 2)]
+    coordinates = np.array([[[float(word) for word in line.split()[1:]] for line in frame[2:]] for frame in frames])
+    return [frame[1] for frame in frames], coordinates, [line.split()[0] for line in frames[0][2:]]
+
+
+@pytest.fixture
+def topology():
+    mdtraj = pytest.importorskip("mdtraj", reason="mdtraj (extra `molecules`) is not installed")
+    topology = mdtraj.Topology()
+    residue = topology.add_residue("LIG", topology.add_chain())
+    for symbol in ("C", "O", "H", "H"):
+        topology.add_atom(symbol, mdtraj.element.get_by_symbol(symbol), residue)
+    return topology
+
+
+class TestText:
+    def test_xyz(self, tmp_path: Path) -> None:
+        samples = make()
+        assert samples.export(tmp_path / "t.xyz") == 6
+        comments, coordinates, symbols = read_xyz(tmp_path / "t.xyz")
+        np.testing.assert_allclose(coordinates, samples.positions, atol=1e-7)
+        assert symbols == ["X"] * 4
+        assert "reduced" in comments[0]
+        assert [file.name for file in tmp_path.iterdir()] == ["t.xyz"]
+
+    def test_extxyz_carries_the_weights(self, tmp_path: Path) -> None:
+        samples = make()
+        export(samples, tmp_path / "t.extxyz")
+        comments, coordinates, _ = read_xyz(tmp_path / "t.extxyz")
+        np.testing.assert_allclose(coordinates, samples.positions, atol=1e-7)
+        for i, comment in enumerate(comments):
+            assert comment.startswith("Properties=species:S:1:pos:R:3 ")
+            for key in ("u", "log_q", "log_weight"):
+                found = re.search(rf"(?<!\S){key}=(\S+)", comment)
+                assert found is not None
+                assert float(found[1]) == pytest.approx(getattr(samples, key)[i], abs=1e-6)
+
+    def test_plane_gets_z_zero(self, tmp_path: Path) -> None:
+        samples = make(dimension=2)
+        export(samples, tmp_path / "t.xyz")
+        coordinates = read_xyz(tmp_path / "t.xyz")[1]
+        np.testing.assert_allclose(coordinates[..., :2], samples.positions, atol=1e-7)
+        assert not coordinates[..., 2].any()
+
+    def test_nanometres_become_angstrom(self, tmp_path: Path) -> None:
+        samples = make(units="nm")
+        export(samples, tmp_path / "t.xyz", symbols=["C", "O", "H", "H"])
+        comments, coordinates, symbols = read_xyz(tmp_path / "t.xyz")
+        np.testing.assert_allclose(coordinates, 10 * samples.positions, atol=1e-5)
+        assert symbols == ["C", "O", "H", "H"]
+        assert "Angstrom" in comments[0]
+
+    def test_bare_positions(self, tmp_path: Path) -> None:
+        positions = np.zeros((3, 2, 3))
+        positions[1] = np.nan
+        assert export(positions, tmp_path / "t.xyz") == 2
+        assert export(positions, tmp_path / "t.extxyz") == 2
+        assert "log_weight" not in (tmp_path / "t.extxyz").read_text()
+
+    def test_samples_without_weight_are_left_out(self, tmp_path: Path) -> None:
+        samples = dataclasses.replace(make(), status=np.array([0, 1, 0, 0, 0, 0]), u=np.array([0, 0, np.inf, 0, 0, 0]))
+        assert export(samples, tmp_path / "t.extxyz") == 4
+        np.testing.assert_allclose(read_xyz(tmp_path / "t.extxyz")[1], samples.positions[[0, 3, 4, 5]], atol=1e-7)
+        with pytest.raises(DataError, match="no frame to write"):
+            export(dataclasses.replace(samples, status=np.ones(6)), tmp_path / "none.xyz")
+
+    def test_resampled(self, tmp_path: Path) -> None:
+        samples = dataclasses.replace(make(), u=np.array([0.0, 900, 900, 900, 900, 0.0]), log_q=np.zeros(6))
+        assert export(samples, tmp_path / "t.extxyz", resampled=True, n=10) == 10
+        comments, coordinates, _ = read_xyz(tmp_path / "t.extxyz")
+        assert all("log_weight=0 " in comment for comment in comments)
+        matches = np.isclose(coordinates[:, None], samples.positions[None], atol=1e-6).all(axis=(2, 3)).sum(axis=0)
+        np.testing.assert_array_equal(matches, [5, 0, 0, 0, 0, 5])
+
+
+class TestMdtraj:
+    @pytest.mark.parametrize(("suffix", "tolerance"), [(".pdb", 1e-4), (".xtc", 1e-3), (".dcd", 1e-5)])
+    def test_round_trip(self, tmp_path: Path, topology, suffix: str, tolerance: float) -> None:
+        import mdtraj
+
+        samples = make(units="nm")
+        path = tmp_path / f"t{suffix}"
+        assert samples.export(path, topology) == 6
+        read = mdtraj.load(str(path)) if suffix == ".pdb" else mdtraj.load(str(path), top=topology)
+        np.testing.assert_allclose(read.xyz, samples.positions, atol=tolerance)
+        assert [atom.element.symbol for atom in read.topology.atoms] == ["C", "O", "H", "H"]
+
+    def test_topology_from_a_file(self, tmp_path: Path, topology) -> None:
+        samples = make(units="nm")
+        samples.take([0]).export(tmp_path / "one.pdb", topology)
+        assert samples.export(tmp_path / "t.xyz", tmp_path / "one.pdb") == 6
+        assert read_xyz(tmp_path / "t.xyz")[2] == ["C", "O", "H", "H"]
+        np.testing.assert_allclose(read_xyz(tmp_path / "t.xyz")[1], 10 * samples.positions, atol=1e-5)
+
+    def test_wrong_topology(self, tmp_path: Path, topology) -> None:
+        with pytest.raises(DataError, match="4 atoms but the samples have 5 particles"):
+            export(make(particles=5), tmp_path / "t.dcd", topology=topology)
+        with pytest.raises(DataError, match="there is no topology file"):
+            export(make(), tmp_path / "t.dcd", topology=tmp_path / "none.pdb")
+        (tmp_path / "bad.txt").write_text("?")
+        with pytest.raises(DataError, match="cannot read a topology"):
+            export(make(), tmp_path / "t.dcd", topology=tmp_path / "bad.txt")
+        with pytest.raises(DataError, match="but is int"):
+            export(make(), tmp_path / "t.dcd", topology=3)
+
+    def test_without_mdtraj(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "mdtraj", None)
+        with pytest.raises(DataError, match=r"boltzflow\[molecules\]"):
+            export(make(), tmp_path / "t.dcd", topology="top.pdb")
+
+
+class TestBadInput:
+    @pytest.mark.parametrize("suffix", [".pdb", ".xtc", ".dcd"])
+    def test_toys_have_no_topology(self, tmp_path: Path, suffix: str) -> None:
+        with pytest.raises(DataError, match=f"{suffix} needs a topology and toy has none; write .xyz"):
+            export(make(), tmp_path / f"t{suffix}")
+
+    @pytest.mark.parametrize("name", ["t.gro", "t", "t.h5"])
+    def test_unknown_ending(self, tmp_path: Path, name: str) -> None:
+        with pytest.raises(DataError, match=r"known are \.xyz, \.extxyz, \.pdb, \.xtc, \.dcd"):
+            export(make(), tmp_path / name)
+
+    def test_positions_without_weights_cannot_be_resampled(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="no weights"):
+            export(np.zeros((2, 3, 3)), tmp_path / "t.xyz", resampled=True)
+
+    def test_wrong_shape_and_symbols(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="must have shape"):
+            export(np.zeros((2, 8)), tmp_path / "t.xyz")
+        with pytest.raises(DataError, match="2 symbols for 4 particles"):
+            export(make(), tmp_path / "t.xyz", symbols=["C", "O"])
+
+    def test_unwritable(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(RunError, match="cannot write"):
+            export(make(), tmp_path / "file" / "t.xyz")
