@@ -60,8 +60,8 @@ def _measure(folder: Path, bar: "Progress", *, n: int, seed: int) -> tuple[dict[
     from boltzflow.training.export import load_model
 
     model = load_model(folder)
-    generate(model.flow, model.target, n, seed=seed, out=folder / "samples.h5", resume=True, progress=bar)
-    figures = evaluate(model, None, n, seed, progress=bar)
+    samples = generate(model.flow, model.target, n, seed=seed, out=folder / "samples.h5", resume=True, progress=bar)
+    figures = evaluate(model, None, n, seed, progress=bar, samples=samples)
     bar.stop()
     (folder / "evaluation.json").write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     page = folder / "report.html"

@@ -65,7 +65,9 @@ class Dataset:
             os.replace(temporary, path)
         except (OSError, RuntimeError) as error:
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            raise DataError(f"the data set cannot be written to {path} ({reason}); choose a folder that is writable and has room.") from error
+            raise DataError(
+                f"the data set cannot be written to {path} ({reason}); choose a folder that is writable and has room."
+            ) from error
         finally:
             if temporary is not None:
                 Path(temporary).unlink(missing_ok=True)

@@ -63,7 +63,9 @@ def _read_numpy(path: Path) -> np.ndarray:
             if len(names) == 1:
                 return loaded[names[0]]
     except Exception as error:
-        raise DataError(f"{path} is not a readable NumPy file of numbers, or it is truncated; make it again. ({_first_line(error)})") from error
+        raise DataError(
+            f"{path} is not a readable NumPy file of numbers, or it is truncated; make it again. ({_first_line(error)})"
+        ) from error
     raise DataError(f"{path} holds the arrays {', '.join(sorted(names)) or 'none'}; store the frames under the name 'positions'.")
 
 

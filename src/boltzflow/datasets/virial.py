@@ -35,9 +35,7 @@ class VirialCheck:
 
     def sentence(self) -> str:
         """The outcome in one sentence."""
-        numbers = (
-            f"mean of x·grad u is {self.value:.4g} ± {self.standard_error:.2g} over {self.n} frames where {self.expected:g} is exact"
-        )
+        numbers = f"mean of x·grad u is {self.value:.4g} ± {self.standard_error:.2g} over {self.n} frames where {self.expected:g} is exact"
         if self.ok:
             return f"virial check passed: {numbers} (tolerance {self.tolerance:.2g})."
         return f"virial check failed: {numbers} (tolerance {self.tolerance:.2g})."

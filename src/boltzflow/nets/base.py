@@ -22,7 +22,5 @@ class AbstractSparseVectorField(AbstractVectorField):
     """A vector field that knows its exact divergence at the cost of a few forward passes."""
 
     @abc.abstractmethod
-    def velocity_and_divergence(
-        self, t: Float[Array, ""], positions: Float[Array, "N D"]
-    ) -> tuple[Float[Array, "N D"], Float[Array, ""]]:
+    def velocity_and_divergence(self, t: Float[Array, ""], positions: Float[Array, "N D"]) -> tuple[Float[Array, "N D"], Float[Array, ""]]:
         """Velocity and its exact divergence on the zero-CoM subspace."""

@@ -132,9 +132,7 @@ class TwoInteraction(AbstractSparseVectorField):
         distance = jnp.sqrt(jnp.sum(difference**2, axis=-1) + (1.0 - mask) + 1e-12)
         return distance, difference / distance[..., None]
 
-    def _edge_factors(
-        self, mixing: TimeMixing, mask: Float[Array, "N N"], difference: Float[Array, "N N D"]
-    ) -> NeighbourSums:
+    def _edge_factors(self, mixing: TimeMixing, mask: Float[Array, "N N"], difference: Float[Array, "N N D"]) -> NeighbourSums:
         """What each edge (i, j) brings to the neighbour sums of i: radial weights of all channels, and tensors of rank 1 and 2."""
         n, dimension = difference.shape[0], difference.shape[-1]
         distance, direction = self._directions(difference, mask)
@@ -158,7 +156,9 @@ class TwoInteraction(AbstractSparseVectorField):
     def _per_edge(self, factors: NeighbourSums) -> NeighbourSums:
         """The summands of `_sum_neighbours`."""
         scalar, vector, tensor = self._split(factors.scalar)
-        return NeighbourSums(scalar, factors.vector[..., None] * vector[..., None, :], factors.tensor[..., None] * tensor[..., None, None, :])
+        return NeighbourSums(
+            scalar, factors.vector[..., None] * vector[..., None, :], factors.tensor[..., None] * tensor[..., None, None, :]
+        )
 
     def _node(self, time: Float[Array, " F"], sums: NeighbourSums) -> NodeState:
         """Node-wise network: invariants of the neighbour sums to features, gated vectors and tensors."""
@@ -228,9 +228,7 @@ class TwoInteraction(AbstractSparseVectorField):
         velocity = jax.vmap(lambda m, receiver, d: self._second(mixing, m, receiver, node, d))(mask, node, difference)
         return velocity - jnp.mean(velocity, axis=0)
 
-    def velocity_and_divergence(
-        self, t: Float[Array, ""], positions: Float[Array, "N D"]
-    ) -> tuple[Float[Array, "N D"], Float[Array, ""]]:
+    def velocity_and_divergence(self, t: Float[Array, ""], positions: Float[Array, "N D"]) -> tuple[Float[Array, "N D"], Float[Array, ""]]:
         """Velocity and exact divergence, with D tangents per edge and D tangents per pair of particles instead of N·D full passes.
 
         Removing the mean velocity changes nothing: the field is translation invariant, so the sum over k of the derivative of any
@@ -258,9 +256,7 @@ class TwoInteraction(AbstractSparseVectorField):
         def diagonal_term(
             k: Float[Array, ""], m: Float[Array, " N"], d: Float[Array, "N D"], receiver: NodeState, tangents: NodeState
         ) -> tuple[Float[Array, " D"], Float[Array, ""]]:
-            velocity, second_tangent = jax.linearize(
-                lambda r, s, d: self._second(mixing, m, r, s, d), receiver, node, d
-            )
+            velocity, second_tangent = jax.linearize(lambda r, s, d: self._second(mixing, m, r, s, d), receiver, node, d)
 
             def component(e: Float[Array, "N D"], tangent: NodeState) -> Float[Array, " D"]:
                 return second_tangent(jax.tree.map(lambda a: a[k], tangent), tangent, e)
@@ -276,7 +272,7 @@ def _outer(direction: Float[Array, "*n D"]) -> Float[Array, "*n D D"]:
 
 
 def _trace_of_cube(a: Float[Array, "*n D D V"]) -> Float[Array, "*n V"]:
-    """tr A³ of symmetric traceless matrices: three times the determinant in three dimensions, zero in two (Cayley-Hamilton)."""
+    """Tr A³ of symmetric traceless matrices: three times the determinant in three dimensions, zero in two (Cayley-Hamilton)."""
     if a.shape[-2] == 2:
         return jnp.zeros_like(a[..., 0, 0, :])
     if a.shape[-2] == 3:

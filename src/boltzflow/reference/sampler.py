@@ -208,7 +208,9 @@ class _Islands:
 
         keys = [self._next_key(group) for group in range(len(self._states))]
         run = jax.jit(run).lower(self._states[0], self._steps[0], keys[0]).compile()
-        outcome = self._threads.map(lambda arguments: jax.block_until_ready(run(*arguments)), zip(self._states, self._steps, keys, strict=True))
+        outcome = self._threads.map(
+            lambda arguments: jax.block_until_ready(run(*arguments)), zip(self._states, self._steps, keys, strict=True)
+        )
         self._states, self._steps = map(list, zip(*outcome, strict=True))
 
     def produce(self, draws: int, thin: int) -> Draws:

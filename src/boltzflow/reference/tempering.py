@@ -103,9 +103,7 @@ class Ladder:
         # Infinite energies are rejected by Metropolis' rule; NaN and -inf would be accepted or poison the chain.
         return jnp.where(jnp.isfinite(energy), energy, jnp.inf)
 
-    def _hmc_step(
-        self, state: LadderState, step_sizes: Float[Array, " T"], *, key: PRNGKeyArray
-    ) -> tuple[LadderState, Float[Array, " T"]]:
+    def _hmc_step(self, state: LadderState, step_sizes: Float[Array, " T"], *, key: PRNGKeyArray) -> tuple[LadderState, Float[Array, " T"]]:
         n_temperatures, n_chains, freedom = state.coordinates.shape
         dtype = state.coordinates.dtype
         kernel = hmc.build_kernel()
@@ -135,9 +133,7 @@ class Ladder:
     def _betas(self, dtype: jnp.dtype) -> Float[Array, " T"]:
         return 1.0 / jnp.asarray(self.temperatures, dtype)
 
-    def _swap(
-        self, state: LadderState, parity: Int[Array, ""], *, key: PRNGKeyArray
-    ) -> tuple[LadderState, Float[Array, " S"]]:
+    def _swap(self, state: LadderState, parity: Int[Array, ""], *, key: PRNGKeyArray) -> tuple[LadderState, Float[Array, " S"]]:
         n_temperatures, n_chains = state.energy.shape
         betas = self._betas(state.energy.dtype)
         log_ratio = (betas[:-1] - betas[1:])[:, None] * (state.energy[:-1] - state.energy[1:])

@@ -137,7 +137,14 @@ def generate(
 
 
 def _stream(
-    work: Callable[[int, int], Samples], n: int, chunk: int, out: Path, meta: dict[str, Any], resume: bool, progress: Progress, target: Target
+    work: Callable[[int, int], Samples],
+    n: int,
+    chunk: int,
+    out: Path,
+    meta: dict[str, Any],
+    resume: bool,
+    progress: Progress,
+    target: Target,
 ) -> Samples:
     with SamplesWriter(out, meta, resume=resume) as writer:
         mark = time.perf_counter()

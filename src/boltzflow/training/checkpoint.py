@@ -45,7 +45,9 @@ class Checkpoints:
         meta = {**meta, "identity": self._identity, "checksum": _checksum(arrays)}
         try:
             self._manager.save(
-                step, args=self._ocp.args.Composite(state=self._ocp.args.StandardSave(arrays), meta=self._ocp.args.JsonSave(meta)), force=True
+                step,
+                args=self._ocp.args.Composite(state=self._ocp.args.StandardSave(arrays), meta=self._ocp.args.JsonSave(meta)),
+                force=True,
             )
             self._manager.wait_until_finished()
         except (OSError, ValueError) as error:
@@ -81,7 +83,9 @@ class Checkpoints:
             meta = self._manager.restore(step, args=self._ocp.args.Composite(meta=self._ocp.args.JsonRestore()))["meta"]
             foreign = meta["identity"] != self._identity
             if not foreign:
-                restored = self._manager.restore(step, args=self._ocp.args.Composite(state=self._ocp.args.StandardRestore(_as_numpy(abstract))))
+                restored = self._manager.restore(
+                    step, args=self._ocp.args.Composite(state=self._ocp.args.StandardRestore(_as_numpy(abstract)))
+                )
                 arrays = {name: np.asarray(a) for name, a in restored["state"].items()}
         except Exception as error:  # orbax and tensorstore raise many kinds
             raise CheckpointError(f"the checkpoint of step {step} is damaged or incomplete ({type(error).__name__}).") from error

@@ -62,7 +62,12 @@ def save_model(path: Path, flow: ContinuousFlow, config: RunConfig, target: Targ
     """
     from safetensors.numpy import save
 
-    metadata = {"format": "boltzflow-model-1", "config": config_io.dump(config), "fingerprint": target.fingerprint, "scale": repr(flow.scale)}
+    metadata = {
+        "format": "boltzflow-model-1",
+        "config": config_io.dump(config),
+        "fingerprint": target.fingerprint,
+        "scale": repr(flow.scale),
+    }
     content = save(_named_arrays(flow.field), metadata=metadata)
     text = json.dumps({"target": config.target, "fingerprint": target.fingerprint, **card}, indent=2) + "\n"
     for file, data in ((path, content), (path.with_suffix(".json"), text.encode())):
@@ -98,7 +103,9 @@ def load_model(name: str | os.PathLike[str], *, target: Target | None = None) ->
         try:
             target = get_target(config.target)
         except TargetError as error:
-            raise TargetError(f"the model in {path} was trained for the target {config.target!r}, which is not built in; pass target=.") from error
+            raise TargetError(
+                f"the model in {path} was trained for the target {config.target!r}, which is not built in; pass target=."
+            ) from error
     if metadata["fingerprint"] != target.fingerprint:
         raise TargetError(f"the model in {path} was trained for {metadata['fingerprint']}, not for {target.fingerprint}.")
     flow = build_flow(config.flow, target, float(metadata["scale"]), key=jax.random.key(0))
@@ -131,7 +138,9 @@ def _read(path: Path) -> tuple[RunConfig, dict[str, str], dict[str, np.ndarray]]
 def _with_arrays(field: PyTree, arrays: dict[str, np.ndarray], path: Path) -> PyTree:
     expected = _named_arrays(field)
     if {k: a.shape for k, a in expected.items()} != {k: a.shape for k, a in arrays.items()}:
-        raise CheckpointError(f"the parameters in {path} do not fit the network that its configuration names; the file is of another version.")
+        raise CheckpointError(
+            f"the parameters in {path} do not fit the network that its configuration names; the file is of another version."
+        )
     parameters, static = eqx.partition(field, eqx.is_inexact_array)
     leaves, structure = jax.tree.flatten(parameters)
     values = [jnp.asarray(arrays[name], leaf.dtype) for name, leaf in zip(expected, leaves, strict=True)]

@@ -13,7 +13,9 @@ from boltzflow.errors import ConfigError
 def versions() -> dict[str, str]:
     """Versions of this package, of Python and of what computes."""
     names = ("boltzflow", "jax", "jaxlib", "equinox", "diffrax", "optax", "blackjax", "numpy", "numba", "h5py", "orbax-checkpoint")
-    return {"python": platform.python_version(), "platform": platform.platform()} | {name: importlib.metadata.version(name) for name in names}
+    return {"python": platform.python_version(), "platform": platform.platform()} | {
+        name: importlib.metadata.version(name) for name in names
+    }
 
 
 class MetricsLog:
@@ -59,5 +61,7 @@ def _tensorboard(folder: Path) -> Any:
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:
-        raise ConfigError('training.tensorboard needs the extra `tracking`; install it with `pip install "boltzflow[tracking]"`.') from error
+        raise ConfigError(
+            'training.tensorboard needs the extra `tracking`; install it with `pip install "boltzflow[tracking]"`.'
+        ) from error
     return SummaryWriter(str(folder))

@@ -128,7 +128,9 @@ def train(
                 save(state)
             if interrupted.is_set() and step < training.steps:
                 progress.stop()
-                raise RunError(f"interrupted at step {step} of {training.steps}; the state is saved, continue with `boltzflow resume {folder}`.")
+                raise RunError(
+                    f"interrupted at step {step} of {training.steps}; the state is saved, continue with `boltzflow resume {folder}`."
+                )
     progress.stop()
     averaged = _averaged(flow, state)
     seconds = time.perf_counter() - began if first < training.steps else meta["seconds"]

@@ -1,0 +1,116 @@
+"""The figures of a model: NLL, ESS both ways, log Z, path length, NFE and times, each with n and an interval."""
+
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from boltzflow import reference
+from boltzflow.analysis import Estimate, metrics, weights
+from boltzflow.datasets import Dataset
+from boltzflow.errors import DataError
+from boltzflow.progress import FractionOf, Progress, Silent
+from boltzflow.sampling.generate import CHUNK, draw, generate, log_density, sample_keys
+from boltzflow.sampling.samples import Samples
+from boltzflow.training.export import Model
+from boltzflow.training.logging import versions
+
+REFERENCE_SEED = 1_000_003
+"""Seed of the reference frames made for the evaluation of a shipped model; no preset trains on them."""
+
+
+def evaluate(
+    model: Model,
+    frames: Dataset | None,
+    n: int,
+    seed: int,
+    *,
+    progress: Progress | None = None,
+    samples: Samples | None = None,
+) -> dict[str, Any]:
+    """Measures a model.
+
+    Args:
+        model: the trained flow with its target.
+        frames: held-out frames of the target; None takes the validation frames of the model's run, or makes reference frames anew.
+        n: samples to draw, and the most frames to use.
+        seed: seed of samples and bootstrap.
+        progress: told what is being done.
+        samples: samples of this model, if they have been drawn already; else they are drawn here.
+
+    Returns:
+        The keys of `boltzflow evaluate --json`: estimates as {"value", "low", "high", "n"} with 95 % intervals; path lengths in the
+        target's units; None where a thing does not apply.
+
+    Raises:
+        DataError: if n is not positive, or the frames belong to another target.
+    """
+    if n < 1:
+        raise DataError(f"the number of samples must be positive, got {n}.")
+    progress = Silent() if progress is None else progress
+    flow, target = model.flow, model.target
+    chunk = min(CHUNK, n)
+    first, second = (_seconds_of_chunk(model, chunk) for _ in range(2))
+    if samples is None:
+        samples = generate(flow, target, n, seed=seed, progress=progress, model=model.name)
+    frames = held_out(model, n, progress) if frames is None else frames
+    if frames.fingerprint != target.fingerprint:
+        raise DataError(f"the frames belong to {frames.fingerprint}, but the model to {target.fingerprint}.")
+
+    positions = frames.positions[:n]
+    solution = log_density(flow, positions, seed=seed, progress=progress)
+    progress.stop()
+    solved = (solution.status == 0) & np.isfinite(solution.log_q)
+    log_q = np.asarray(solution.log_q, np.float64)[solved]
+    u = np.asarray(target.energies(jnp.asarray(positions)), np.float64)[solved]
+    nll = metrics.mean(-log_q, seed=seed) if solved.any() else None
+    ok = samples.status == 0
+    seconds = samples.meta.get("seconds")
+    return {
+        "target": target.fingerprint,
+        "model": model.name,
+        "n": samples.n,
+        "nll": _plain(nll),
+        "nll_minus_entropy": None if nll is None or target.exact.entropy is None else nll.shifted(-target.exact.entropy).as_dict(),
+        "ess_reverse": weights.reverse_ess(samples.log_weight, seed=seed).as_dict(),
+        "ess_forward": weights.forward_ess(-u - log_q, seed=seed).as_dict() if solved.any() else None,
+        "log_z": weights.log_z(samples.log_weight, seed=seed).as_dict(),
+        "path_length": _plain(metrics.mean(samples.path_length[ok], seed=seed) if ok.any() else None),
+        "nfe": _plain(metrics.mean(samples.nfe[ok].astype(float), seed=seed) if ok.any() else None),
+        "pareto_k": _number(weights.pareto_k(samples.log_weight)),
+        "failed": samples.n_failed,
+        "failed_frames": int(np.sum(~solved)),
+        "seconds_per_1000": None if seconds is None else 1000.0 * float(seconds) / samples.n,
+        "seconds_compile": max(0.0, first - second),
+        "versions": versions(),
+    }
+
+
+def held_out(model: Model, n: int, progress: Progress) -> Dataset:
+    """Validation frames of the model's run, or reference frames made anew."""
+    from boltzflow import datasets
+
+    data = model.config.data
+    file = None if model.run is None else model.run / "data.h5"
+    if file is not None and file.is_file() and data.validation:
+        frames = datasets.load(file, model.target, allow_virial_mismatch=data.allow_virial_mismatch)
+        return frames.split(validation=data.validation, seed=data.split_seed)[1]
+    frames = reference.sample(model.target, n, seed=REFERENCE_SEED, progress=FractionOf(progress, "reference frames")).dataset
+    progress.stop()
+    return frames
+
+
+def _seconds_of_chunk(model: Model, chunk: int) -> float:
+    began = time.perf_counter()
+    jax.block_until_ready(draw(model.flow, sample_keys(0, 0, chunk)))
+    return time.perf_counter() - began
+
+
+def _plain(estimate: Estimate | None) -> dict[str, Any] | None:
+    return None if estimate is None else estimate.as_dict()
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
