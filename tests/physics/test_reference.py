@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from boltzflow import datasets, reference, targets
 from boltzflow.errors import DataError, TargetError
 from boltzflow.reference.diagnostics import autocorrelation_time, bulk_ess, split_r_hat
@@ -63,7 +64,7 @@ def test_dw4_exact_values():
     colder, here, hotter = (dw4_log_z(beta) for beta in (1.01, 1.0, 0.99))
     assert exact.log_z == pytest.approx(here, abs=1e-5)
     assert exact.mean_energy == pytest.approx((hotter - colder) / 0.02, abs=1e-3)
-    assert exact.entropy == pytest.approx(exact.mean_energy + exact.log_z, abs=2e-5)
+    assert exact.entropy == pytest.approx((exact.mean_energy or 0) + (exact.log_z or 0), abs=2e-5)
 
 
 # ---- the sampler ---------------------------------------------------------------------------------------------------------------
@@ -123,7 +124,7 @@ def test_result_is_a_loadable_data_set(harmonic, tmp_path):
     np.testing.assert_allclose(again.positions, result.dataset.positions, atol=1e-5)
     assert again.provenance["seed"] == 1
     assert float(again.provenance["r_hat_energy"]) == result.diagnostics["r_hat"]["energy"]
-    assert "blackjax" in again.provenance["versions"]
+    assert "blackjax" in str(again.provenance["versions"])
 
 
 def double_well_line(y):
@@ -133,14 +134,16 @@ def double_well_line(y):
 def test_tempering_weighs_basins_across_a_barrier():
     """12 kT between two basins of different depth: the weights come from swaps alone, and are those of the quadrature."""
     target = one_dimensional(double_well_line, "tilted")
-    result = reference.sample(target, 8000, seed=2, temperatures=(1.0, 2.5, 6.0, 14.0))
+    result = reference.sample(target, 8000, seed=2, temperatures=(1.0, 2.5, 6.0, 14.0), chains=250)
     y = np.linspace(-3, 3, 4001)
     density = np.exp(-double_well_line(y))
     right = density[y > 0].sum() / density.sum()
-    effective = bulk_ess((coordinate(result) > 0).astype(float).reshape(result.diagnostics["chains"], -1)[:, :32])
+    # Frames are ordered by chain, and these have 32 each.
+    by_chain = (coordinate(result) > 0).astype(float).reshape(250, 32).mean(axis=1)
+    error = by_chain.std() / np.sqrt(250)
     assert 0 < right < 0.3
-    assert effective > 500
-    assert abs(np.mean(coordinate(result) > 0) - right) < 4 * np.sqrt(right * (1 - right) / 1000)
+    assert 1 < result.diagnostics["autocorrelation_sweeps"]["radius_of_gyration"] < 100
+    assert abs(by_chain.mean() - right) < 4 * error < 0.05
 
 
 def test_chains_that_do_not_mix_are_reported():
@@ -164,36 +167,38 @@ def test_energies_that_are_not_finite_are_rejected():
     assert np.var(y) == pytest.approx(0.2911, abs=0.03)
 
 
-def test_seeds():
-    target = one_dimensional(lambda y: 0.5 * y**2, "spring")
-    first, again, other = (reference.sample(target, 301, seed=seed, temperatures=(1.0, 2.0)) for seed in (0, 0, 1))
+@pytest.fixture(scope="module")
+def spring() -> targets.Target:
+    return one_dimensional(lambda y: 0.5 * y**2, "spring")
+
+
+def test_seeds(spring):
+    first, again, other = (reference.sample(spring, 301, seed=seed, temperatures=(1.0, 2.0)) for seed in (0, 0, 1))
     assert first.dataset.positions.shape == (301, 2, 1)
     np.testing.assert_array_equal(first.dataset.positions, again.dataset.positions)
     assert not np.array_equal(first.dataset.positions, other.dataset.positions)
     assert len(np.unique(coordinate(first))) > 250
 
 
-def test_bad_arguments():
-    target = one_dimensional(lambda y: 0.5 * y**2, "spring")
-    with pytest.raises(DataError, match="must be positive, got 0"):
-        reference.sample(target, 0)
-    with pytest.raises(DataError, match="chains must be positive"):
-        reference.sample(target, 10, chains=0)
-    for ladder in ((2.0, 3.0), (1.0, 1.0), (1.0, 3.0, 2.0), ()):
-        with pytest.raises(DataError, match="ascend from 1"):
-            reference.sample(target, 10, temperatures=ladder)
-    broken = targets.Target("broken", 2, 1, lambda x: jnp.sum(x) / 0.0, (0, 0))
-    with pytest.raises(TargetError, match="no finite energy"):
-        reference.sample(broken, 10)
-
-
-def test_progress_is_told():
+def test_progress_is_told(spring):
     told = []
-    target = one_dimensional(lambda y: 0.5 * y**2, "spring")
-    reference.sample(target, 64, temperatures=(1.0,), progress=lambda fraction, message: told.append((fraction, message)))
+    reference.sample(spring, 301, temperatures=(1.0, 2.0), progress=lambda fraction, message: told.append((fraction, message)))
     fractions = [fraction for fraction, _ in told]
     assert fractions == sorted(fractions)
     assert (fractions[0], told[-1]) == (0.0, (1.0, "done"))
+
+
+def test_bad_arguments(spring):
+    with pytest.raises(DataError, match="must be positive, got 0"):
+        reference.sample(spring, 0)
+    with pytest.raises(DataError, match="chains must be positive"):
+        reference.sample(spring, 10, chains=0)
+    for ladder in ((2.0, 3.0), (1.0, 1.0), (1.0, 3.0, 2.0), ()):
+        with pytest.raises(DataError, match="ascend from 1"):
+            reference.sample(spring, 10, temperatures=ladder)
+    broken = targets.Target("broken", 2, 1, lambda x: jnp.sum(x) / 0.0, (0, 0))
+    with pytest.raises(TargetError, match="no finite energy"):
+        reference.sample(broken, 10)
 
 
 # ---- the published systems -----------------------------------------------------------------------------------------------------
@@ -201,7 +206,7 @@ def test_progress_is_told():
 
 @pytest.fixture(scope="module")
 def dw4_runs():
-    return [reference.sample(targets.get("dw4"), 8000, seed=seed) for seed in (0, 1)]
+    return [reference.sample(targets.get("dw4"), 6000, seed=seed) for seed in (0, 1)]
 
 
 def test_dw4_mean_energy(dw4_runs):

@@ -4,9 +4,11 @@ import os
 from pathlib import Path
 
 import h5py
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from boltzflow import datasets, targets
 from boltzflow.errors import DataError
 
@@ -42,7 +44,7 @@ def test_round_trip(tmp_path: Path, target: targets.Target, data: datasets.Datas
     assert (again.fingerprint, again.units) == (data.fingerprint, data.units)
     assert {key: again.provenance[key] for key in data.provenance} == dict(data.provenance)
     assert type(again.provenance["seed"]) is int
-    assert "passed" in again.provenance["virial_check"]
+    assert "passed" in str(again.provenance["virial_check"])
     assert os.listdir(path.parent) == ["frames.h5"]
 
 
@@ -104,8 +106,8 @@ def test_bad_numpy_files(tmp_path: Path, target: targets.Target):
     with pytest.raises(DataError, match="not a readable NumPy file"):
         datasets.load(write(tmp_path / "e.npy", np.array([{"a": 1}], dtype=object)), target)
     broken = frames.copy()
-    broken[[7, 30], 2] = np.nan, np.inf
-    broken[7, 1] = np.nan
+    broken[7] = np.nan
+    broken[30, 2, 1] = np.inf
     with pytest.raises(DataError, match="2 frames with NaN or infinite.*index 7"):
         datasets.load(write(tmp_path / "f.npy", broken), target)
     (tmp_path / "g.npz").write_bytes(b"PK\x03\x04 cut")
@@ -152,7 +154,7 @@ def test_a_factor_two_in_the_energy_is_refused(tmp_path: Path, target: targets.T
     with pytest.raises(DataError, match=r"virial check failed: mean of x·grad u is 1\d.*over 200 frames where 9 is exact"):
         datasets.load(path, target)
     loaded = datasets.load(path, target, allow_virial_mismatch=True)
-    assert "failed" in loaded.provenance["virial_check"]
+    assert "failed" in str(loaded.provenance["virial_check"])
 
 
 def test_virial_check_of_exact_samples(target: targets.Target):
@@ -181,16 +183,10 @@ def test_virial_check_of_a_few_frames(target: targets.Target):
 
 
 def test_clashes_are_counted():
-    frames = np.stack([np.asarray(targets.get("lj13").starting_positions(key=key)) for key in _keys(5)])
+    frames = np.stack([np.asarray(targets.get("lj13").starting_positions(key=key)) for key in jax.random.split(jax.random.key(0), 5)])
     frames[[1, 3], 0] = frames[[1, 3], 1]
     with pytest.raises(DataError, match="2 of 5 frames have an energy or gradient that is not finite"):
         datasets.virial_check(frames, targets.get("lj13"))
-
-
-def _keys(n: int):
-    import jax
-
-    return jax.random.split(jax.random.key(0), n)
 
 
 def test_split(data: datasets.Dataset):

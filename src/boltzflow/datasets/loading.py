@@ -33,9 +33,9 @@ def load(path: str | os.PathLike[str], target: Target, *, allow_virial_mismatch:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"there is no data file {path}; make one with `boltzflow reference`, or correct the path.")
-    provenance: dict[str, str | float | int]
+    provenance: dict[str, str | float | int] = {"source": path.name}
     if path.suffix in (".npy", ".npz"):
-        positions, provenance = _read_numpy(path), {"source": path.name}
+        positions = _read_numpy(path)
     else:
         positions, provenance = _read_hdf5(path, target)
     positions = _as_frames(positions, target, path)
@@ -53,10 +53,11 @@ def load(path: str | os.PathLike[str], target: Target, *, allow_virial_mismatch:
 
 def _read_numpy(path: Path) -> np.ndarray:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            return loaded
-        with loaded:
+        # Opened here, for np.load leaves the file open where it fails.
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if not isinstance(loaded, np.lib.npyio.NpzFile):
+                return loaded
             names = loaded.files
             if "positions" in names:
                 return loaded["positions"]
@@ -74,14 +75,13 @@ def _read_hdf5(path: Path, target: Target) -> tuple[np.ndarray, dict[str, str | 
         with h5py.File(path, "r") as file:
             if file.attrs.get("format") != FORMAT or "positions" not in file:
                 raise DataError(f"{path} is an HDF5 file but not a boltzflow data set; give .npy or .npz frames, or a `reference` file.")
-            version = int(file.attrs["format_version"])
+            version = int(str(file.attrs["format_version"]))
             if version > FORMAT_VERSION:
                 raise DataError(f"{path} has data format {version}, this version of boltzflow reads up to {FORMAT_VERSION}; update it.")
             fingerprint = str(file.attrs["fingerprint"])
             if fingerprint != target.fingerprint:
                 raise DataError(f"{path} holds frames of {fingerprint}, but the target is {target.fingerprint}; use one or the other.")
-            group = file.get("provenance")
-            provenance = {} if group is None else {key: _plain(value) for key, value in group.attrs.items()}
+            provenance = {key: _plain(value) for key, value in file["provenance"].attrs.items()}
             return np.asarray(file["positions"]), provenance
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise DataError(
@@ -116,5 +116,6 @@ def _refuse_non_finite(positions: np.ndarray, path: Path) -> None:
     bad = np.flatnonzero(~np.isfinite(positions).all(axis=(1, 2)))
     if len(bad):
         raise DataError(
-            f"{path} has {len(bad)} frames with NaN or infinite positions out of {len(positions)}, the first at index {bad[0]}; remove them."
+            f"{path} has {len(bad)} frames with NaN or infinite positions out of {len(positions)}, the first at index {bad[0]}; "
+            "remove them."
         )

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -74,7 +75,7 @@ def virial_check(positions: Float[np.ndarray, "n N D"], target: Target) -> Viria
         # The last batch is filled up, so that only one batch shape is compiled.
         missing = min(_BATCH, len(positions)) - len(batch)
         filled = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch
-        energy, gradient = (np.asarray(part, np.float64)[: len(batch)] for part in target.energies_and_gradients(filled))
+        energy, gradient = (np.asarray(part, np.float64)[: len(batch)] for part in target.energies_and_gradients(jnp.asarray(filled)))
         virial = np.sum(batch * gradient, axis=(1, 2))
         broken += int(np.sum(~(np.isfinite(energy) & np.isfinite(virial))))
         virials[first : first + _BATCH] = virial

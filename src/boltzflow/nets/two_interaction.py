@@ -21,12 +21,13 @@ from boltzflow.nets.mlp import Dense, RadialFunctions, TimeFeatures, cutoff_enve
 class NeighbourSums(NamedTuple):
     """Radial functions times direction tensors; per edge, or summed over neighbours (then the second N is gone).
 
-    Channels are the last axis, so that products of tensors vectorise over them.
+    Channels are the last axis, so that products of tensors vectorise over them. Of a symmetric tensor the S = D(D+1)/2 components of
+    its upper triangle are kept.
     """
 
     scalar: Float[Array, "*n C"]
     vector: Float[Array, "*n D V"]
-    tensor: Float[Array, "*n D D V"]
+    tensor: Float[Array, "*n S V"]
 
 
 class NodeState(NamedTuple):
@@ -35,7 +36,7 @@ class NodeState(NamedTuple):
     receiver: Float[Array, "*n H"]
     sender: Float[Array, "*n H"]
     vector: Float[Array, "*n D V"]
-    tensor: Float[Array, "*n D D V"]
+    tensor: Float[Array, "*n S V"]
     velocity: Float[Array, "*n D"]
 
 
@@ -138,7 +139,7 @@ class TwoInteraction(AbstractSparseVectorField):
         distance, direction = self._directions(difference, mask)
         basis = self.radial(distance) * (mask / np.sqrt(n))[..., None]
         weights = (basis @ mixing.sums) * self.sender_scale[np.asarray(self.types)]
-        traceless = _outer(direction) - jnp.eye(dimension, dtype=difference.dtype) / dimension
+        traceless = _outer(direction) - _upper_triangle(np.eye(dimension) / dimension).astype(difference.dtype)
         return NeighbourSums(weights, direction, traceless)
 
     def _split(self, weights: Float[Array, "*n M"]) -> list[Float[Array, "*n C"]]:
@@ -150,24 +151,21 @@ class TwoInteraction(AbstractSparseVectorField):
         return NeighbourSums(
             jnp.sum(scalar, axis=1),
             jnp.einsum("ija,ijv->iav", factors.vector, vector),
-            jnp.einsum("ijab,ijv->iabv", factors.tensor, tensor),
+            jnp.einsum("ijs,ijv->isv", factors.tensor, tensor),
         )
 
     def _per_edge(self, factors: NeighbourSums) -> NeighbourSums:
         """The summands of `_sum_neighbours`."""
         scalar, vector, tensor = self._split(factors.scalar)
-        return NeighbourSums(
-            scalar, factors.vector[..., None] * vector[..., None, :], factors.tensor[..., None] * tensor[..., None, None, :]
-        )
+        return NeighbourSums(scalar, factors.vector[..., None] * vector[..., None, :], factors.tensor[..., None] * tensor[..., None, :])
 
     def _node(self, time: Float[Array, " F"], sums: NeighbourSums) -> NodeState:
         """Node-wise network: invariants of the neighbour sums to features, gated vectors and tensors."""
         n = sums.scalar.shape[0]
         a1, a2 = sums.vector, sums.tensor
-        a21 = jnp.sum(a2 * a1[..., None, :, :], axis=-2)
-        invariants = jnp.concatenate(
-            [jnp.sum(a1**2, axis=-2), jnp.sum(a2**2, axis=(-2, -3)), jnp.sum(a1 * a21, axis=-2), _trace_of_cube(a2)], axis=-1
-        )
+        a21 = _times_vector(a2, a1)
+        multiplicity = _multiplicity(a1.shape[-2]).astype(a1.dtype)[:, None]
+        invariants = jnp.concatenate([_dot(a1, a1), _dot(a2 * multiplicity, a2), _dot(a1, a21), _trace_of_cube(a2)], axis=-1)
         one_hot = jax.nn.one_hot(np.asarray(self.types), max(self.types) + 1, dtype=time.dtype)
         inputs = [sums.scalar, jnp.arcsinh(invariants), jnp.broadcast_to(time, (n, time.shape[0])), one_hot]
         h = self.node_in(jnp.concatenate(inputs, axis=-1))
@@ -177,7 +175,7 @@ class TwoInteraction(AbstractSparseVectorField):
         g1, g21, g2 = jnp.split(self.vector_gates(h), 3, axis=-1)
         vector = g1[..., None, :] * a1 + g21[..., None, :] * a21
         velocity = jnp.sum(self.node_velocity(h)[..., None, :] * vector, axis=-1)
-        return NodeState(self.receiver(h), self.sender(h), vector, g2[..., None, None, :] * a2, velocity)
+        return NodeState(self.receiver(h), self.sender(h), vector, g2[..., None, :] * a2, velocity)
 
     def _second(
         self,
@@ -198,14 +196,16 @@ class TwoInteraction(AbstractSparseVectorField):
         """
         distance, direction = self._directions(difference, mask)
         basis = self.radial(distance)
-        outer = _outer(direction)
+        along = direction[..., None]
+        # Off-diagonal components of symmetric tensors count twice in the contraction.
+        outer = (_outer(direction) * _multiplicity(direction.shape[-1]).astype(direction.dtype))[..., None]
         geometry = jnp.concatenate(
             [
-                jnp.einsum("ja,av->jv", direction, receiver.vector),
-                jnp.einsum("ja,jav->jv", direction, sender.vector),
-                jnp.einsum("av,jav->jv", receiver.vector, sender.vector),
-                jnp.einsum("jab,abv->jv", outer, receiver.tensor),
-                jnp.einsum("jab,jabv->jv", outer, sender.tensor),
+                _dot(along, receiver.vector[None]),
+                _dot(along, sender.vector),
+                _dot(receiver.vector[None], sender.vector),
+                _dot(outer, receiver.tensor[None]),
+                _dot(outer, sender.tensor),
             ],
             axis=-1,
         )
@@ -267,15 +267,44 @@ class TwoInteraction(AbstractSparseVectorField):
         return velocity - jnp.mean(velocity, axis=0), jnp.sum(terms)
 
 
-def _outer(direction: Float[Array, "*n D"]) -> Float[Array, "*n D D"]:
-    return direction[..., :, None] * direction[..., None, :]
+def _triangle(dimension: int) -> list[tuple[int, int]]:
+    return [(a, b) for a in range(dimension) for b in range(a, dimension)]
 
 
-def _trace_of_cube(a: Float[Array, "*n D D V"]) -> Float[Array, "*n V"]:
-    """Tr A³ of symmetric traceless matrices: three times the determinant in three dimensions, zero in two (Cayley-Hamilton)."""
-    if a.shape[-2] == 2:
-        return jnp.zeros_like(a[..., 0, 0, :])
-    if a.shape[-2] == 3:
-        (xx, xy, xz), (_, yy, yz), (_, _, zz) = (tuple(a[..., i, j, :] for j in range(3)) for i in range(3))
-        return 3.0 * (xx * (yy * zz - yz * yz) - xy * (xy * zz - yz * xz) + xz * (xy * yz - yy * xz))
-    return jnp.einsum("...abv,...bcv,...cav->...v", a, a, a)
+def _upper_triangle(matrix: np.ndarray) -> np.ndarray:
+    return np.array([matrix[a, b] for a, b in _triangle(matrix.shape[0])])
+
+
+def _multiplicity(dimension: int) -> np.ndarray:
+    """How often each component of the upper triangle occurs in the whole symmetric tensor."""
+    return np.array([1.0 if a == b else 2.0 for a, b in _triangle(dimension)])
+
+
+def _outer(direction: Float[Array, "*n D"]) -> Float[Array, "*n S"]:
+    """Upper triangle of the outer product of a vector with itself."""
+    return jnp.stack([direction[..., a] * direction[..., b] for a, b in _triangle(direction.shape[-1])], axis=-1)
+
+
+def _dot(x: Float[Array, "*n C V"], y: Float[Array, "*n C V"]) -> Float[Array, "*n V"]:
+    """Sum over components, written out: a handful of fused multiply-adds per channel, where a reduction would be a loop of its own."""
+    return sum((x[..., c, :] * y[..., c, :] for c in range(1, x.shape[-2])), x[..., 0, :] * y[..., 0, :])
+
+
+def _times_vector(tensor: Float[Array, "*n S V"], vector: Float[Array, "*n D V"]) -> Float[Array, "*n D V"]:
+    """Symmetric tensors times vectors, channel by channel."""
+    dimension = vector.shape[-2]
+    index = {pair: c for c, pair in enumerate(_triangle(dimension))}
+
+    def row(a: int) -> Array:
+        terms = [tensor[..., index[min(a, b), max(a, b)], :] * vector[..., b, :] for b in range(dimension)]
+        return sum(terms[1:], terms[0])
+
+    return jnp.stack([row(a) for a in range(dimension)], axis=-2)
+
+
+def _trace_of_cube(tensor: Float[Array, "*n S V"]) -> Float[Array, "*n V"]:
+    """tr A³ of symmetric traceless matrices: three times the determinant in three dimensions, zero in two (Cayley-Hamilton)."""
+    if tensor.shape[-2] != 6:
+        return jnp.zeros_like(tensor[..., 0, :])
+    xx, xy, xz, yy, yz, zz = (tensor[..., c, :] for c in range(6))
+    return 3.0 * (xx * (yy * zz - yz * yz) - xy * (xy * zz - yz * xz) + xz * (xy * yz - yy * xz))

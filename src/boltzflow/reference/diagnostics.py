@@ -1,25 +1,23 @@
 """Convergence of many chains: split R-hat, bulk effective sample size, autocorrelation times."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float
 
 
 def split_r_hat(chains: Float[np.ndarray, "C K"]) -> float:
     """Split R-hat of C chains of K draws (Gelman et al., 2013, section 11.4), 1 for converged chains; NaN below 4 draws."""
-    from arviz_stats.base import array_stats
-
     if chains.shape[1] < 4 or np.ptp(chains) == 0:
         return float("nan")
-    return float(array_stats.rhat(chains, method="split"))
+    return float(_array_stats().rhat(chains, method="split"))
 
 
 def bulk_ess(chains: Float[np.ndarray, "C K"]) -> float:
     """Bulk effective sample size of C chains of K draws (Vehtari et al., 2021), as a number of draws."""
-    from arviz_stats.base import array_stats
-
     if chains.shape[1] < 4 or np.ptp(chains) == 0:
         return float("nan")
-    return float(array_stats.ess(chains, method="bulk"))
+    return float(_array_stats().ess(chains, method="bulk"))
 
 
 def autocorrelation_time(chains: Float[np.ndarray, "C K"]) -> float:
@@ -39,3 +37,10 @@ def autocorrelation_time(chains: Float[np.ndarray, "C K"]) -> float:
         if lag >= 5 * time:
             break
     return float(max(time, 1.0))
+
+
+def _array_stats() -> Any:
+    # Imported where it is used: it is slow to import.
+    from arviz_stats.base.array import array_stats
+
+    return array_stats

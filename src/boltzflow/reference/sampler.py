@@ -1,12 +1,13 @@
 """Makes reference data: the schedule around the tempering sampler, and what it reports."""
 
 import dataclasses
+import functools
 import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from jaxtyping import Float, Int, PRNGKeyArray
 from boltzflow.datasets import Dataset, virial_check
 from boltzflow.errors import DataError, TargetError
 from boltzflow.reference.diagnostics import autocorrelation_time, bulk_ess, split_r_hat
-from boltzflow.reference.tempering import Draws, Ladder, LadderState, produce, warm_up
+from boltzflow.reference.tempering import Draws, Ladder, LadderState, advance
 from boltzflow.targets.base import Target
 
 R_HAT_LIMIT = 1.05
@@ -123,23 +124,23 @@ def sample(
     if not rungs or rungs[0] != 1.0 or any(hot <= cold for cold, hot in zip(rungs, rungs[1:], strict=False)):
         raise DataError(f"temperatures are multiples of the target's that ascend from 1, such as 1,1.5,2; got {rungs}.")
     report = progress or (lambda fraction, message: None)
-    ladder = Ladder(target, rungs, leapfrog_steps=_LEAPFROG_STEPS, hmc_steps=_HMC_STEPS)
     # With fewer draws of each chain R-hat could not tell anything.
     draws = max(-(-n // chains), _DRAWS_PER_CHAIN // 2)
+    chunks = -(-draws // _CHUNK)
+    chunk = -(-draws // chunks)
     key_run, key_symmetry = jax.random.split(jax.random.key(seed))
-    with _Islands(ladder, chains, key=key_run) as islands:
+    report(0.0, "compiling")
+    with _Islands(target, rungs, chains, chunk, key=key_run) as islands:
         report(0.0, "warm-up")
         islands.warm_up(_WARM_UP_SWEEPS)
         report(0.05, "measuring the autocorrelation")
-        chunks = -(-draws // _CHUNK)
-        chunk = -(-draws // chunks)
-        pilot = _join([islands.produce(chunk, 1) for _ in range(-(-_PILOT_SWEEPS // chunk))])
+        pilot = _join([islands.produce(1) for _ in range(-(-_PILOT_SWEEPS // chunk))])
         times = {name: autocorrelation_time(values) for name, values in _observables(pilot).items()}
         thin = math.ceil(max(times.values()))
         parts: list[Draws] = []
         for number in range(chunks):
             report(0.1 + 0.9 * number / chunks, f"sampling, a frame every {thin} sweeps")
-            parts.append(islands.produce(chunk, thin))
+            parts.append(islands.produce(thin))
         step_sizes = islands.step_sizes()
     drawn = _join(parts)
     draws = len(drawn.energy)
@@ -147,7 +148,7 @@ def sample(
     # Chain by chain, so that blocks of consecutive frames see the correlation within chains; the last draws that are too many go.
     order = np.arange(draws * chains).reshape(draws, chains).T.ravel()
     keep = order[order < n]
-    positions = drawn.positions.reshape(-1, *drawn.positions.shape[2:])[keep]
+    positions = np.asarray(drawn.positions).reshape(-1, target.n_particles, target.dimension)[keep]
     positions = _apply_symmetries(positions, target, key=key_symmetry)
     check = virial_check(positions, target)
     r_hat = {name: split_r_hat(values) for name, values in observables.items()}
@@ -174,21 +175,56 @@ def sample(
     return ReferenceResult(dataset, diagnostics)
 
 
+class _Programs(NamedTuple):
+    start: Callable[[PRNGKeyArray, int], LadderState]
+    advance: Callable[..., tuple[LadderState, Float[jax.Array, " T"], Draws]]
+
+
+@functools.lru_cache(maxsize=4)
+def _programs(target: Target, temperatures: tuple[float, ...]) -> _Programs:
+    """The compiled programs of a ladder, kept for the next call with the same target object."""
+    ladder = Ladder(target, temperatures, leapfrog_steps=_LEAPFROG_STEPS, hmc_steps=_HMC_STEPS)
+
+    def start(key: PRNGKeyArray, chains: int) -> LadderState:
+        keys = jax.random.split(key, (len(temperatures), chains))
+        return ladder.init(jax.vmap(jax.vmap(lambda key: target.starting_positions(key=key)))(keys))
+
+    def run(
+        state: LadderState,
+        log_steps: Float[jax.Array, " T"],
+        thin: Int[jax.Array, ""],
+        gain: Float[jax.Array, ""],
+        key: PRNGKeyArray,
+        draws: int,
+    ) -> tuple[LadderState, Float[jax.Array, " T"], Draws]:
+        return advance(ladder, state, log_steps, thin, gain, draws=draws, acceptance=_ACCEPTANCE, key=key)
+
+    return _Programs(jax.jit(start, static_argnums=1), jax.jit(run, static_argnums=5))
+
+
 class _Islands:
     """Groups of chains that run in threads of their own, for XLA uses one core for a compiled loop.
 
     The number of groups does not depend on the number of cores, so neither do the results.
     """
 
-    def __init__(self, ladder: Ladder, chains: int, *, key: PRNGKeyArray) -> None:
-        self._ladder = ladder
+    def __init__(self, target: Target, temperatures: tuple[float, ...], chains: int, draws: int, *, key: PRNGKeyArray) -> None:
         groups = _ISLANDS if jax.default_backend() == "cpu" and chains % _ISLANDS == 0 else 1
+        self._programs = _programs(target, temperatures)
+        self._draws = draws
         self._keys = list(jax.random.split(key, groups))
-        self._states = [self._start(chains // groups, key=self._next_key(group)) for group in range(groups)]
+        self._states = [self._programs.start(self._next_key(group), chains // groups) for group in range(groups)]
+        broken = sum(int(jnp.sum(~jnp.isfinite(state.energy))) for state in self._states)
+        if broken:
+            raise TargetError(
+                f"{broken} of {chains * len(temperatures)} starting configurations of target {target.name!r} have no finite energy; give "
+                "the target a `start` function that makes configurations without clashes."
+            )
         scale = jnp.sqrt(jnp.mean(self._states[0].coordinates ** 2))
-        self._steps = [jnp.full(len(ladder.temperatures), 0.01 * scale, scale.dtype)] * groups
+        self._log_steps = [jnp.full(len(temperatures), jnp.log(0.01 * scale))] * groups
+        # No sweep at all: compiles the program once, before the threads would each do so.
+        self._advance(0, thin=0, gain=0.0)
         self._threads = ThreadPoolExecutor(max_workers=min(groups, os.cpu_count() or 1))
-        self._compiled: dict[int, Callable[..., tuple[LadderState, Draws]]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -198,58 +234,33 @@ class _Islands:
 
     def step_sizes(self) -> Float[np.ndarray, " T"]:
         """Step sizes of the temperatures, averaged over the groups."""
-        return np.mean([np.asarray(steps) for steps in self._steps], axis=0)
+        return np.exp(np.mean([np.asarray(steps) for steps in self._log_steps], axis=0))
 
     def warm_up(self, sweeps: int) -> None:
-        """Fits the step sizes while the chains forget their start."""
+        """Fits the step sizes, first fast and then averaged, while the chains forget their start."""
+        for gain in (0.5, 0.1):
+            outcome = self._all(thin=-(-sweeps // (2 * self._draws)), gain=gain)
+            self._log_steps = [steps for _, steps, _ in outcome]
 
-        def run(state: LadderState, steps: Float[jax.Array, " T"], key: PRNGKeyArray) -> tuple[LadderState, Float[jax.Array, " T"]]:
-            return warm_up(self._ladder, state, steps, sweeps=sweeps, acceptance=_ACCEPTANCE, key=key)
+    def produce(self, thin: int) -> Draws:
+        """Draws of all chains with frozen step sizes, on the host."""
+        parts = [part for _, _, part in self._all(thin=thin, gain=0.0)]
+        positions, energy = (np.concatenate(each, axis=1) for each in zip(*[part[:2] for part in parts], strict=True))
+        rates: Any = jax.tree.map(lambda *each: np.mean(each, axis=0), *[part.info for part in parts])
+        return parts[0]._replace(positions=positions, energy=energy, info=rates)
 
-        keys = [self._next_key(group) for group in range(len(self._states))]
-        run = jax.jit(run).lower(self._states[0], self._steps[0], keys[0]).compile()
-        outcome = self._threads.map(
-            lambda arguments: jax.block_until_ready(run(*arguments)), zip(self._states, self._steps, keys, strict=True)
-        )
-        self._states, self._steps = map(list, zip(*outcome, strict=True))
+    def _all(self, *, thin: int, gain: float) -> list[tuple[LadderState, Float[jax.Array, " T"], Draws]]:
+        outcome = list(self._threads.map(lambda group: self._advance(group, thin=thin, gain=gain), range(len(self._states))))
+        self._states = [state for state, _, _ in outcome]
+        return outcome
 
-    def produce(self, draws: int, thin: int) -> Draws:
-        """Draws of all chains on the host."""
-        keys = [self._next_key(group) for group in range(len(self._states))]
-        arguments = list(zip(self._states, self._steps, [jnp.asarray(thin)] * len(keys), keys, strict=True))
-        if draws not in self._compiled:
-
-            def run(
-                state: LadderState, steps: Float[jax.Array, " T"], thin: Int[jax.Array, ""], key: PRNGKeyArray
-            ) -> tuple[LadderState, Draws]:
-                return produce(self._ladder, state, steps, thin, draws=draws, key=key)
-
-            self._compiled[draws] = jax.jit(run).lower(*arguments[0]).compile()
-        run = self._compiled[draws]
-        outcome = list(self._threads.map(lambda each: jax.tree.map(np.asarray, run(*each)), arguments))
-        self._states = [jax.tree.map(jnp.asarray, state) for state, _ in outcome]
-        parts = [part for _, part in outcome]
-        return Draws(
-            np.concatenate([part.positions for part in parts], axis=1),
-            np.concatenate([part.energy for part in parts], axis=1),
-            jax.tree.map(lambda *rates: np.mean(rates, axis=0), *[part.info for part in parts]),
-        )
+    def _advance(self, group: int, *, thin: int, gain: float) -> tuple[LadderState, Float[jax.Array, " T"], Draws]:
+        arguments = (self._states[group], self._log_steps[group], thin, gain, self._next_key(group))
+        return jax.block_until_ready(self._programs.advance(*arguments, self._draws))
 
     def _next_key(self, group: int) -> PRNGKeyArray:
         self._keys[group], key = jax.random.split(self._keys[group])
         return key
-
-    def _start(self, chains: int, *, key: PRNGKeyArray) -> LadderState:
-        target = self._ladder.target
-        keys = jax.random.split(key, (len(self._ladder.temperatures), chains))
-        state = self._ladder.init(jax.vmap(jax.vmap(lambda key: target.starting_positions(key=key)))(keys))
-        broken = int(jnp.sum(~jnp.isfinite(state.energy)))
-        if broken:
-            raise TargetError(
-                f"{broken} of {state.energy.size} starting configurations of target {target.name!r} have no finite energy; give the "
-                "target a `start` function that makes configurations without clashes."
-            )
-        return state
 
 
 def _join(parts: Sequence[Draws]) -> Draws:

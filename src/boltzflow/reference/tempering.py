@@ -7,7 +7,7 @@ constraint, so detailed balance is that of plain HMC.
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +106,9 @@ class Ladder:
     def _hmc_step(self, state: LadderState, step_sizes: Float[Array, " T"], *, key: PRNGKeyArray) -> tuple[LadderState, Float[Array, " T"]]:
         n_temperatures, n_chains, freedom = state.coordinates.shape
         dtype = state.coordinates.dtype
-        kernel = hmc.build_kernel()
+        # blackjax annotates scalars as Python numbers; what it takes and gives are traced arrays.
+        kernel: Any = hmc.build_kernel()
+        make_state: Any = hmc.HMCState
         key_length, key_jitter, key_chains = jax.random.split(key, 3)
         # One length for all chains: a length of their own would make every chain wait for the longest.
         length = jax.random.randint(key_length, (), (self.leapfrog_steps + 1) // 2, self.leapfrog_steps + self.leapfrog_steps // 2 + 1)
@@ -120,7 +122,7 @@ class Ladder:
             beta: Float[Array, ""],
             step_size: Float[Array, ""],
         ) -> tuple[Float[Array, " F"], Float[Array, ""], Float[Array, " F"], Float[Array, ""]]:
-            chain = hmc.HMCState(coordinates, -beta * energy, -beta * gradient)
+            chain = make_state(coordinates, -beta * energy, -beta * gradient)
             chain, info = kernel(key, chain, lambda y: -beta * self._energy(y), step_size, jnp.ones(freedom, dtype), length)
             return chain.position, -chain.logdensity / beta, -chain.logdensity_grad / beta, info.acceptance_rate
 
@@ -151,34 +153,13 @@ class Ladder:
         return swapped, jnp.mean(probability, axis=1)
 
 
-def warm_up(
-    ladder: Ladder, state: LadderState, step_sizes: Float[Array, " T"], *, sweeps: int, acceptance: float, key: PRNGKeyArray
-) -> tuple[LadderState, Float[Array, " T"]]:
-    """Runs sweeps in which the step sizes follow a Robbins-Monro rule towards an acceptance.
-
-    Returns:
-        The state, and the step sizes averaged (in the logarithm) over the second half.
-    """
-
-    def body(carry: tuple, index: Int[Array, ""]) -> tuple[tuple, None]:
-        state, log_step, average = carry
-        state, info = ladder.sweep(state, jnp.exp(log_step), index, key=jax.random.fold_in(key, index))
-        log_step = log_step + (info.acceptance - acceptance) / jnp.sqrt(1.0 + 0.1 * index)
-        average = average + jnp.where(index >= sweeps - sweeps // 2, log_step, 0.0) / (sweeps // 2)
-        return (state, log_step, average), None
-
-    start = jnp.log(step_sizes)
-    (state, _, average), _ = jax.lax.scan(body, (state, start, jnp.zeros_like(start)), jnp.arange(sweeps))
-    return state, jnp.exp(average)
-
-
 class Draws(NamedTuple):
-    """Draws of K times, every `thin` sweeps.
+    """K draws, every `thin` sweeps.
 
     Attributes:
         positions: at the target's temperature, (K, C, N, D).
         energy: at the target's temperature, (K, C).
-        info: per draw the mean over its sweeps, (K, T) and (K, T-1).
+        info: per draw the mean over its sweeps, (K, T) and (K, S).
     """
 
     positions: Float[Array, "K C N D"]
@@ -186,22 +167,41 @@ class Draws(NamedTuple):
     info: SweepInfo
 
 
-def produce(
-    ladder: Ladder, state: LadderState, step_sizes: Float[Array, " T"], thin: Int[Array, ""], *, draws: int, key: PRNGKeyArray
-) -> tuple[LadderState, Draws]:
-    """Runs `draws` times `thin` sweeps with frozen step sizes and keeps the state at the target's temperature after each."""
+def advance(
+    ladder: Ladder,
+    state: LadderState,
+    log_steps: Float[Array, " T"],
+    thin: Int[Array, ""],
+    gain: Float[Array, ""],
+    *,
+    draws: int,
+    acceptance: float,
+    key: PRNGKeyArray,
+) -> tuple[LadderState, Float[Array, " T"], Draws]:
+    """Runs `draws` times `thin` sweeps and keeps the state at the target's temperature after each.
+
+    Warm-up and sampling are the same compiled program: with a positive gain the step sizes follow the acceptance (Robbins-Monro), with
+    gain 0 they stay, and the chain is a Markov chain with the target as its stationary density.
+
+    Returns:
+        The state, the logarithms of the step sizes averaged over all sweeps, and the draws.
+    """
     temperatures = len(ladder.temperatures)
-    zero = SweepInfo(jnp.zeros(temperatures, state.energy.dtype), jnp.zeros(temperatures - 1, state.energy.dtype))
+    dtype = state.energy.dtype
+    none = SweepInfo(jnp.zeros(temperatures, dtype), jnp.zeros(temperatures - 1, dtype))
 
-    def one_draw(state: LadderState, draw: Int[Array, ""]) -> tuple[LadderState, Draws]:
+    def one_draw(carry: tuple, draw: Int[Array, ""]) -> tuple[tuple, Draws]:
         def one_sweep(index: Int[Array, ""], carry: tuple) -> tuple:
-            state, total = carry
+            state, log_steps, average, total = carry
             number = draw * thin + index
-            state, info = ladder.sweep(state, step_sizes, number, key=jax.random.fold_in(key, number))
-            return state, jax.tree.map(jnp.add, total, info)
+            state, info = ladder.sweep(state, jnp.exp(log_steps), number, key=jax.random.fold_in(key, number))
+            log_steps = log_steps + gain * (info.acceptance - acceptance)
+            return state, log_steps, average + log_steps / (draws * thin), jax.tree.map(jnp.add, total, info)
 
-        state, total = jax.lax.fori_loop(0, thin, one_sweep, (state, zero))
+        state, log_steps, average, total = jax.lax.fori_loop(0, thin, one_sweep, (*carry, none))
         info = jax.tree.map(lambda part: part / thin, total)
-        return state, Draws(ladder.positions(state.coordinates[0]), state.energy[0], info)
+        return (state, log_steps, average), Draws(ladder.positions(state.coordinates[0]), state.energy[0], info)
 
-    return jax.lax.scan(one_draw, state, jnp.arange(draws))
+    start = (state, log_steps, jnp.zeros_like(log_steps))
+    (state, _, average), drawn = jax.lax.scan(one_draw, start, jnp.arange(draws))
+    return state, average, drawn
