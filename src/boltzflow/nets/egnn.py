@@ -153,7 +153,8 @@ class EGNN(AbstractVectorField):
                 layer = eqx.combine(layer, static)
                 return layer(*state, edges, mask, self.radial, coordinate_range), None
 
-            state, _ = jax.lax.scan(step, state, arrays)
+            # Recomputing a layer in the backward pass is cheaper here than storing and fetching its edge features.
+            state, _ = jax.lax.scan(jax.checkpoint(step), state, arrays)
         _, moved = self.last(*state, edges, mask, self.radial, coordinate_range)
         velocity = moved - positions
         return velocity - jnp.mean(velocity, axis=0)
