@@ -303,7 +303,7 @@ def _times_vector(tensor: Float[Array, "*n S V"], vector: Float[Array, "*n D V"]
 
 
 def _trace_of_cube(tensor: Float[Array, "*n S V"]) -> Float[Array, "*n V"]:
-    """tr A³ of symmetric traceless matrices: three times the determinant in three dimensions, zero in two (Cayley-Hamilton)."""
+    """Trace of A³ for symmetric traceless matrices: three times the determinant in three dimensions, zero in two (Cayley-Hamilton)."""
     if tensor.shape[-2] != 6:
         return jnp.zeros_like(tensor[..., 0, :])
     xx, xy, xz, yy, yz, zz = (tensor[..., c, :] for c in range(6))
