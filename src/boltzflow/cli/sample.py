@@ -45,14 +45,15 @@ def run(
     from boltzflow import progress, runtime
 
     runtime.configure(precision)
-    from boltzflow.sampling.generate import generate
+    from boltzflow.sampling.generate import CHUNK, generate
     from boltzflow.training.export import load_model
 
     loaded = load_model(model)
-    options = {} if chunk is None else {"chunk": chunk}
     began = time.perf_counter()
     with progress.shown() as bar:
-        samples = generate(loaded.flow, loaded.target, n, seed=seed, out=path, resume=resume, progress=bar, **options)
+        samples = generate(
+            loaded.flow, loaded.target, n, seed=seed, out=path, resume=resume, progress=bar, model=model, chunk=chunk or CHUNK
+        )
     summarize(samples, seconds=time.perf_counter() - began)
     print(path)
 

@@ -1,13 +1,13 @@
 """The equivariant continuous normalizing flow (E-CNF): prior and vector field, sampled and evaluated by integrating an ODE."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from boltzflow.config import SolverConfig
 from boltzflow.flows import prior
@@ -92,8 +92,8 @@ class ContinuousFlow(eqx.Module):
         if self.solver.divergence == "hutchinson":
             probes = draw_probes(self.solver.probes, self.n_particles, self.dimension, key=jax.random.key(0) if key is None else key)
 
-        def velocity(t: Float[Array, ""], state: tuple[Array, Array, Array], _: None) -> tuple[Array, Array, Array]:
-            v, divergence = velocity_and_divergence(self.field, t, state[0], method=self.solver.divergence, probes=probes)
+        def velocity(t: Any, state: tuple[Array, Array, Array], _: PyTree) -> tuple[Array, Array, Array]:
+            v, divergence = velocity_and_divergence(self.field, jnp.asarray(t), state[0], method=self.solver.divergence, probes=probes)
             # The speed is signed so that the path length grows in both directions of time.
             return v, divergence, jnp.sqrt(jnp.sum(v**2)) * (1.0 if t1 > t0 else -1.0)
 

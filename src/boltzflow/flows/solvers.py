@@ -13,7 +13,7 @@ from boltzflow.config import SolverConfig
 class RK4(diffrax.AbstractERK):
     """The classical fourth-order method, for fixed steps only: it has no embedded error estimate."""
 
-    tableau: ClassVar[diffrax.ButcherTableau] = diffrax.ButcherTableau(
+    tableau: ClassVar[diffrax.ButcherTableau | diffrax.MultiButcherTableau] = diffrax.ButcherTableau(
         a_lower=(np.array([0.5]), np.array([0.0, 0.5]), np.array([0.0, 0.0, 1.0])),
         b_sol=np.array([1 / 6, 1 / 3, 1 / 3, 1 / 6]),
         b_error=np.array([0.0, 0.0, 0.0, 0.0]),

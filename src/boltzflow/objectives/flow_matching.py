@@ -23,10 +23,10 @@ class Batch(NamedTuple):
         noise: zero-CoM normal noise around the path, (B, N, D).
     """
 
-    prior: Float[Array, "B N D"]
-    data: Float[Array, "B N D"]
-    time: Float[Array, " B"]
-    noise: Float[Array, "B N D"]
+    prior: Float[Array | np.ndarray, "B N D"]
+    data: Float[Array | np.ndarray, "B N D"]
+    time: Float[Array | np.ndarray, " B"]
+    noise: Float[Array | np.ndarray, "B N D"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +81,10 @@ class FlowMatching(ObjectiveConfig):
 
     def losses(self, field: AbstractVectorField, batch: Batch) -> Float[Array, " B"]:
         """Squared error of the velocity of each pair; `field` is vmapped here."""
+        batch = jax.tree.map(jnp.asarray, batch)
         time = batch.time[:, None, None]
         positions = (1.0 - time) * batch.prior + time * batch.data + self.sigma * batch.noise
-        velocity = jax.vmap(field)(batch.time, positions)
+        velocity = jax.vmap(field)(jnp.asarray(batch.time), jnp.asarray(positions))
         return jnp.sum((velocity - (batch.data - batch.prior)) ** 2, axis=(1, 2))
 
 

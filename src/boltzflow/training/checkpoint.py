@@ -81,6 +81,7 @@ class Checkpoints:
         try:
             # The metadata comes first and alone: the arrays of a foreign checkpoint have other shapes.
             meta = self._manager.restore(step, args=self._ocp.args.Composite(meta=self._ocp.args.JsonRestore()))["meta"]
+            arrays = {}
             foreign = meta["identity"] != self._identity
             if not foreign:
                 restored = self._manager.restore(

@@ -119,7 +119,7 @@ def make_step(
         usable = jnp.isfinite(norm) & (kept > 0)
 
         updates, new_optimiser = transform.update(gradient, state.optimiser, state.parameters)
-        learning_rate = rate(state.step)
+        learning_rate = jnp.asarray(rate(state.step))
         parameters = jax.tree.map(lambda p, u: p - learning_rate.astype(p.dtype) * u, state.parameters, updates)
         # A short memory at first, so that the average forgets the initial parameters.
         decay = jnp.minimum(config.ema_decay, (1.0 + state.step) / (10.0 + state.step))

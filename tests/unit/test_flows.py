@@ -1,0 +1,314 @@
+"""The continuous flow against closed forms: densities, paths, failures, and the stochastic divergence."""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.stats
+
+from boltzflow import targets
+from boltzflow.config import FlowConfig, SolverConfig
+from boltzflow.flows import prior
+from boltzflow.flows.build import build_flow
+from boltzflow.flows.continuous import STATUS_SENTENCES, ContinuousFlow, FlowSolution
+from boltzflow.flows.divergence import brute_force, draw_probes, hutchinson, velocity_and_divergence
+from boltzflow.nets.base import AbstractSparseVectorField, AbstractVectorField
+
+TIGHT = SolverConfig(rtol=1e-9, atol=1e-9)
+SPIRAL = np.array([[0.5, 0.8], [-0.8, 0.5]])
+
+
+class Linear(AbstractVectorField):
+    """v = c(t) · x A of the centred positions, with c(t) = 1 + slope·(2t - 1), whose integral is 1."""
+
+    matrix: Any
+    slope: float = 0.0
+
+    def __call__(self, t, positions):
+        centred = positions - jnp.mean(positions, axis=0)
+        return (1.0 + self.slope * (2.0 * t - 1.0)) * centred @ jnp.asarray(self.matrix, positions.dtype)
+
+
+class Repulsion(AbstractVectorField):
+    """A nonlinear equivariant field: neighbours push each other apart."""
+
+    strength: float = 2.0
+
+    def __call__(self, t, positions):
+        difference = positions[:, None] - positions[None]
+        squared = jnp.sum(difference**2, axis=-1, keepdims=True)
+        return self.strength * jnp.cos(2.0 * t) * jnp.sum(difference * jnp.exp(-squared), axis=1)
+
+
+class UndefinedOutside(AbstractVectorField):
+    """A linear field that is NaN for configurations beyond a radius."""
+
+    radius: float
+
+    def __call__(self, t, positions):
+        return jnp.where(jnp.sum(positions**2) > self.radius**2, jnp.nan, 0.1 * (positions - jnp.mean(positions, axis=0)))
+
+
+class Explosive(AbstractVectorField):
+    """Reaches infinity in finite time."""
+
+    def __call__(self, t, positions):
+        return 10.0 * jnp.sum(positions**2) * (positions - jnp.mean(positions, axis=0))
+
+
+def basis(n: int) -> np.ndarray:
+    """Orthonormal basis (n-1, n) of the vectors of zero sum."""
+    return scipy.linalg.helmert(n)
+
+
+def centred(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    values = rng.normal(size=shape)
+    return values - values.mean(axis=-2, keepdims=True)
+
+
+@eqx.filter_jit
+def push(flow: ContinuousFlow, latents: Any, keys: Any = None) -> FlowSolution:
+    return jax.vmap(lambda z, key: flow.push_forward(z, key=key))(latents, keys)
+
+
+@eqx.filter_jit
+def density(flow: ContinuousFlow, positions: Any, keys: Any = None) -> FlowSolution:
+    return jax.vmap(lambda x, key: flow.log_prob(x, key=key))(positions, keys)
+
+
+@eqx.filter_jit
+def sample(flow: ContinuousFlow, keys: Any) -> FlowSolution:
+    return jax.vmap(lambda key: flow.sample_and_log_prob(key=key))(keys)
+
+
+class TestPrior:
+    @pytest.mark.parametrize(("n", "dimension"), [(2, 1), (4, 2), (5, 3)])
+    def test_log_prob_is_the_normal_density_in_an_orthonormal_basis(self, n, dimension):
+        x = centred(np.random.default_rng(0), n, dimension)
+        degrees = (n - 1) * dimension
+        expected = scipy.stats.multivariate_normal(np.zeros(degrees), np.eye(degrees)).logpdf((basis(n) @ x).ravel())
+        with jax.enable_x64(True):
+            np.testing.assert_allclose(prior.log_prob(jnp.asarray(x)), expected, rtol=1e-12)
+
+    def test_samples_are_standard_normal_on_the_subspace(self):
+        x = np.asarray(jax.vmap(lambda key: prior.sample(4, 2, key=key))(jax.random.split(jax.random.key(0), 20_000)))
+        np.testing.assert_allclose(x.mean(axis=1), 0.0, atol=1e-6)
+        y = np.einsum("bn,snd->sbd", basis(4), x).reshape(len(x), -1)
+        np.testing.assert_allclose(np.cov(y.T), np.eye(6), atol=5 * np.sqrt(2 / len(y)))
+        np.testing.assert_allclose(y.mean(axis=0), 0.0, atol=5 / np.sqrt(len(y)))
+
+
+class TestDivergence:
+    def test_brute_force_is_the_trace_on_the_subspace(self):
+        with jax.enable_x64(True):
+            x, t, field = jnp.asarray(centred(np.random.default_rng(1), 4, 2)), jnp.asarray(0.3), Repulsion()
+            b = jnp.asarray(basis(4))
+            # The map in coordinates of the subspace: the definition of the divergence there.
+            jacobian = jax.jacfwd(lambda y: b @ field(t, b.T @ y))(b @ x)
+            velocity, divergence = brute_force(field, t, x)
+            np.testing.assert_allclose(divergence, jnp.einsum("iaia->", jacobian), rtol=1e-12)
+            np.testing.assert_allclose(velocity, field(t, x), rtol=1e-12)
+
+    def test_hutchinson_is_exact_for_a_complete_set_of_probes_and_unbiased_for_random_ones(self):
+        with jax.enable_x64(True):
+            x, t, field = jnp.asarray(centred(np.random.default_rng(2), 4, 2)), jnp.asarray(0.3), Repulsion()
+            exact = brute_force(field, t, x)[1]
+            complete = np.sqrt(6) * np.einsum("bn,ad->band", basis(4), np.eye(2)).reshape(6, 4, 2)
+            np.testing.assert_allclose(hutchinson(field, t, x, jnp.asarray(complete))[1], exact, rtol=1e-12)
+            probes = draw_probes(20_000, 4, 2, key=jax.random.key(0))
+            estimates = jax.vmap(lambda probe: hutchinson(field, t, x, probe[None])[1])(probes)
+            assert abs(jnp.mean(estimates) - exact) < 5 * jnp.std(estimates) / np.sqrt(len(estimates))
+            np.testing.assert_allclose(hutchinson(field, t, x, probes)[1], jnp.mean(estimates), rtol=1e-9)
+
+    def test_probes_have_zero_mean_and_unit_covariance_on_the_subspace(self):
+        probes = np.asarray(draw_probes(20_000, 3, 2, key=jax.random.key(1)))
+        np.testing.assert_allclose(probes.mean(axis=1), 0.0, atol=1e-6)
+        y = np.einsum("bn,pnd->pbd", basis(3), probes).reshape(len(probes), -1)
+        np.testing.assert_allclose(np.cov(y.T), np.eye(4), atol=5 * np.sqrt(2 / len(y)))
+
+    def test_methods(self):
+        class Sparse(AbstractSparseVectorField):
+            def __call__(self, t, positions):
+                return Linear(SPIRAL)(t, positions)
+
+            def velocity_and_divergence(self, t, positions):
+                return self(t, positions), jnp.float32(123.0)
+
+        x, t = jnp.asarray(centred(np.random.default_rng(3), 3, 2), jnp.float32), jnp.float32(0.5)
+
+        def of(field: Any, **options: Any) -> float:
+            return float(velocity_and_divergence(field, t, x, **options)[1])
+
+        assert of(Sparse(), method="exact") == 123.0
+        assert of(Sparse(), method="brute-force") == pytest.approx(2.0)
+        assert of(Linear(SPIRAL), method="exact") == pytest.approx(2.0)
+        assert of(Sparse(), method="hutchinson", probes=jnp.zeros((1, 3, 2))) == 0.0
+        with pytest.raises(ValueError, match="draw_probes"):
+            of(Sparse(), method="hutchinson")
+
+
+def gaussian_log_prob(x: np.ndarray, matrix: np.ndarray, scale: float) -> np.ndarray:
+    """Log density at (n, N, D) of the prior moved by z -> scale · z exp(matrix), in the orthonormal basis of the subspace."""
+    n, dimension = x.shape[1:]
+    move = scale * scipy.linalg.expm(matrix)
+    normal = scipy.stats.multivariate_normal(np.zeros(dimension), move.T @ move)
+    y = np.einsum("bn,snd->sbd", basis(n), x)
+    return normal.logpdf(y).reshape(len(x), n - 1).sum(axis=1)
+
+
+class TestClosedForms:
+    @pytest.mark.parametrize("method", ["dopri5", "tsit5", "rk4"])
+    def test_linear_field_in_double_precision(self, method):
+        scale, latents = 2.5, centred(np.random.default_rng(0), 6, 3, 2)
+        solver = dataclasses.replace(TIGHT, method=method, steps=100)
+        with jax.enable_x64(True):
+            flow = ContinuousFlow(Linear(SPIRAL, slope=0.5), 3, 2, scale, solver)
+            forward = push(flow, jnp.asarray(latents))
+            # Moved as a whole: the centre of mass is taken off.
+            backward = density(flow, forward.positions + 3.0)
+        moved = latents @ scipy.linalg.expm(SPIRAL)
+        np.testing.assert_allclose(forward.positions, scale * moved, atol=1e-7)
+        expected = gaussian_log_prob(scale * moved, SPIRAL, scale)
+        for solution in (forward, backward):
+            np.testing.assert_allclose(solution.log_q, expected, atol=1e-7)
+            # A spiral: speed |A x| with |x| growing as exp(t/2), in units of the prior.
+            length = np.sqrt(0.5**2 + 0.8**2) / 0.5 * (np.exp(0.5) - 1.0) * np.linalg.norm(latents, axis=(1, 2))
+            np.testing.assert_allclose(solution.path_length, length, rtol=1e-6)
+            np.testing.assert_allclose(solution.distance, np.linalg.norm(moved - latents, axis=(1, 2)), rtol=1e-6)
+            assert np.all(solution.status == 0)
+            assert np.all(solution.nfe == 400) if method == "rk4" else np.all((solution.nfe > 20) & (solution.nfe % 6 == 1))
+        np.testing.assert_allclose(backward.positions, latents, atol=1e-7)
+        assert {solution.dtype for solution in (forward.positions, forward.log_q, forward.path_length)} == {np.dtype("float64")}
+
+    def test_linear_field_in_single_precision_with_default_tolerances(self):
+        flow = ContinuousFlow(Linear(SPIRAL, slope=0.5), 3, 2, 0.4)
+        solution = sample(flow, jax.random.split(jax.random.key(0), 200))
+        assert np.all(solution.status == 0)
+        assert {solution.positions.dtype, solution.log_q.dtype} == {np.dtype("float32")}
+        np.testing.assert_allclose(solution.log_q, gaussian_log_prob(np.asarray(solution.positions), SPIRAL, 0.4), atol=5e-3)
+        # The samples have the covariance that the density says.
+        y = np.einsum("bn,snd->sbd", basis(3), solution.positions).reshape(-1, 2)
+        np.testing.assert_allclose(np.cov(y.T) / (0.4**2 * np.e), np.eye(2), atol=5 * np.sqrt(2 / len(y)))
+
+    @pytest.mark.parametrize("method", ["dopri5", "rk4"])
+    def test_nonlinear_round_trip(self, method):
+        with jax.enable_x64(True):
+            flow = ContinuousFlow(Repulsion(), 4, 2, 1.3, dataclasses.replace(TIGHT, method=method, steps=200))
+            forward = sample(flow, jax.random.split(jax.random.key(1), 5))
+            backward = density(flow, forward.positions)
+            again = push(flow, backward.positions)
+        assert np.std(forward.distance) > 0.1
+        np.testing.assert_allclose(backward.log_q, forward.log_q, atol=1e-6)
+        np.testing.assert_allclose(again.positions, forward.positions, atol=1e-6)
+        np.testing.assert_allclose(forward.positions.mean(axis=1), 0.0, atol=1e-12)
+        assert np.all(forward.path_length > 0)
+        np.testing.assert_allclose(backward.path_length, forward.path_length, rtol=1e-5)
+
+    def test_nonlinear_round_trip_in_single_precision_and_agreement_of_the_solvers(self):
+        adaptive = ContinuousFlow(Repulsion(), 4, 2)
+        fixed = ContinuousFlow(Repulsion(), 4, 2, solver=SolverConfig(method="rk4"))
+        forward = sample(adaptive, jax.random.split(jax.random.key(1), 50))
+        np.testing.assert_allclose(density(adaptive, forward.positions).log_q, forward.log_q, atol=5e-3)
+        other = sample(fixed, jax.random.split(jax.random.key(1), 50))
+        np.testing.assert_allclose(other.positions, forward.positions, atol=2e-3)
+        np.testing.assert_allclose(other.log_q, forward.log_q, atol=1e-2)
+        assert np.all(other.nfe == 80)
+
+    def test_density_integrates_to_one(self):
+        # Two particles in the plane: the subspace is a plane too, and a grid of it in an orthonormal basis can be summed over.
+        axis, step = np.linspace(-6.0, 6.0, 81, retstep=True)
+        y = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 1, 2)
+        flow = ContinuousFlow(Repulsion(), 2, 2, 0.7)
+        solution = density(flow, jnp.asarray(basis(2).T @ y, jnp.float32))
+        assert np.all(solution.status == 0)
+        assert np.sum(np.exp(np.asarray(solution.log_q, float))) * step**2 == pytest.approx(1.0, abs=2e-3)
+
+    def test_density_has_the_symmetries_of_the_field(self):
+        with jax.enable_x64(True):
+            flow = ContinuousFlow(Repulsion(), 4, 2, 1.0, TIGHT)
+            x = centred(np.random.default_rng(5), 4, 2)
+            turned = x @ np.array([[0.6, 0.8], [0.8, -0.6]])
+            log_q = density(flow, jnp.asarray(np.stack([x, turned, x[[2, 0, 3, 1]], x - 7.0]))).log_q
+        np.testing.assert_allclose(log_q, log_q[0], atol=1e-7)
+
+    def test_fixed_steps_converge_at_fourth_order(self):
+        def error(steps: int) -> float:
+            with jax.enable_x64(True):
+                flow = ContinuousFlow(Linear(2.0 * SPIRAL, slope=1.0), 3, 2, 1.0, SolverConfig(method="rk4", steps=steps))
+                x = centred(np.random.default_rng(0), 1, 3, 2)
+                return float(np.abs(push(flow, jnp.asarray(x)).positions - x @ scipy.linalg.expm(2.0 * SPIRAL)).max())
+
+        coarse, fine = error(10), error(20)
+        assert 12.0 < coarse / fine < 20.0
+        assert fine < 1e-4
+
+
+class TestFailures:
+    def test_too_few_steps_are_status_1(self):
+        latents = jnp.asarray(centred(np.random.default_rng(0), 3, 3, 2), jnp.float32)
+        solution = push(ContinuousFlow(Linear(4 * SPIRAL), 3, 2, solver=SolverConfig(rtol=1e-6, atol=1e-6, max_steps=3)), latents)
+        assert list(solution.status) == [1, 1, 1]
+        assert "max_steps" in STATUS_SENTENCES[1]
+        # The limit is for adaptive solvers; fixed steps are as many as were asked for.
+        solution = push(ContinuousFlow(Linear(SPIRAL), 3, 2, solver=SolverConfig(method="rk4", steps=10, max_steps=3)), latents)
+        assert list(solution.status) == [0, 0, 0]
+
+    @pytest.mark.parametrize("method", ["dopri5", "rk4"])
+    def test_a_field_that_is_nan_is_status_2_for_the_samples_concerned_alone(self, method):
+        latents = centred(np.random.default_rng(0), 4, 3, 2)
+        latents *= (np.array([0.5, 3.0, 0.5, 3.0]) / np.linalg.norm(latents, axis=(1, 2)))[:, None, None]
+        solver = SolverConfig(method=method)
+        mixed = push(ContinuousFlow(UndefinedOutside(1.0), 3, 2, solver=solver), jnp.asarray(latents, jnp.float32))
+        assert list(mixed.status) == [0, 2, 0, 2]
+        whole = push(ContinuousFlow(UndefinedOutside(100.0), 3, 2, solver=solver), jnp.asarray(latents, jnp.float32))
+        np.testing.assert_allclose(mixed.log_q[::2], whole.log_q[::2], rtol=1e-6)
+        np.testing.assert_allclose(mixed.positions[::2], whole.positions[::2], rtol=1e-6)
+
+    @pytest.mark.parametrize("method", ["dopri5", "rk4"])
+    def test_a_field_that_explodes_is_not_a_success(self, method):
+        latents = jnp.asarray(centred(np.random.default_rng(0), 3, 3, 2), jnp.float32)
+        solution = push(ContinuousFlow(Explosive(), 3, 2, solver=SolverConfig(method=method)), latents)
+        assert np.all(solution.status != 0)
+
+
+class TestHutchinson:
+    def test_noise_is_drawn_once_per_solve(self):
+        keys = jax.random.split(jax.random.key(3), 2000)
+        latent = jnp.asarray(centred(np.random.default_rng(0), 4, 2), jnp.float32)
+        latents = jnp.broadcast_to(latent, (len(keys), 4, 2))
+
+        def log_q(**options: Any) -> np.ndarray:
+            return np.asarray(push(ContinuousFlow(Repulsion(), 4, 2, solver=SolverConfig(method="rk4", **options)), latents, keys).log_q)
+
+        few = log_q(divergence="hutchinson", steps=20)
+        np.testing.assert_array_equal(few, log_q(divergence="hutchinson", steps=20))
+        assert np.std(few) > 0.1
+        # More steps are more evaluations; noise that was drawn anew at each would give other values, and average out.
+        np.testing.assert_allclose(log_q(divergence="hutchinson", steps=40), few, atol=1e-3)
+        exact = log_q(divergence="brute-force", steps=20)[0]
+        assert abs(few.mean() - exact) < 5 * np.std(few) / np.sqrt(len(few))
+        many = log_q(divergence="hutchinson", steps=20, probes=16)
+        assert np.std(many) < 0.5 * np.std(few)
+
+    def test_both_directions_share_the_noise_of_a_key(self):
+        flow = ContinuousFlow(Repulsion(), 4, 2, 1.0, SolverConfig(divergence="hutchinson", rtol=1e-6, atol=1e-6))
+        latents = jnp.asarray(centred(np.random.default_rng(0), 5, 4, 2), jnp.float32)
+        keys = jax.random.split(jax.random.key(0), 5)
+        forward = push(flow, latents, keys)
+        np.testing.assert_allclose(density(flow, forward.positions, keys).log_q, forward.log_q, atol=1e-3)
+        assert np.abs(density(flow, forward.positions, keys[::-1]).log_q - forward.log_q).max() > 1e-2
+
+
+@pytest.mark.parametrize("network", ["egnn", "two-interaction"])
+def test_build_flow_follows_the_configuration(network):
+    config = FlowConfig(network=network, layers=2, hidden=8, radial=4, cutoff=3.0, solver=SolverConfig(method="tsit5"))
+    flow: Any = eqx.filter_eval_shape(lambda: build_flow(config, targets.get("dw4"), 2.0, key=jax.random.key(0)))
+    assert (flow.n_particles, flow.dimension, flow.scale, flow.solver.method) == (4, 2, 2.0, "tsit5")
+    # The cut-off is a length in data units, the field works in units of the prior.
+    assert flow.field.cutoff == 1.5
+    assert flow.field.types == (0, 0, 0, 0)

@@ -1,0 +1,133 @@
+"""Flow matching: what a batch is made of, and what the loss says where it is known."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from boltzflow.nets.base import AbstractVectorField
+from boltzflow.objectives.flow_matching import Batch, FlowMatching
+
+FRAMES = np.random.default_rng(0).normal(size=(50, 3, 2)).astype(np.float32)
+FRAMES -= FRAMES.mean(axis=1, keepdims=True)
+INDEPENDENT = FlowMatching(pairing="independent")
+
+
+def prepare(objective: FlowMatching = INDEPENDENT, *, frames: np.ndarray = FRAMES, seed: int = 1, step: int = 7, batch_size: int = 16) -> Batch:
+    classes = np.zeros(frames.shape[1], int)
+    return objective.prepare(frames, batch_size=batch_size, seed=seed, step=step, classes=classes, reflections=True)[0]
+
+
+class Constant(AbstractVectorField):
+    """The same velocity everywhere."""
+
+    value: np.ndarray
+
+    def __call__(self, t, positions):
+        return jnp.asarray(self.value, positions.dtype)
+
+
+class Echo(AbstractVectorField):
+    """Returns time times position, so that the loss tells where the field was asked."""
+
+    def __call__(self, t, positions):
+        return t * positions
+
+
+class GaussianOptimum(AbstractVectorField):
+    """What flow matching tends to when prior and data are independent normals of width 1 and `width`, times a factor."""
+
+    width: float
+    sigma: float
+    factor: float = 1.0
+    shift: float = 0.0
+
+    def __call__(self, t, positions):
+        t = jnp.clip(t + self.shift, 0.0, 1.0)
+        variance = (1 - t) ** 2 + (t * self.width) ** 2 + self.sigma**2
+        return self.factor * positions * (t * self.width**2 - (1 - t)) / variance
+
+
+class TestPrepare:
+    @pytest.mark.parametrize("pairing", ["independent", "optimal-transport", "equivariant-optimal-transport"])
+    def test_a_batch_depends_on_seed_and_step_alone(self, pairing):
+        objective = FlowMatching(pairing=pairing, late_time=0.3)
+        first = prepare(objective)
+        prepare(objective, step=8)
+        for name, values in first._asdict().items():
+            np.testing.assert_array_equal(getattr(prepare(objective), name), values)
+            for other in (prepare(objective, step=8), prepare(objective, seed=2), prepare(objective, seed=7, step=1)):
+                assert np.mean(getattr(other, name) == values) < 0.1
+            assert values.dtype == np.float32
+            assert values.shape == ((16,) if name == "time" else (16, 3, 2))
+
+    def test_prior_and_noise_are_normal_on_the_subspace_and_data_are_frames(self):
+        batch = prepare(batch_size=20_000)
+        for values in (batch.prior, batch.noise):
+            np.testing.assert_allclose(values.mean(axis=1), 0.0, atol=1e-6)
+            # 4 degrees of freedom per configuration.
+            assert np.mean(np.sum(values**2, axis=(1, 2))) == pytest.approx(4.0, abs=5 * np.sqrt(8 / 20_000))
+        assert abs(np.mean(np.sum(batch.prior * batch.noise, axis=(1, 2)))) < 5 * np.sqrt(4 / 20_000)
+        counts = np.array([np.sum(np.all(batch.data == frame, axis=(1, 2))) for frame in FRAMES])
+        assert counts.sum() == 20_000
+        assert np.all(np.abs(counts - 400) < 5 * 20)
+
+    @pytest.mark.parametrize("late", [0.0, 0.4, 1.0])
+    def test_times_are_stratified_over_their_density(self, late):
+        n = 2000
+        time = np.sort(prepare(FlowMatching(pairing="independent", late_time=late), batch_size=n).time.astype(float))
+        assert time[0] >= 0.0
+        assert time[-1] <= 1.0
+        # A share `late` has the density 1/(2 sqrt(1-t)), the rest is uniform.
+        cumulative = late * (1.0 - np.sqrt(1.0 - time)) + (1.0 - late) * time
+        # Drawn one by one they would stray by about 1/sqrt(n); one in each stratum strays by 1/n.
+        assert np.abs(cumulative - (np.arange(n) + 0.5) / n).max() < 3.0 / n
+        assert time.mean() == pytest.approx(late * 2 / 3 + (1 - late) / 2, abs=1e-3)
+
+    def test_times_are_in_no_order(self):
+        time = prepare(batch_size=1000).time
+        assert abs(np.corrcoef(time, np.arange(1000))[0, 1]) < 0.15
+
+
+class TestLosses:
+    def test_zero_for_the_exact_velocity_of_a_pair(self):
+        batch = prepare()
+        single = Batch(*(values[:1] for values in batch))
+        field = Constant(single.data[0] - single.prior[0])
+        assert INDEPENDENT.losses(field, single)[0] == 0.0
+        assert np.all(np.asarray(INDEPENDENT.losses(field, batch))[1:] > 0.1)
+
+    def test_known_for_a_constant_field(self):
+        batch, value = prepare(), np.full((3, 2), 0.25)
+        expected = np.sum((value - (batch.data - batch.prior)) ** 2, axis=(1, 2))
+        np.testing.assert_allclose(INDEPENDENT.losses(Constant(value), batch), expected, rtol=1e-5)
+
+    @pytest.mark.parametrize("sigma", [0.0, 0.5])
+    def test_the_field_is_asked_on_the_noisy_straight_path(self, sigma):
+        batch = prepare()
+        t = batch.time[:, None, None]
+        path = (1 - t) * batch.prior + t * batch.data + sigma * batch.noise
+        expected = np.sum((t * path - (batch.data - batch.prior)) ** 2, axis=(1, 2))
+        objective = dataclasses.replace(INDEPENDENT, sigma=sigma)
+        np.testing.assert_allclose(objective.losses(Echo(), batch), expected, rtol=1e-5)
+
+    def test_the_optimum_for_a_gaussian_target_is_the_closed_form(self):
+        width, sigma, n = 0.4, 0.2, 50_000
+        rng = np.random.default_rng(3)
+        frames = width * rng.normal(size=(n, 2, 2)).astype(np.float32)
+        frames -= frames.mean(axis=1, keepdims=True)
+        objective = dataclasses.replace(INDEPENDENT, sigma=sigma)
+        batch = prepare(objective, frames=frames, batch_size=n)
+
+        def losses(**options: float) -> np.ndarray:
+            return np.asarray(objective.losses(GaussianOptimum(width, sigma, **options), batch), np.float64)
+
+        best = losses()
+        # What is left is the variance of the velocity given the place: 2 degrees of freedom, averaged over time.
+        t = (np.arange(1000) + 0.5) / 1000
+        left = 1 + width**2 - (t * width**2 - (1 - t)) ** 2 / ((1 - t) ** 2 + (t * width) ** 2 + sigma**2)
+        assert best.mean() == pytest.approx(2 * left.mean(), abs=5 * best.std() / np.sqrt(n))
+        for options in ({"factor": 0.9}, {"factor": 1.1}, {"shift": 0.05}, {"shift": -0.05}):
+            worse = losses(**options) - best
+            assert worse.mean() > 3 * worse.std() / np.sqrt(n)

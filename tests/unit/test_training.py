@@ -1,0 +1,459 @@
+"""The training step, its schedule and averages, prefetching, logs, checkpoints and models on disk."""
+
+import dataclasses
+import json
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from boltzflow import targets
+from boltzflow.config import DataConfig, FlowConfig, RunConfig, TrainingConfig
+from boltzflow.errors import CheckpointError, ConfigError, DataError, RunError, TargetError
+from boltzflow.flows.build import build_flow
+from boltzflow.flows.continuous import ContinuousFlow
+from boltzflow.nets.base import AbstractVectorField
+from boltzflow.objectives.flow_matching import Batch, FlowMatching
+from boltzflow.training.batches import prefetch
+from boltzflow.training.checkpoint import Checkpoints
+from boltzflow.training.export import MODEL_FILE, load_model, save_model
+from boltzflow.training.logging import MetricsLog
+from boltzflow.training.sharding import data_mesh
+from boltzflow.training.state import TrainState, initial_state, make_step, place_batch, schedule
+
+OBJECTIVE = FlowMatching(pairing="independent", sigma=0.1)
+CONFIG = TrainingConfig(steps=20, batch_size=8, microbatch=8, warmup_steps=0, learning_rate=0.1, final_learning_rate=0.1, clip_norm=1e6)
+
+
+class Field(AbstractVectorField):
+    """A small nonlinear equivariant field that compiles fast."""
+
+    weight: Any
+    root: Any
+
+    def __call__(self, t, positions):
+        difference = positions[:, None] - positions[None]
+        squared = jnp.sum(difference**2, axis=-1)
+        features = jnp.stack([jnp.exp(-squared), jnp.sin(squared), t * jnp.ones_like(squared)], axis=-1)
+        pair = jnp.sum(jnp.tanh(features @ self.weight)[..., None] * difference, axis=1)
+        return pair + jnp.sqrt(self.root) * positions
+
+
+def field(*, root: float = 0.04) -> Field:
+    return Field(jnp.asarray([0.5, -0.3, 0.8]), jnp.asarray(root))
+
+
+def batch_of(n: int = 8, *, seed: int = 0) -> Batch:
+    frames = np.random.default_rng(9).normal(size=(30, 3, 2)).astype(np.float32)
+    frames -= frames.mean(axis=1, keepdims=True)
+    return OBJECTIVE.prepare(frames, batch_size=n, seed=seed, step=0, classes=np.zeros(3, int), reflections=True)[0]
+
+
+def advance(batches: list[Batch], *, devices: int = 1, start: Field | None = None, **options: Any) -> tuple[TrainState, list[Any]]:
+    """The state after some steps, and their metrics."""
+    start = field() if start is None else start
+    config = dataclasses.replace(CONFIG, **options)
+    mesh = data_mesh(devices, config.batch_size, config.microbatch)
+    step = make_step(start, OBJECTIVE, config, mesh)
+    state: Any = jax.device_put(initial_state(start, config), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    metrics = []
+    for batch in batches:
+        state, found = step(state, place_batch(batch, mesh))
+        metrics.append(jax.tree.map(float, found))
+    return jax.tree.map(np.asarray, state), metrics
+
+
+def gradient_in(state: TrainState) -> Any:
+    """The gradient of the first step, from Adam's mean, which is a tenth of it."""
+    return jax.tree.map(lambda a: 10.0 * np.asarray(a), state.optimiser[1].mu)
+
+
+def exact_gradient(batch: Batch, kept: Any = slice(None), start: Field | None = None) -> tuple[float, Any]:
+    part = Batch(*(jnp.asarray(values[kept]) for values in batch))
+    loss, gradient = eqx.filter_value_and_grad(lambda f: jnp.mean(OBJECTIVE.losses(f, part)))(field() if start is None else start)
+    return float(loss), gradient
+
+
+def assert_close(found: Any, expected: Any, **tolerances: float) -> None:
+    found, expected = jax.tree.leaves(found), jax.tree.leaves(expected)
+    assert len(found) == len(expected) > 0
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, **tolerances)
+
+
+class TestStep:
+    @pytest.mark.parametrize(("devices", "microbatch"), [(1, 8), (1, 2), (2, 4), (2, 2)])
+    def test_microbatches_and_devices_change_nothing(self, devices, microbatch):
+        assert len(jax.devices()) >= 2
+        batch = batch_of()
+        state, (metrics,) = advance([batch], devices=devices, microbatch=microbatch)
+        loss, gradient = exact_gradient(batch)
+        assert metrics.loss == pytest.approx(loss, rel=1e-5)
+        assert metrics.grad_norm == pytest.approx(float(optax.global_norm(gradient)), rel=1e-5)
+        assert_close(gradient_in(state), gradient, rtol=1e-4, atol=1e-6)
+        assert (int(state.step), int(state.skipped), int(state.masked)) == (1, 0, 0)
+
+    def test_two_devices_end_where_one_does(self):
+        batches = [batch_of(seed=seed) for seed in range(10)]
+        one, metrics = advance(batches, microbatch=4)
+        two, metrics_of_two = advance(batches, devices=2, microbatch=4)
+        assert_close(metrics_of_two, metrics, rtol=1e-4)
+        assert_close(two.parameters, one.parameters, rtol=1e-4)
+        assert_close(two.average, one.average, rtol=1e-4)
+        assert metrics[-1].loss < metrics[0].loss * 2
+
+    def test_it_is_adam_on_clipped_gradients(self):
+        batches = [batch_of(seed=seed) for seed in range(4)]
+        options = {"clip_norm": 0.5, "warmup_steps": 2, "final_learning_rate": 1e-3}
+        config = dataclasses.replace(CONFIG, **options)
+        state, metrics = advance(batches, **options)
+        assert min(found.grad_norm for found in metrics) > 0.5
+        transform = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(schedule(config)))
+        parameters = field()
+        inner = transform.init(eqx.filter(parameters, eqx.is_array))
+        for batch in batches:
+            updates, inner = transform.update(exact_gradient(batch, start=parameters)[1], inner)
+            parameters = eqx.apply_updates(parameters, updates)
+        assert_close(state.parameters, parameters, rtol=1e-4)
+        np.testing.assert_allclose([found.learning_rate for found in metrics], [schedule(config)(i) for i in range(4)], rtol=1e-6)
+
+    def test_weight_decay_is_decoupled(self):
+        plain, _ = advance([batch_of()])
+        decayed, _ = advance([batch_of()], weight_decay=0.5)
+        expected = jax.tree.map(lambda p, start: p - 0.1 * 0.5 * start, plain.parameters, eqx.filter(field(), eqx.is_array))
+        assert_close(decayed.parameters, expected, rtol=1e-5)
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf])
+    @pytest.mark.parametrize("column", ["data", "prior"])
+    def test_a_pair_that_is_not_finite_is_left_out_and_counted(self, bad, column):
+        batch = batch_of()
+        values = getattr(batch, column).copy()
+        values[3, 1, 0] = bad
+        kept = np.arange(8) != 3
+        state, (metrics,) = advance([batch._replace(**{column: values})], microbatch=4)
+        loss, gradient = exact_gradient(batch, kept)
+        assert metrics.loss == pytest.approx(loss, rel=1e-5)
+        assert_close(gradient_in(state), gradient, rtol=1e-4, atol=1e-6)
+        assert (int(state.step), int(state.skipped), int(state.masked)) == (1, 0, 1)
+
+    def test_a_batch_without_a_finite_pair_changes_nothing(self):
+        batch = batch_of()
+        good, _ = advance([batch])
+        state, metrics = advance([batch, batch._replace(data=np.full_like(batch.data, np.nan))])
+        assert (int(state.step), int(state.skipped), int(state.masked)) == (2, 1, 8)
+        for name in ("parameters", "average", "optimiser"):
+            assert_close(getattr(state, name), getattr(good, name), rtol=0)
+        assert np.isfinite(metrics[1].loss)
+
+    def test_a_gradient_that_is_not_finite_changes_nothing(self):
+        # The loss is finite at root = 0, its derivative is not.
+        start = field(root=0.0)
+        state, (metrics,) = advance([batch_of()], start=start)
+        assert np.isfinite(metrics.loss)
+        assert not np.isfinite(metrics.grad_norm)
+        assert (int(state.step), int(state.skipped), int(state.masked)) == (1, 1, 0)
+        for values in (state.parameters, state.average):
+            assert_close(values, eqx.filter(start, eqx.is_array), rtol=0)
+        assert_close(gradient_in(state), jax.tree.map(jnp.zeros_like, eqx.filter(start, eqx.is_array)), rtol=0)
+
+    def test_average(self):
+        batches = [batch_of(seed=seed) for seed in range(5)]
+        expected = eqx.filter(field(), eqx.is_array)
+        for count in range(1, 6):
+            state, _ = advance(batches[:count], ema_decay=0.25)
+            # (1 + s) / (10 + s) at first, until it reaches the decay asked for.
+            decay = min(0.25, count / (9 + count))
+            expected = jax.tree.map(lambda a, p, d=decay: d * a + (1 - d) * p, expected, state.parameters)
+            assert_close(state.average, expected, rtol=1e-5)
+
+
+def test_schedule():
+    rate = schedule(TrainingConfig(steps=110, warmup_steps=10, learning_rate=1e-2, final_learning_rate=1e-3))
+    values = [float(rate(step)) for step in range(111)]
+    np.testing.assert_allclose(values[:11], np.linspace(0.0, 1e-2, 11), atol=1e-9)
+    np.testing.assert_allclose(values[60], 0.5 * (1e-2 + 1e-3), rtol=1e-4)
+    assert values[110] == pytest.approx(1e-3)
+    assert np.all(np.diff(values[10:]) < 0)
+    for steps, warmup in ((1, 200), (5, 200), (1, 0)):
+        rate = schedule(TrainingConfig(steps=steps, warmup_steps=warmup, learning_rate=1e-2, final_learning_rate=1e-3))
+        assert all(0.0 <= float(rate(step)) <= 1e-2 for step in range(steps + 1))
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    with pytest.raises(ConfigError, match="multiple of training.microbatch 8 times 2 devices"):
+        data_mesh(2, 8, 8)
+    with pytest.raises(ConfigError, match=r"training\.devices is 99"):
+        data_mesh(99, 8, 8)
+    assert data_mesh(0, 16, 8).devices.size == len(jax.devices())
+
+
+class TestPrefetch:
+    def test_in_order_and_ahead(self):
+        assert list(prefetch(lambda step: step * step, 3, 9)) == [9, 16, 25, 36, 49, 64]
+        assert list(prefetch(lambda step: step, 5, 5)) == []
+
+    def test_made_in_another_thread_while_one_is_used(self):
+        made: list[int] = []
+        ready = threading.Event()
+
+        def make(step: int) -> int:
+            assert threading.current_thread() is not threading.main_thread()
+            made.append(step)
+            if step == 2:
+                ready.set()
+            return step
+
+        batches = prefetch(make, 0, 100, depth=3)
+        assert next(batches) == 0
+        assert ready.wait(10)
+        batches.close()
+        assert len(made) <= 4
+
+    def test_an_exception_comes_at_its_batch(self):
+        def make(step: int) -> int:
+            if step == 4:
+                raise DataError("no such frames.")
+            return step
+
+        batches = prefetch(make, 0, 10)
+        assert [next(batches) for _ in range(4)] == [0, 1, 2, 3]
+        with pytest.raises(DataError, match="no such frames"):
+            next(batches)
+
+
+class TestMetricsLog:
+    def test_lines_after_the_checkpoint_are_dropped_on_resume(self, tmp_path):
+        log = MetricsLog(tmp_path, keep_until=0, tensorboard=False)
+        for step in range(1, 6):
+            log.write(step=step, loss=float(step), ess_reverse={"value": 0.5})
+        log.close()
+        path = tmp_path / "metrics.jsonl"
+        whole = path.read_text().splitlines()
+        path.write_text(path.read_text() + '{"step": 2, "lo')
+        log = MetricsLog(tmp_path, keep_until=3, tensorboard=False)
+        log.write(step=4, loss=-1.0)
+        log.close()
+        assert path.read_text().splitlines() == [*whole[:3], '{"step": 4, "loss": -1.0}']
+
+    def test_what_is_not_finite_is_still_json(self, tmp_path):
+        log = MetricsLog(tmp_path, keep_until=0, tensorboard=False)
+        log.write(step=1, loss=float("nan"), grad_norm=float("inf"), ess_reverse={"value": float("nan"), "n": 3})
+        log.close()
+
+        def refuse(constant: str) -> None:
+            raise AssertionError(constant)
+
+        line = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=refuse)
+        assert line == {"step": 1, "loss": None, "grad_norm": None, "ess_reverse": {"value": None, "n": 3}}
+
+    def test_tensorboard(self, tmp_path):
+        pytest.importorskip("tensorboardX")
+        log = MetricsLog(tmp_path, keep_until=0, tensorboard=True)
+        log.write(step=1, loss=1.0, ess_reverse={"value": 0.5})
+        log.close()
+        assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def state_of(number: int) -> dict[str, Any]:
+    rng = np.random.default_rng(number)
+    weight = rng.normal(size=(40, 30)).astype(np.float32)
+    weight[0, :3] = [-0.0, np.nan, 1e-42]
+    return {"weight": jnp.asarray(weight), "step": jnp.asarray(number, jnp.int32), "inner": (jnp.asarray(rng.normal(size=5), jnp.float32),)}
+
+
+def bits(state: Any) -> list[bytes]:
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def three_checkpoints(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints") / "checkpoints"
+    checkpoints = Checkpoints(folder, keep=2, identity="this run")
+    for step in (10, 20, 30):
+        checkpoints.save(step, state_of(step), {"seconds": 0.1 + step, "losses": [1 / 3, 2.0]})
+    checkpoints.close()
+    return folder
+
+
+class TestCheckpoints:
+    def restore(self, folder: Path, *, identity: str = "this run") -> tuple[Any, list[str]]:
+        told: list[str] = []
+        checkpoints = Checkpoints(folder, keep=2, identity=identity)
+        try:
+            return checkpoints.restore(state_of(0), told.append), told
+        finally:
+            checkpoints.close()
+
+    def test_bit_identical_and_the_newest_are_kept(self, three_checkpoints):
+        (state, meta), told = self.restore(three_checkpoints)
+        assert bits(state) == bits(state_of(30))
+        assert {key: meta[key] for key in ("seconds", "losses")} == {"seconds": 30.1, "losses": [1 / 3, 2.0]}
+        assert told == []
+        assert sorted(path.name for path in three_checkpoints.iterdir() if path.name.isdigit()) == ["20", "30"]
+
+    def test_an_empty_folder_holds_none(self, tmp_path):
+        assert self.restore(tmp_path / "none")[0] is None
+
+    @pytest.mark.parametrize("damage", ["cut in half", "deleted", "overwritten"])
+    def test_a_damaged_file_is_never_believed(self, three_checkpoints, tmp_path, damage):
+        files = [path.relative_to(three_checkpoints) for path in (three_checkpoints / "30").rglob("*") if path.is_file()]
+        # The largest hold the arrays; the others are descriptions, some of which nothing reads.
+        files = sorted(files, key=lambda path: -(three_checkpoints / path).stat().st_size)[:4]
+        refused = 0
+        for number, name in enumerate(files):
+            folder = tmp_path / str(number)
+            shutil.copytree(three_checkpoints, folder)
+            content = (folder / name).read_bytes()
+            if damage == "deleted":
+                (folder / name).unlink()
+            elif damage == "overwritten":
+                (folder / name).write_bytes(content[: len(content) // 2] + bytes(len(content) - len(content) // 2))
+            else:
+                (folder / name).write_bytes(content[: len(content) // 2])
+            (state, _), told = self.restore(folder)
+            if told:
+                refused += 1
+                assert len(told) == 1
+                assert "the checkpoint of step 30 is damaged" in told[0]
+                assert told[0].endswith("The one before it is used.")
+            assert bits(state) == bits(state_of(20 if told else 30))
+        assert refused >= 2
+
+    def test_the_run_goes_on_where_the_damaged_one_was(self, three_checkpoints, tmp_path):
+        folder = tmp_path / "checkpoints"
+        shutil.copytree(three_checkpoints, folder)
+        shutil.rmtree(folder / "30" / "state")
+        checkpoints = Checkpoints(folder, keep=2, identity="this run")
+        found = checkpoints.restore(state_of(0), lambda _: None)
+        assert found is not None
+        assert bits(found[0]) == bits(state_of(20))
+        checkpoints.save(30, state_of(31), {})
+        checkpoints.save(40, state_of(40), {})
+        checkpoints.close()
+        assert bits(self.restore(folder)[0][0]) == bits(state_of(40))
+        shutil.rmtree(folder / "40")
+        assert bits(self.restore(folder)[0][0]) == bits(state_of(31))
+
+    def test_foreign_ones_are_refused_and_left_alone(self, three_checkpoints, tmp_path):
+        folder = tmp_path / "checkpoints"
+        shutil.copytree(three_checkpoints, folder)
+        before = contents(folder)
+        with pytest.raises(CheckpointError) as caught:
+            self.restore(folder, identity="another run")
+        assert "step 30 belongs to another run (this run, not another run)" in str(caught.value)
+        assert contents(folder) == before
+        assert bits(self.restore(folder)[0][0]) == bits(state_of(30))
+
+    def test_a_foreign_one_among_ours_is_passed_over(self, three_checkpoints, tmp_path):
+        folder = tmp_path / "checkpoints"
+        shutil.copytree(three_checkpoints, folder)
+        other = Checkpoints(folder, keep=5, identity="another run")
+        other.save(40, {"weight": jnp.zeros(2)}, {})
+        other.close()
+        (state, _), told = self.restore(folder)
+        assert bits(state) == bits(state_of(30))
+        assert len(told) == 1
+        assert "belongs to another run" in told[0]
+
+    def test_all_damaged(self, three_checkpoints, tmp_path):
+        folder = tmp_path / "checkpoints"
+        shutil.copytree(three_checkpoints, folder)
+        for step in ("20", "30"):
+            shutil.rmtree(folder / step / "state")
+        with pytest.raises(CheckpointError, match="no checkpoint of this run can be used; the newest was refused because the checkpoint of"):
+            self.restore(folder)
+
+    def test_a_place_that_cannot_be_written_is_told(self, three_checkpoints, tmp_path):
+        folder = tmp_path / "checkpoints"
+        shutil.copytree(three_checkpoints, folder)
+        checkpoints = Checkpoints(folder, keep=2, identity="this run")
+        shutil.rmtree(folder)
+        folder.write_text("in the way")
+        with pytest.raises(RunError, match="the checkpoint of step 40 cannot be written"):
+            checkpoints.save(40, state_of(40), {})
+
+
+TINY = RunConfig("dw4", DataConfig(n=100, validation=10), FlowConfig(layers=1, hidden=4), training=TrainingConfig(steps=5))
+
+
+@pytest.fixture(scope="module")
+def flow() -> ContinuousFlow:
+    return build_flow(TINY.flow, targets.get("dw4"), 1.5, key=jax.random.key(3))
+
+
+class TestModels:
+    def test_round_trip(self, flow, tmp_path):
+        target = targets.get("dw4")
+        path = tmp_path / MODEL_FILE
+        save_model(path, flow, TINY, target, {"steps": 5, "description": "a test"})
+        assert sorted(file.name for file in tmp_path.iterdir()) == ["model.json", MODEL_FILE]
+        by_file, by_folder = load_model(path), load_model(tmp_path)
+        assert (by_file.run, by_folder.run) == (None, tmp_path)
+        for model in (by_file, by_folder):
+            assert (model.config, model.target, model.flow.scale) == (TINY, target, 1.5)
+            assert model.card["steps"] == 5
+            assert model.card["fingerprint"] == target.fingerprint
+            assert bits(eqx.filter(model.flow, eqx.is_array)) == bits(eqx.filter(flow, eqx.is_array))
+            assert jax.tree.structure(model.flow) == jax.tree.structure(flow)
+        # The same model is the same file.
+        content = path.read_bytes()
+        for _ in range(5):
+            save_model(path, flow, TINY, target, {})
+            assert path.read_bytes() == content
+
+    def test_damaged_or_foreign_files(self, flow, tmp_path):
+        from safetensors.numpy import save_file
+
+        path = tmp_path / MODEL_FILE
+        save_model(path, flow, TINY, targets.get("dw4"), {})
+        content = path.read_bytes()
+        for kept in (0, 4, 100, len(content) // 2, len(content) - 1):
+            path.write_bytes(content[:kept])
+            with pytest.raises(CheckpointError, match="is damaged or no safetensors file"):
+                load_model(path)
+        save_file({"a": np.zeros(3)}, path)
+        with pytest.raises(CheckpointError, match="no boltzflow model"):
+            load_model(path)
+        save_model(path, flow, dataclasses.replace(TINY, flow=FlowConfig(layers=1, hidden=5)), targets.get("dw4"), {})
+        with pytest.raises(CheckpointError, match="do not fit the network"):
+            load_model(path)
+        save_model(path, flow, TINY, targets.get("dw4"), {})
+        path.with_suffix(".json").write_text('{"steps": 5, "desc')
+        with pytest.raises(CheckpointError, match=r"model\.json is damaged"):
+            load_model(path)
+
+    def test_wrong_target(self, flow, tmp_path):
+        save_model(tmp_path / MODEL_FILE, flow, TINY, targets.get("dw4"), {})
+        with pytest.raises(TargetError, match="trained for double_well.*not for lennard_jones"):
+            load_model(tmp_path, target=targets.get("lj13"))
+        save_model(tmp_path / MODEL_FILE, flow, dataclasses.replace(TINY, target="my-own"), targets.get("dw4"), {})
+        with pytest.raises(TargetError, match="'my-own', which is not built in; pass target="):
+            load_model(tmp_path)
+
+    def test_nothing_there(self, tmp_path):
+        with pytest.raises(CheckpointError, match="holds no trained model yet; finish it with `boltzflow resume"):
+            load_model(tmp_path)
+        with pytest.raises(CheckpointError, match="no model or run folder"):
+            load_model(tmp_path / "none")
+
+
+def test_clocks_are_not_part_of_the_training_step():
+    # A run in 64 bits is one option away; its parameters must stay in one precision through a step.
+    with jax.enable_x64(True):
+        start = Field(jnp.asarray([0.5, -0.3, 0.8]), jnp.asarray(0.04))
+        state, (metrics,) = advance([batch_of()], start=start, microbatch=4)
+        loss, _ = exact_gradient(batch_of(), start=start)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.parameters)} == {np.dtype("float64")}
+    assert metrics.loss == pytest.approx(loss, rel=1e-6)
