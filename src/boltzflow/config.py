@@ -69,6 +69,7 @@ class FlowConfig:
         attention: gate each message by a learned sigmoid.
         radial: Gaussian radial functions of the distance, added to the edge features of the EGNN (0: none) or used by the two-interaction
             network (at least 1).
+        reach: distance, in data units, up to which the radial functions resolve distances; it should exceed the largest one in the data.
         channels: vector and rank-2 channels (two-interaction).
         cutoff: distance, in data units, beyond which particles do not see each other; None: all see all.
         scale: length in data units that is one unit of the prior; None: the data's standard deviation per coordinate if the units are
@@ -82,6 +83,7 @@ class FlowConfig:
     hidden: int = 32
     attention: bool = True
     radial: int = 0
+    reach: float = 6.0
     channels: int = 16
     cutoff: float | None = None
     scale: float | None = None

@@ -70,7 +70,10 @@ class Case:
     velocity: Callable[[np.ndarray], np.ndarray]
 
 
-@pytest.fixture(scope="module", params=[(n, d, k) for n in MAKERS for d in (2, 3) for k in KINDS], ids=lambda p: f"{p[0]}, {p[1]}-D, {p[2]}")
+CASES = [(name, dimension, kind) for name in MAKERS for dimension in (2, 3) for kind in KINDS]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0]}, {case[1]}-D, {case[2]}")
 def case(request):
     name, dimension, kind = request.param
     types, cutoff = KINDS[kind]

@@ -14,7 +14,9 @@ FRAMES -= FRAMES.mean(axis=1, keepdims=True)
 INDEPENDENT = FlowMatching(pairing="independent")
 
 
-def prepare(objective: FlowMatching = INDEPENDENT, *, frames: np.ndarray = FRAMES, seed: int = 1, step: int = 7, batch_size: int = 16) -> Batch:
+def prepare(
+    objective: FlowMatching = INDEPENDENT, *, frames: np.ndarray = FRAMES, seed: int = 1, step: int = 7, batch_size: int = 16
+) -> Batch:
     classes = np.zeros(frames.shape[1], int)
     return objective.prepare(frames, batch_size=batch_size, seed=seed, step=step, classes=classes, reflections=True)[0]
 

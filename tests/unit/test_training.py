@@ -4,7 +4,6 @@ import dataclasses
 import json
 import shutil
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +75,8 @@ def gradient_in(state: TrainState) -> Any:
     return jax.tree.map(lambda a: 10.0 * np.asarray(a), state.optimiser[1].mu)
 
 
-def exact_gradient(batch: Batch, kept: Any = slice(None), start: Field | None = None) -> tuple[float, Any]:
-    part = Batch(*(jnp.asarray(values[kept]) for values in batch))
+def exact_gradient(batch: Batch, *, kept: Any = ..., start: Field | None = None) -> tuple[float, Any]:
+    part = Batch(*(jnp.asarray(np.asarray(values)[kept]) for values in batch))
     loss, gradient = eqx.filter_value_and_grad(lambda f: jnp.mean(OBJECTIVE.losses(f, part)))(field() if start is None else start)
     return float(loss), gradient
 
@@ -139,7 +138,7 @@ class TestStep:
         values[3, 1, 0] = bad
         kept = np.arange(8) != 3
         state, (metrics,) = advance([batch._replace(**{column: values})], microbatch=4)
-        loss, gradient = exact_gradient(batch, kept)
+        loss, gradient = exact_gradient(batch, kept=kept)
         assert metrics.loss == pytest.approx(loss, rel=1e-5)
         assert_close(gradient_in(state), gradient, rtol=1e-4, atol=1e-6)
         assert (int(state.step), int(state.skipped), int(state.masked)) == (1, 0, 1)
@@ -372,7 +371,7 @@ class TestCheckpoints:
         shutil.copytree(three_checkpoints, folder)
         for step in ("20", "30"):
             shutil.rmtree(folder / step / "state")
-        with pytest.raises(CheckpointError, match="no checkpoint of this run can be used; the newest was refused because the checkpoint of"):
+        with pytest.raises(CheckpointError, match="no checkpoint of this run can be used.*; the newest was refused because the checkpoint"):
             self.restore(folder)
 
     def test_a_place_that_cannot_be_written_is_told(self, three_checkpoints, tmp_path):
@@ -449,8 +448,8 @@ class TestModels:
             load_model(tmp_path / "none")
 
 
-def test_clocks_are_not_part_of_the_training_step():
-    # A run in 64 bits is one option away; its parameters must stay in one precision through a step.
+def test_a_step_in_double_precision():
+    # Batches are made in single precision whatever the precision of the run.
     with jax.enable_x64(True):
         start = Field(jnp.asarray([0.5, -0.3, 0.8]), jnp.asarray(0.04))
         state, (metrics,) = advance([batch_of()], start=start, microbatch=4)

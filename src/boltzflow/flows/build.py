@@ -26,6 +26,7 @@ def build_field(config: FlowConfig, classes: tuple[int, ...], scale: float, *, k
             hidden=config.hidden,
             attention=config.attention,
             radial=config.radial,
+            reach=config.reach / scale,
             cutoff=cutoff,
             key=key,
         )
@@ -34,6 +35,7 @@ def build_field(config: FlowConfig, classes: tuple[int, ...], scale: float, *, k
         layers=config.layers,
         hidden=config.hidden,
         radial=config.radial,
+        reach=config.reach / scale,
         channels=config.channels,
         cutoff=cutoff,
         key=key,

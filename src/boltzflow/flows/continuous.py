@@ -107,11 +107,13 @@ class ContinuousFlow(eqx.Module):
             None if first_step is None else first_step * (t1 - t0),
             (start, zero, zero),
             stepsize_controller=controller,
-            max_steps=max(self.solver.max_steps, self.solver.steps + 1),
+            max_steps=self.solver.steps + 1 if self.solver.method == "rk4" else self.solver.max_steps,
             throw=False,
         )
         end, change, length = jax.tree.map(lambda a: a[-1], solution.ys)
-        finite = jnp.all(jnp.isfinite(end)) & jnp.isfinite(change)
+        # An adaptive solver never takes a step that is not finite; it shrinks its steps in vain, and the field tells why.
+        reached = self.field(jnp.asarray(solution.ts)[-1], end)
+        finite = jnp.all(jnp.isfinite(end) & jnp.isfinite(reached)) & jnp.isfinite(change)
         solved = solution.result == diffrax.RESULTS.successful
         status = jnp.where(~finite, 2, jnp.where(solved, 0, 1)).astype(jnp.int32)
         nfe = (stages * solution.stats["num_steps"] + (1 if stages == 6 else 0)).astype(jnp.int32)

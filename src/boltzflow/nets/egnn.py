@@ -103,6 +103,7 @@ class EGNN(AbstractVectorField):
         hidden: int = 32,
         attention: bool = True,
         radial: int = 0,
+        reach: float = 6.0,
         cutoff: float | None = None,
         key: PRNGKeyArray,
     ) -> None:
@@ -114,6 +115,7 @@ class EGNN(AbstractVectorField):
             hidden: width of features and messages.
             attention: gate each message by a learned sigmoid.
             radial: Gaussian radial functions of the current distance added to the edge features; 0: none, as published.
+            reach: distance in units of the prior of the last radial function.
             cutoff: distance in units of the prior beyond which particles do not see each other.
             key: for the initial parameters.
         """
@@ -121,7 +123,7 @@ class EGNN(AbstractVectorField):
         self.types = types
         self.layers = layers
         self.cutoff = cutoff
-        self.radial = RadialFunctions(radial, cutoff=cutoff) if radial else None
+        self.radial = RadialFunctions(radial, reach=reach, cutoff=cutoff) if radial else None
         edge_features = 2 + radial
         self.embedding = Dense(max(types) + 2, hidden, key=key_embedding)
 

@@ -81,6 +81,7 @@ class TwoInteraction(AbstractSparseVectorField):
         layers: int = 2,
         hidden: int = 64,
         radial: int = 32,
+        reach: float = 6.0,
         channels: int = 16,
         cutoff: float | None = None,
         key: PRNGKeyArray,
@@ -92,6 +93,7 @@ class TwoInteraction(AbstractSparseVectorField):
             layers: residual blocks of the node-wise network.
             hidden: width H of scalar features and of the edge network.
             radial: radial functions K.
+            reach: distance in units of the prior of the last radial function.
             channels: channels V of vectors and rank-2 tensors.
             cutoff: distance in units of the prior beyond which particles do not see each other; None: all see all.
             key: for the initial parameters.
@@ -99,7 +101,7 @@ class TwoInteraction(AbstractSparseVectorField):
         keys = jax.random.split(key, 12 + 2 * layers)
         n_types = max(types) + 1
         self.types, self.hidden, self.channels, self.cutoff = types, hidden, channels, cutoff
-        self.radial = RadialFunctions(radial, cutoff=cutoff)
+        self.radial = RadialFunctions(radial, reach=reach, cutoff=cutoff)
         self.time = TimeFeatures()
         width = 2 * hidden + 2 * channels + 1
         self.mixing_hidden = Dense(self.time.size, 32, key=keys[0])

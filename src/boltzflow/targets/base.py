@@ -118,7 +118,8 @@ class Target:
             value = jax.eval_shape(self.energy_function, positions)
         except Exception as error:
             raise TargetError(
-                f"the energy function of target {self.name!r} fails on positions of shape {positions.shape}: {error}"
+                f"the energy function of target {self.name!r} fails on positions of shape {positions.shape}: "
+                f"{(str(error).splitlines() or [type(error).__name__])[0]}"
             ) from error
         if not hasattr(value, "shape") or value.shape != ():
             shape = getattr(value, "shape", type(value).__name__)

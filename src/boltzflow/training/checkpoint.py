@@ -1,6 +1,7 @@
 """Checkpoints of the training state: written atomically by orbax, verified when they are read."""
 
 import hashlib
+import itertools
 import logging
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ class Checkpoints:
         self._ocp = ocp
         self._identity = identity
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        self._folder = folder.absolute()
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def save(self, step: int, state: PyTree, meta: dict[str, Any]) -> None:
         """Writes one checkpoint.
@@ -58,23 +60,39 @@ class Checkpoints:
 
         Args:
             like: a state of the same structure.
-            warn: called with one sentence for each checkpoint that is passed over.
+            warn: called with one sentence for each checkpoint that is passed over; those are moved to the folder `...-refused`.
 
         Raises:
             CheckpointError: if there are checkpoints but none can be used.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        refused = []
-        for step in steps:
+        refused: dict[int, CheckpointError] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                return self._read(step, like)
+                found = self._read(step, like)
             except CheckpointError as error:
-                refused.append(str(error))
-                warn(f"{error} The one before it is used." if step != steps[-1] else str(error))
-                self._manager.delete(step)
+                refused[step] = error
+                continue
+            for newer, error in refused.items():
+                warn(f"{error} The one before it is used.")
+                self._set_aside(newer)
+            return found
         if refused:
-            raise CheckpointError(f"no checkpoint of this run can be used; the newest was refused because {refused[0]}")
+            raise CheckpointError(
+                "no checkpoint of this run can be used, so restore one or train anew in another folder; the newest was refused because "
+                f"{next(iter(refused.values()))}"
+            )
         return None
+
+    def _set_aside(self, step: int) -> None:
+        """Moves a refused checkpoint out of the way of the one that will take its step; nothing of it is deleted."""
+        aside = self._folder.with_name(f"{self._folder.name}-refused")
+        try:
+            aside.mkdir(exist_ok=True)
+            free = next(aside / name for name in (f"{step}-{count}" for count in itertools.count(1)) if not (aside / name).exists())
+            (self._folder / str(step)).rename(free)
+        except OSError as error:
+            raise RunError(f"the refused checkpoint of step {step} cannot be moved to {aside} ({error.strerror}); move it away.") from error
+        self._manager.reload()
 
     def _read(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
         abstract = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in _to_arrays(like).items()}

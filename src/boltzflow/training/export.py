@@ -68,7 +68,7 @@ def save_model(path: Path, flow: ContinuousFlow, config: RunConfig, target: Targ
         "fingerprint": target.fingerprint,
         "scale": repr(flow.scale),
     }
-    content = save(_named_arrays(flow.field), metadata=metadata)
+    content = _sorted_header(save(_named_arrays(flow.field), metadata=metadata))
     text = json.dumps({"target": config.target, "fingerprint": target.fingerprint, **card}, indent=2) + "\n"
     for file, data in ((path, content), (path.with_suffix(".json"), text.encode())):
         part = file.with_name(file.name + ".part")
@@ -110,15 +110,28 @@ def load_model(name: str | os.PathLike[str], *, target: Target | None = None) ->
         raise TargetError(f"the model in {path} was trained for {metadata['fingerprint']}, not for {target.fingerprint}.")
     flow = build_flow(config.flow, target, float(metadata["scale"]), key=jax.random.key(0))
     flow = eqx.tree_at(lambda f: f.field, flow, _with_arrays(flow.field, arrays, path))
-    card_file = path.with_suffix(".json")
-    card = json.loads(card_file.read_text()) if card_file.is_file() else {}
-    return Model(str(name), flow, config, target, card, run)
+    return Model(str(name), flow, config, target, _card(path.with_suffix(".json")), run)
 
 
 def shipped_models() -> dict[str, Path]:
     """Files of the models that ship with the package, by name."""
     folder = Path(str(resources.files("boltzflow") / "pretrained"))
     return {file.stem: file for file in sorted(folder.glob("*.safetensors"))}
+
+
+def _card(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"the model card {path} is damaged; restore it, or delete it to use the model without it.") from error
+
+
+def _sorted_header(content: bytes) -> bytes:
+    """Safetensors with its header sorted: the writer orders the metadata at random, but the same model should be the same file."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[8 + size :]
 
 
 def _read(path: Path) -> tuple[RunConfig, dict[str, str], dict[str, np.ndarray]]:

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 from pathlib import Path
@@ -33,8 +34,9 @@ class MetricsLog:
         self._board = _tensorboard(folder / "tensorboard") if tensorboard else None
 
     def write(self, *, step: int, **values: Any) -> None:
-        """Writes one line at once, so that a killed run has it."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        """Writes one line at once, so that a killed run has it; numbers that are not finite become null, which JSON can say."""
+        values = _finite(values)
+        self._file.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
         self._file.flush()
         if self._board is not None:
             for name, value in values.items():
@@ -47,6 +49,15 @@ class MetricsLog:
         self._file.close()
         if self._board is not None:
             self._board.close()
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return _finite(value)
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return {name: plain(value) for name, value in values.items()}
 
 
 def _step(line: str) -> float:

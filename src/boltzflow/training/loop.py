@@ -1,13 +1,14 @@
 """The training loop: from a configuration to a run folder with a trained model, interruptible at any moment."""
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 from boltzflow import config_io, datasets, targets
 from boltzflow.config import RunConfig
 from boltzflow.datasets import Dataset
-from boltzflow.errors import RunError
+from boltzflow.errors import BoltzflowError, RunError
 from boltzflow.flows.build import build_flow
 from boltzflow.flows.continuous import ContinuousFlow
 from boltzflow.objectives.flow_matching import FlowMatching
@@ -69,9 +70,15 @@ def train(
     config_io.check(config)
     training = config.training
     mesh = data_mesh(training.devices, training.batch_size, training.microbatch)
-    _open_folder(folder, config, resume)
-    frames, reference_seconds = _data(config, target, folder, dataset, progress)
-    train_set, validation_set = frames.split(validation=config.data.validation, seed=config.data.split_seed)
+    there = _open_folder(folder, config, resume, dataset)
+    try:
+        frames, reference_seconds = _data(config, target, folder, dataset, progress)
+        train_set, validation_set = frames.split(validation=config.data.validation, seed=config.data.split_seed)
+    except BoltzflowError:
+        # The folder is free again for a run with better data.
+        for name in {"config.yaml", "versions.json", "data.h5"} - there:
+            (folder / name).unlink(missing_ok=True)
+        raise
 
     scale = _scale(config, target, train_set)
     flow = build_flow(config.flow, target, scale, key=jax.random.key(training.seed))
@@ -100,7 +107,7 @@ def train(
         checkpoints.save(int(state.step), state, meta)
 
     progress.start(training.steps, "training")
-    with _interruptible() as interrupted:
+    with contextlib.closing(checkpoints), contextlib.closing(log), _interruptible() as interrupted:
         for step, (batch, info) in enumerate(prefetch(prepare, first, training.steps), start=first + 1):
             state, metrics = step_function(state, place_batch(batch, mesh))
             loss = float(metrics.loss)
@@ -135,42 +142,49 @@ def train(
     averaged = _averaged(flow, state)
     seconds = time.perf_counter() - began if first < training.steps else meta["seconds"]
     _write_model(folder, averaged, config, target, _card(config, frames, reference_seconds, seconds, training.steps))
-    checkpoints.close()
-    log.close()
     return folder
 
 
 def _identity(config: RunConfig) -> str:
-    """What a checkpoint must agree on to be continued: everything but how often is logged and saved."""
-    import hashlib
+    """What a checkpoint must agree on to be continued: everything but the solver and how often is logged and saved.
 
-    plain = dataclasses.asdict(config)
-    plain.pop("description")
+    Only what differs from the defaults counts, so that an option that a later version adds does not orphan a run.
+    """
+    plain = _differences(dataclasses.asdict(config), dataclasses.asdict(RunConfig(target="")))
+    plain.pop("description", None)
     for name in ("log_every", "checkpoint_every", "keep_checkpoints", "evaluate_every", "evaluate_n", "tensorboard"):
-        plain["training"].pop(name)
-    plain["flow"].pop("solver")
+        plain.get("training", {}).pop(name, None)
+    plain.get("flow", {}).pop("solver", None)
     return "configuration " + hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _open_folder(folder: Path, config: RunConfig, resume: bool) -> None:
-    """Makes the run folder, or checks that it holds this run."""
+def _differences(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Entries that differ from the defaults, section by section."""
+    nested = {k: _differences(v, defaults[k]) for k, v in values.items() if isinstance(v, dict)}
+    return {k: v for k, v in values.items() if not isinstance(v, dict) and v != defaults[k]} | {k: v for k, v in nested.items() if v}
+
+
+def _open_folder(folder: Path, config: RunConfig, resume: bool, dataset: Dataset | None) -> set[str]:
+    """Makes the run folder, or checks that it holds this run; returns the names of what was in it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        existing = folder / "config.yaml"
+        there_before = {path.name for path in folder.iterdir()}
+        existing, own = folder / "config.yaml", folder / "data.h5"
         if existing.is_file():
             there = config_io.load_config(existing)
             if not resume:
                 raise RunError(f"{folder} already holds a run; continue it with `boltzflow resume {folder}` or choose another folder.")
             if _identity(there) != _identity(config):
                 raise RunError(f"{folder} holds a run of another configuration; choose another folder.")
-        elif resume and any(folder.iterdir()):
-            raise RunError(f"{folder} is not empty and has no config.yaml; choose another folder.")
-        elif any(path for path in folder.iterdir() if path.name != "data.h5"):
+        elif there_before - ({"config.yaml.part"} if resume else {"config.yaml.part", "data.h5"}):
             raise RunError(f"{folder} is not empty and holds no run; choose another folder.")
+        elif own.is_file() and (dataset is not None or (config.data.path and Path(config.data.path).resolve() != own.resolve())):
+            raise RunError(f"{own} is there already, but other frames were named for this run; choose another folder.")
         config_io.save_config(config, existing)
         _write_json(folder / "versions.json", versions())
     except OSError as error:
         raise RunError(f"the run folder {folder} cannot be written: {error.strerror or error}.") from error
+    return there_before
 
 
 def _write_json(path: Path, content: Any) -> None:
@@ -250,7 +264,7 @@ def _write_model(folder: Path, flow: ContinuousFlow, config: RunConfig, target: 
         raise RunError(f"the model cannot be written to {folder}: {error.strerror or error}; the checkpoints are kept.") from error
 
 
-@contextmanager
+@contextlib.contextmanager
 def _interruptible() -> Iterator[threading.Event]:
     """Turns Ctrl-C and SIGTERM into an event while the block runs, so that a step is finished and saved before the process ends."""
     event = threading.Event()

@@ -110,7 +110,8 @@ def make_step(
             return jax.tree.map(jnp.add, carry, (loss, kept, gradient)), None
 
         zeros = jax.tree.map(jnp.zeros_like, state.parameters)
-        start = (jnp.zeros((), batch.data.dtype), jnp.zeros((), jnp.int32), zeros)
+        dtype = jnp.result_type(batch.data, *jax.tree.leaves(zeros))
+        start = (jnp.zeros((), dtype), jnp.zeros((), jnp.int32), zeros)
         (loss, kept, gradient), _ = jax.lax.scan(accumulate, start, chunks)
         count = jnp.maximum(kept, 1)
         loss = loss / count
