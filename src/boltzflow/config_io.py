@@ -170,7 +170,7 @@ _RANGES: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
         lambda value: value >= 0,
     ),
     (
-        "flow.solver.rtol flow.solver.atol flow.cutoff flow.scale training.learning_rate training.clip_norm",
+        "flow.solver.rtol flow.solver.atol flow.cutoff flow.reach flow.scale training.learning_rate training.clip_norm",
         "greater than 0",
         lambda value: value > 0,
     ),

@@ -74,8 +74,8 @@ class FlowMatching(ObjectiveConfig):
     def _times(self, quantile: Float[np.ndarray, " B"]) -> Float[np.ndarray, " B"]:
         """Uniform times, a share of which is mapped to a density that grows as 1/sqrt(1-t) towards the data."""
         share = self.late_time
-        if share == 0.0:
-            return quantile
+        if share in (0.0, 1.0):
+            return 1.0 - quantile**2 if share else quantile
         late = quantile < share
         return np.where(late, 1.0 - (quantile / share) ** 2, (quantile - share) / (1.0 - share))
 
