@@ -52,7 +52,7 @@ class SolverConfig:
     rtol: float = 1e-4
     atol: float = 1e-4
     steps: int = 20
-    max_steps: int = 512
+    max_steps: int = 256
     divergence: DivergenceName = "exact"
     probes: int = 1
 
@@ -70,6 +70,8 @@ class FlowConfig:
         radial: Gaussian radial functions of the distance, added to the edge features of the EGNN (0: none) or used by the two-interaction
             network (at least 1).
         reach: distance, in data units, up to which the radial functions resolve distances; it should exceed the largest one in the data.
+        softening: distance, in data units, below which the two-interaction network smooths distances and directions. Particles of the
+            prior meet, and there an unsmoothed direction makes the divergence singular and the solver slow; 0: none.
         channels: vector and rank-2 channels (two-interaction).
         cutoff: distance, in data units, beyond which particles do not see each other; None: all see all.
         scale: length in data units that is one unit of the prior; None: the data's standard deviation per coordinate if the units are
@@ -84,6 +86,7 @@ class FlowConfig:
     attention: bool = True
     radial: int = 0
     reach: float = 6.0
+    softening: float = 0.0
     channels: int = 16
     cutoff: float | None = None
     scale: float | None = None

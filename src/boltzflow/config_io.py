@@ -165,7 +165,7 @@ _RANGES: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
     ),
     (
         "data.seed data.split_seed data.validation flow.radial flow.channels training.warmup_steps training.seed training.devices "
-        "training.evaluate_every objective.sigma training.final_learning_rate training.weight_decay",
+        "flow.softening training.evaluate_every objective.sigma training.final_learning_rate training.weight_decay",
         "0 or more",
         lambda value: value >= 0,
     ),

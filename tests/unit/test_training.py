@@ -1,6 +1,7 @@
 """The training step, its schedule and averages, prefetching, logs, checkpoints and models on disk."""
 
 import dataclasses
+import functools
 import json
 import shutil
 import threading
@@ -43,10 +44,10 @@ class Field(AbstractVectorField):
         squared = jnp.sum(difference**2, axis=-1)
         features = jnp.stack([jnp.exp(-squared), jnp.sin(squared), t * jnp.ones_like(squared)], axis=-1)
         pair = jnp.sum(jnp.tanh(features @ self.weight)[..., None] * difference, axis=1)
-        return pair + jnp.sqrt(self.root) * positions
+        return pair + jnp.sqrt(jnp.abs(self.root)) * positions
 
 
-def field(*, root: float = 0.04) -> Field:
+def field(*, root: float = 1.0) -> Field:
     return Field(jnp.asarray([0.5, -0.3, 0.8]), jnp.asarray(root))
 
 
@@ -56,18 +57,20 @@ def batch_of(n: int = 8, *, seed: int = 0) -> Batch:
     return OBJECTIVE.prepare(frames, batch_size=n, seed=seed, step=0, classes=np.zeros(3, int), reflections=True)[0]
 
 
-def advance(batches: list[Batch], *, devices: int = 1, start: Field | None = None, **options: Any) -> tuple[TrainState, list[Any]]:
-    """The state after some steps, and their metrics."""
+def advance(batches: list[Batch], *, devices: int = 1, start: Field | None = None, **options: Any) -> tuple[list[TrainState], list[Any]]:
+    """The states after each step, and the metrics of each."""
     start = field() if start is None else start
     config = dataclasses.replace(CONFIG, **options)
     mesh = data_mesh(devices, config.batch_size, config.microbatch)
     step = make_step(start, OBJECTIVE, config, mesh)
     state: Any = jax.device_put(initial_state(start, config), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
-    metrics = []
+    states, metrics = [], []
     for batch in batches:
         state, found = step(state, place_batch(batch, mesh))
+        # A copy, because the next step takes the buffers.
+        states.append(jax.tree.map(np.array, state))
         metrics.append(jax.tree.map(float, found))
-    return jax.tree.map(np.asarray, state), metrics
+    return states, metrics
 
 
 def gradient_in(state: TrainState) -> Any:
@@ -75,9 +78,14 @@ def gradient_in(state: TrainState) -> Any:
     return jax.tree.map(lambda a: 10.0 * np.asarray(a), state.optimiser[1].mu)
 
 
+@eqx.filter_jit
+def loss_and_gradient(start: Field, batch: Batch) -> Any:
+    return eqx.filter_value_and_grad(lambda f: jnp.mean(OBJECTIVE.losses(f, batch)))(start)
+
+
 def exact_gradient(batch: Batch, *, kept: Any = ..., start: Field | None = None) -> tuple[float, Any]:
     part = Batch(*(jnp.asarray(np.asarray(values)[kept]) for values in batch))
-    loss, gradient = eqx.filter_value_and_grad(lambda f: jnp.mean(OBJECTIVE.losses(f, part)))(field() if start is None else start)
+    loss, gradient = loss_and_gradient(field() if start is None else start, part)
     return float(loss), gradient
 
 
@@ -89,89 +97,97 @@ def assert_close(found: Any, expected: Any, **tolerances: float) -> None:
 
 
 class TestStep:
-    @pytest.mark.parametrize(("devices", "microbatch"), [(1, 8), (1, 2), (2, 4), (2, 2)])
+    @pytest.mark.parametrize(("devices", "microbatch"), [(1, 2), (2, 2)])
     def test_microbatches_and_devices_change_nothing(self, devices, microbatch):
         assert len(jax.devices()) >= 2
-        batch = batch_of()
-        state, (metrics,) = advance([batch], devices=devices, microbatch=microbatch)
-        loss, gradient = exact_gradient(batch)
-        assert metrics.loss == pytest.approx(loss, rel=1e-5)
-        assert metrics.grad_norm == pytest.approx(float(optax.global_norm(gradient)), rel=1e-5)
-        assert_close(gradient_in(state), gradient, rtol=1e-4, atol=1e-6)
-        assert (int(state.step), int(state.skipped), int(state.masked)) == (1, 0, 0)
-
-    def test_two_devices_end_where_one_does(self):
         batches = [batch_of(seed=seed) for seed in range(10)]
-        one, metrics = advance(batches, microbatch=4)
-        two, metrics_of_two = advance(batches, devices=2, microbatch=4)
-        assert_close(metrics_of_two, metrics, rtol=1e-4)
-        assert_close(two.parameters, one.parameters, rtol=1e-4)
-        assert_close(two.average, one.average, rtol=1e-4)
-        assert metrics[-1].loss < metrics[0].loss * 2
+        states, metrics = advance(batches, devices=devices, microbatch=microbatch)
+        loss, gradient = exact_gradient(batches[0])
+        assert metrics[0].loss == pytest.approx(loss, rel=1e-5)
+        assert metrics[0].grad_norm == pytest.approx(float(optax.tree.norm(gradient)), rel=1e-5)
+        assert_close(gradient_in(states[0]), gradient, rtol=1e-4, atol=1e-6)
+        assert (int(states[-1].step), int(states[-1].skipped), int(states[-1].masked)) == (10, 0, 0)
+        # Wherever the arithmetic is done, the same parameters come out after ten steps.
+        whole, metrics_of_whole = self.in_one_piece(batches)
+        assert_close(metrics, metrics_of_whole, rtol=1e-4)
+        assert_close((states[-1].parameters, states[-1].average), (whole.parameters, whole.average), rtol=1e-4)
+
+    @staticmethod
+    @functools.cache
+    def ten_steps() -> Any:
+        return advance([batch_of(seed=seed) for seed in range(10)])
+
+    def in_one_piece(self, batches: list[Batch]) -> Any:
+        states, metrics = self.ten_steps()
+        return states[len(batches) - 1], metrics[: len(batches)]
 
     def test_it_is_adam_on_clipped_gradients(self):
         batches = [batch_of(seed=seed) for seed in range(4)]
         options = {"clip_norm": 0.5, "warmup_steps": 2, "final_learning_rate": 1e-3}
-        config = dataclasses.replace(CONFIG, **options)
-        state, metrics = advance(batches, **options)
+        rate = schedule(dataclasses.replace(CONFIG, **options))
+        states, metrics = advance(batches, **options)
         assert min(found.grad_norm for found in metrics) > 0.5
-        transform = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(schedule(config)))
+        transform = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(rate))
         parameters = field()
         inner = transform.init(eqx.filter(parameters, eqx.is_array))
         for batch in batches:
             updates, inner = transform.update(exact_gradient(batch, start=parameters)[1], inner)
             parameters = eqx.apply_updates(parameters, updates)
-        assert_close(state.parameters, parameters, rtol=1e-4)
-        np.testing.assert_allclose([found.learning_rate for found in metrics], [schedule(config)(i) for i in range(4)], rtol=1e-6)
+        assert_close(states[-1].parameters, parameters, rtol=1e-4)
+        np.testing.assert_allclose([found.learning_rate for found in metrics], [rate(i) for i in range(4)], rtol=1e-6)
 
     def test_weight_decay_is_decoupled(self):
-        plain, _ = advance([batch_of()])
-        decayed, _ = advance([batch_of()], weight_decay=0.5)
+        plain, _ = self.in_one_piece([batch_of()])
+        (decayed,), _ = advance([batch_of()], weight_decay=0.5)
         expected = jax.tree.map(lambda p, start: p - 0.1 * 0.5 * start, plain.parameters, eqx.filter(field(), eqx.is_array))
         assert_close(decayed.parameters, expected, rtol=1e-5)
 
-    @pytest.mark.parametrize("bad", [np.nan, np.inf])
-    @pytest.mark.parametrize("column", ["data", "prior"])
-    def test_a_pair_that_is_not_finite_is_left_out_and_counted(self, bad, column):
+    def test_pairs_that_are_not_finite_are_left_out_and_counted(self):
         batch = batch_of()
-        values = getattr(batch, column).copy()
-        values[3, 1, 0] = bad
-        kept = np.arange(8) != 3
-        state, (metrics,) = advance([batch._replace(**{column: values})], microbatch=4)
+        data, prior = np.array(batch.data), np.array(batch.prior)
+        data[3, 1, 0], data[4, 0, 0], prior[6, 2, 1] = np.nan, np.inf, np.nan
+        kept = np.array([0, 1, 2, 5, 7])
+        states, metrics = advance([batch._replace(data=data, prior=prior), batch._replace(data=np.full_like(data, np.nan))], microbatch=2)
         loss, gradient = exact_gradient(batch, kept=kept)
-        assert metrics.loss == pytest.approx(loss, rel=1e-5)
-        assert_close(gradient_in(state), gradient, rtol=1e-4, atol=1e-6)
-        assert (int(state.step), int(state.skipped), int(state.masked)) == (1, 0, 1)
-
-    def test_a_batch_without_a_finite_pair_changes_nothing(self):
-        batch = batch_of()
-        good, _ = advance([batch])
-        state, metrics = advance([batch, batch._replace(data=np.full_like(batch.data, np.nan))])
-        assert (int(state.step), int(state.skipped), int(state.masked)) == (2, 1, 8)
-        for name in ("parameters", "average", "optimiser"):
-            assert_close(getattr(state, name), getattr(good, name), rtol=0)
+        assert metrics[0].loss == pytest.approx(loss, rel=1e-5)
+        assert_close(gradient_in(states[0]), gradient, rtol=1e-4, atol=1e-6)
+        assert (int(states[0].step), int(states[0].skipped), int(states[0].masked)) == (1, 0, 3)
+        # A batch without a single finite pair changes nothing but the counters.
+        assert (int(states[1].step), int(states[1].skipped), int(states[1].masked)) == (2, 1, 3 + 8)
         assert np.isfinite(metrics[1].loss)
+        for name in ("parameters", "average", "optimiser"):
+            assert_close(getattr(states[1], name), getattr(states[0], name), rtol=0)
 
     def test_a_gradient_that_is_not_finite_changes_nothing(self):
         # The loss is finite at root = 0, its derivative is not.
         start = field(root=0.0)
-        state, (metrics,) = advance([batch_of()], start=start)
+        (state,), (metrics,) = advance([batch_of()], start=start)
         assert np.isfinite(metrics.loss)
         assert not np.isfinite(metrics.grad_norm)
         assert (int(state.step), int(state.skipped), int(state.masked)) == (1, 1, 0)
+        # The start is as it was, too: its buffers were not the state's.
         for values in (state.parameters, state.average):
             assert_close(values, eqx.filter(start, eqx.is_array), rtol=0)
         assert_close(gradient_in(state), jax.tree.map(jnp.zeros_like, eqx.filter(start, eqx.is_array)), rtol=0)
 
     def test_average(self):
-        batches = [batch_of(seed=seed) for seed in range(5)]
+        states, _ = advance([batch_of(seed=seed) for seed in range(5)], ema_decay=0.25)
         expected = eqx.filter(field(), eqx.is_array)
-        for count in range(1, 6):
-            state, _ = advance(batches[:count], ema_decay=0.25)
+        for count, state in enumerate(states, start=1):
             # (1 + s) / (10 + s) at first, until it reaches the decay asked for.
             decay = min(0.25, count / (9 + count))
             expected = jax.tree.map(lambda a, p, d=decay: d * a + (1 - d) * p, expected, state.parameters)
             assert_close(state.average, expected, rtol=1e-5)
+            assert int(state.skipped) == 0
+
+    def test_double_precision(self):
+        # Batches are made in single precision whatever the precision of the run.
+        with jax.enable_x64(True):
+            start = field()
+            (state,), (metrics,) = advance([batch_of()], start=start, microbatch=4)
+            loss, _ = exact_gradient(batch_of(), start=start)
+        assert {leaf.dtype for leaf in jax.tree.leaves(state.parameters)} == {np.dtype("float64")}
+        assert metrics.loss == pytest.approx(loss, rel=1e-6)
 
 
 def test_schedule():
@@ -305,6 +321,8 @@ class TestCheckpoints:
     def test_an_empty_folder_holds_none(self, tmp_path):
         assert self.restore(tmp_path / "none")[0] is None
 
+    # Orbax leaves its event loop behind when it fails.
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
     @pytest.mark.parametrize("damage", ["cut in half", "deleted", "overwritten"])
     def test_a_damaged_file_is_never_believed(self, three_checkpoints, tmp_path, damage):
         files = [path.relative_to(three_checkpoints) for path in (three_checkpoints / "30").rglob("*") if path.is_file()]
@@ -446,13 +464,3 @@ class TestModels:
             load_model(tmp_path)
         with pytest.raises(CheckpointError, match="no model or run folder"):
             load_model(tmp_path / "none")
-
-
-def test_a_step_in_double_precision():
-    # Batches are made in single precision whatever the precision of the run.
-    with jax.enable_x64(True):
-        start = Field(jnp.asarray([0.5, -0.3, 0.8]), jnp.asarray(0.04))
-        state, (metrics,) = advance([batch_of()], start=start, microbatch=4)
-        loss, _ = exact_gradient(batch_of(), start=start)
-    assert {leaf.dtype for leaf in jax.tree.leaves(state.parameters)} == {np.dtype("float64")}
-    assert metrics.loss == pytest.approx(loss, rel=1e-6)

@@ -36,6 +36,7 @@ def build_field(config: FlowConfig, classes: tuple[int, ...], scale: float, *, k
         hidden=config.hidden,
         radial=config.radial,
         reach=config.reach / scale,
+        softening=config.softening / scale,
         channels=config.channels,
         cutoff=cutoff,
         key=key,

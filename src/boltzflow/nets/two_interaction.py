@@ -73,6 +73,7 @@ class TwoInteraction(AbstractSparseVectorField):
     hidden: int = eqx.field(static=True)
     channels: int = eqx.field(static=True)
     cutoff: float | None = eqx.field(static=True)
+    softening: float = eqx.field(static=True)
 
     def __init__(
         self,
@@ -82,6 +83,7 @@ class TwoInteraction(AbstractSparseVectorField):
         hidden: int = 64,
         radial: int = 32,
         reach: float = 6.0,
+        softening: float = 0.0,
         channels: int = 16,
         cutoff: float | None = None,
         key: PRNGKeyArray,
@@ -94,13 +96,14 @@ class TwoInteraction(AbstractSparseVectorField):
             hidden: width H of scalar features and of the edge network.
             radial: radial functions K.
             reach: distance in units of the prior of the last radial function.
+            softening: distance in units of the prior below which distances and directions are smoothed; 0: none.
             channels: channels V of vectors and rank-2 tensors.
             cutoff: distance in units of the prior beyond which particles do not see each other; None: all see all.
             key: for the initial parameters.
         """
         keys = jax.random.split(key, 12 + 2 * layers)
         n_types = max(types) + 1
-        self.types, self.hidden, self.channels, self.cutoff = types, hidden, channels, cutoff
+        self.types, self.hidden, self.channels, self.cutoff, self.softening = types, hidden, channels, cutoff, softening
         self.radial = RadialFunctions(radial, reach=reach, cutoff=cutoff)
         self.time = TimeFeatures()
         width = 2 * hidden + 2 * channels + 1
@@ -131,8 +134,8 @@ class TwoInteraction(AbstractSparseVectorField):
     def _directions(
         self, difference: Float[Array, "*n N D"], mask: Float[Array, "*n N"]
     ) -> tuple[Float[Array, "*n N"], Float[Array, "*n N D"]]:
-        """Distances and unit vectors; self-edges get distance 1 and a zero vector so that nothing is singular."""
-        distance = jnp.sqrt(jnp.sum(difference**2, axis=-1) + (1.0 - mask) + 1e-12)
+        """Distances and unit vectors, smoothed where particles meet; self-edges get a zero vector and nothing singular."""
+        distance = jnp.sqrt(jnp.sum(difference**2, axis=-1) + self.softening**2 + (1.0 - mask) + 1e-12)
         return distance, difference / distance[..., None]
 
     def _edge_factors(self, mixing: TimeMixing, mask: Float[Array, "N N"], difference: Float[Array, "N N D"]) -> NeighbourSums:

@@ -29,8 +29,8 @@ class Checkpoints:
         """
         import orbax.checkpoint as ocp
 
-        # Orbax tells every step of its work as a warning-free but long log.
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        # Orbax logs every step of its work; what goes wrong it raises, and that is told here.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._ocp = ocp
         self._identity = identity
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)

@@ -66,9 +66,10 @@ def optimiser(config: TrainingConfig) -> optax.GradientTransformation:
 def initial_state(field: AbstractVectorField, config: TrainingConfig) -> TrainState:
     """State before the first step."""
     parameters = eqx.filter(field, eqx.is_inexact_array)
-    # Every leaf has a buffer of its own, because the step donates the whole state.
+    # Every leaf has a buffer of its own, because the step donates the whole state; the field keeps its parameters.
     step, skipped, masked = (jnp.zeros((), jnp.int32) for _ in range(3))
-    return TrainState(step, parameters, jax.tree.map(jnp.copy, parameters), optimiser(config).init(parameters), skipped, masked)
+    own, average = (jax.tree.map(jnp.copy, parameters) for _ in range(2))
+    return TrainState(step, own, average, optimiser(config).init(parameters), skipped, masked)
 
 
 def make_step(
@@ -98,7 +99,7 @@ def make_step(
         batch = jax.tree.map(lambda a: jnp.where(usable.reshape((-1,) + (1,) * (a.ndim - 1)), a, 0.5), batch)
         losses = objective.losses(eqx.combine(parameters, static), batch)
         kept = usable & jnp.isfinite(losses)
-        return jnp.sum(jnp.where(kept, losses, 0.0)), jnp.sum(kept.astype(jnp.int32))
+        return jnp.sum(jnp.where(kept, losses, 0.0)), jnp.sum(kept, dtype=jnp.int32)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         n_chunks = batch.time.shape[0] // chunk
@@ -116,7 +117,7 @@ def make_step(
         count = jnp.maximum(kept, 1)
         loss = loss / count
         gradient = jax.tree.map(lambda g: g / count, gradient)
-        norm = optax.global_norm(gradient)
+        norm = optax.tree.norm(gradient)
         usable = jnp.isfinite(norm) & (kept > 0)
 
         updates, new_optimiser = transform.update(gradient, state.optimiser, state.parameters)
