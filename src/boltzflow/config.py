@@ -72,6 +72,8 @@ class FlowConfig:
         reach: distance, in data units, up to which the radial functions resolve distances; it should exceed the largest one in the data.
         softening: distance, in data units, below which the two-interaction network smooths distances and directions. Particles of the
             prior meet, and there an unsmoothed direction makes the divergence singular and the solver slow; 0: none.
+        fine_time: at which ends the two-interaction network resolves time logarithmically: the density takes its shape near the data, and
+            near the prior the field of a paired flow decides which way each configuration goes.
         channels: vector and rank-2 channels (two-interaction).
         cutoff: distance, in data units, beyond which particles do not see each other; None: all see all.
         scale: length in data units that is one unit of the prior; None: the data's standard deviation per coordinate if the units are
@@ -87,6 +89,7 @@ class FlowConfig:
     radial: int = 0
     reach: float = 6.0
     softening: float = 0.0
+    fine_time: Literal["data", "both"] = "data"
     channels: int = 16
     cutoff: float | None = None
     scale: float | None = None

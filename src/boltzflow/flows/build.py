@@ -37,6 +37,7 @@ def build_field(config: FlowConfig, classes: tuple[int, ...], scale: float, *, k
         radial=config.radial,
         reach=config.reach / scale,
         softening=config.softening / scale,
+        fine_time=config.fine_time,
         channels=config.channels,
         cutoff=cutoff,
         key=key,

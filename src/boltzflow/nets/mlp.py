@@ -28,13 +28,23 @@ class Dense(eqx.Module):
         return y if self.bias is None else y + self.bias
 
 
+# Times closer to an end than this are not resolved.
+_TIME_FLOOR = 0.03
+
+
 class TimeFeatures(eqx.Module):
     """Smooth features of time: powers, a few Fourier modes and the logarithm of the time left.
 
-    The field changes fastest where little noise is left, on the scale of 1-t; the logarithm resolves it.
+    The field changes fastest where little noise is left, on the scale of 1-t; the logarithm resolves it. With paired samples it also
+    changes fast near the prior, on the scale of t.
+
+    Attributes:
+        modes: Fourier modes.
+        near_prior: take the logarithm of t in place of its square.
     """
 
     modes: int = eqx.field(static=True, default=3)
+    near_prior: bool = eqx.field(static=True, default=False)
 
     @property
     def size(self) -> int:
@@ -44,8 +54,11 @@ class TimeFeatures(eqx.Module):
     def __call__(self, t: Float[Array, ""]) -> Float[Array, " F"]:
         """Features of one time."""
         frequencies = jnp.pi * jnp.arange(1, self.modes + 1, dtype=t.dtype)
-        time_left = jnp.log(1.0 - jnp.clip(t, 0.0, 1.0) + 0.03)
-        return jnp.concatenate([jnp.stack([t, t**2, time_left]), jnp.sin(frequencies * t), jnp.cos(frequencies * t)])
+        clipped = jnp.clip(t, 0.0, 1.0)
+        second = jnp.log(clipped + _TIME_FLOOR) if self.near_prior else t**2
+        return jnp.concatenate(
+            [jnp.stack([t, second, jnp.log(1.0 - clipped + _TIME_FLOOR)]), jnp.sin(frequencies * t), jnp.cos(frequencies * t)]
+        )
 
 
 class RadialFunctions(eqx.Module):

@@ -6,7 +6,7 @@ second interaction turns pairs of features into a velocity. Between its two neig
 tangent reaches only the edges of the seeded particle in either sum. That is what makes the trace of the Jacobian cheap.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -84,6 +84,7 @@ class TwoInteraction(AbstractSparseVectorField):
         radial: int = 32,
         reach: float = 6.0,
         softening: float = 0.0,
+        fine_time: Literal["data", "both"] = "data",
         channels: int = 16,
         cutoff: float | None = None,
         key: PRNGKeyArray,
@@ -98,6 +99,7 @@ class TwoInteraction(AbstractSparseVectorField):
             reach: distance in units of the prior of the last radial function.
             softening: distance in units of the prior below which distances and directions are smoothed; 0: none.
             channels: channels V of vectors and rank-2 tensors.
+            fine_time: ends at which time is resolved logarithmically.
             cutoff: distance in units of the prior beyond which particles do not see each other; None: all see all.
             key: for the initial parameters.
         """
@@ -105,7 +107,7 @@ class TwoInteraction(AbstractSparseVectorField):
         n_types = max(types) + 1
         self.types, self.hidden, self.channels, self.cutoff, self.softening = types, hidden, channels, cutoff, softening
         self.radial = RadialFunctions(radial, reach=reach, cutoff=cutoff)
-        self.time = TimeFeatures()
+        self.time = TimeFeatures(near_prior=fine_time == "both")
         width = 2 * hidden + 2 * channels + 1
         self.mixing_hidden = Dense(self.time.size, 32, key=keys[0])
         self.mixing_out = Dense(32, radial * width, gain=1.0, key=keys[1])
