@@ -23,7 +23,8 @@ from boltzflow.sampling import Samples
 FRAMES = 400
 STEPS = 200
 TINY = (
-    "flow.layers=1 flow.hidden=8 flow.radial=0 data.validation=50 training.warmup_steps=10 training.batch_size=32 training.microbatch=16 "
+    "flow.network=egnn flow.layers=1 flow.hidden=8 flow.radial=0 objective.full_cost=false data.validation=50 "
+    "training.warmup_steps=10 training.batch_size=32 training.microbatch=16 "
     f"training.steps={STEPS} training.log_every=7 training.checkpoint_every=10 training.evaluate_every=90 training.evaluate_n=64"
 ).split()
 KEYS = (
@@ -80,7 +81,7 @@ def frames(tmp_path_factory) -> Path:
     target = bf.targets.get("dw4")
     rng = np.random.default_rng(0)
     x = rng.normal(size=(FRAMES, 4, 2)).astype(np.float32) * 2.0
-    u = np.asarray(target.energies(x))
+    u = np.array(target.energies(x))
     for _ in range(1500):
         moved = x + rng.normal(scale=0.35, size=x.shape).astype(np.float32)
         energies = np.asarray(target.energies(moved))
@@ -217,7 +218,8 @@ class TestTraining:
 
 class TestSamples:
     @pytest.fixture(scope="class")
-    def drawn(self, run_folder, tmp_path_factory) -> Path:
+    @classmethod
+    def drawn(cls, run_folder, tmp_path_factory) -> Path:
         path = tmp_path_factory.mktemp("drawn") / "whole.h5"
         done = boltzflow("sample", run_folder, "-n", 1000, "--seed", 5, "-o", path)
         assert done.returncode == 0, done.stderr
@@ -381,7 +383,8 @@ class TestLibrary:
     """The public face of README and design: a target of one's own, fitted and sampled in a few lines."""
 
     @pytest.fixture(scope="class")
-    def target(self) -> bf.Target:
+    @classmethod
+    def target(cls) -> bf.Target:
         # Springs between three particles in the plane: normal with variance 1/4 on the zero-CoM subspace.
         def energy(x):
             return 2.0 * jnp.sum((x - jnp.mean(x, axis=0)) ** 2)
@@ -389,12 +392,14 @@ class TestLibrary:
         return bf.targets.from_function(energy, 3, 2, name="springs")
 
     @pytest.fixture(scope="class")
-    def data(self, target) -> bf.Dataset:
+    @classmethod
+    def data(cls, target) -> bf.Dataset:
         x = 0.5 * np.random.default_rng(0).normal(size=(1000, 3, 2)).astype(np.float32)
         return bf.Dataset(x - x.mean(axis=1, keepdims=True), target.fingerprint, "reduced")
 
     @pytest.fixture(scope="class")
-    def fitted(self, target, data, tmp_path_factory):
+    @classmethod
+    def fitted(cls, target, data, tmp_path_factory):
         training = TrainingConfig(steps=150, batch_size=64, warmup_steps=10, learning_rate=5e-3, ema_decay=0.9)
         return bf.fit(
             target,

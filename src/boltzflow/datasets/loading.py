@@ -65,7 +65,7 @@ def _read_numpy(path: Path) -> np.ndarray:
                 return loaded[names[0]]
     except Exception as error:
         raise DataError(
-            f"{path} is not a readable NumPy file of numbers, or it is truncated; make it again. ({_first_line(error)})"
+            f"{path} is not a readable NumPy file of numbers, or it is truncated ({_first_line(error)}); make it again."
         ) from error
     raise DataError(f"{path} holds the arrays {', '.join(sorted(names)) or 'none'}; store the frames under the name 'positions'.")
 
@@ -85,7 +85,7 @@ def _read_hdf5(path: Path, target: Target) -> tuple[np.ndarray, dict[str, str | 
             return np.asarray(file["positions"]), provenance
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise DataError(
-            f"{path} is not a readable HDF5, .npy or .npz file, or it is truncated; make it again. ({_first_line(error)})"
+            f"{path} is not a readable HDF5, .npy or .npz file, or it is truncated ({_first_line(error)}); make it again."
         ) from error
 
 

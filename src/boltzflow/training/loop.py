@@ -198,23 +198,21 @@ def _data(config: RunConfig, target: Target, folder: Path, dataset: Dataset | No
     from boltzflow import reference
 
     own = folder / "data.h5"
-    if own.is_file():
-        frames = datasets.load(own, target, allow_virial_mismatch=config.data.allow_virial_mismatch)
-        seconds = frames.provenance.get("seconds")
-        return frames, float(seconds) if seconds is not None else None
-    if dataset is not None:
-        dataset.save(own)
-        return datasets.load(own, target, allow_virial_mismatch=config.data.allow_virial_mismatch), None
-    if config.data.path is not None:
-        frames = datasets.load(config.data.path, target, allow_virial_mismatch=config.data.allow_virial_mismatch)
-        frames.save(own)
-        seconds = frames.provenance.get("seconds")
-        return frames, float(seconds) if seconds is not None else None
-    result = reference.sample(target, config.data.n, seed=config.data.seed, progress=FractionOf(progress, "reference data"))
-    progress.stop()
-    progress.message(result.sentence())
-    result.dataset.save(own)
-    return result.dataset, float(result.diagnostics["seconds"])
+    allow = config.data.allow_virial_mismatch
+    if not own.is_file():
+        if dataset is not None:
+            dataset.save(own)
+        elif config.data.path is not None:
+            datasets.load(config.data.path, target, allow_virial_mismatch=allow).save(own)
+        else:
+            result = reference.sample(target, config.data.n, seed=config.data.seed, progress=FractionOf(progress, "reference data"))
+            progress.stop()
+            progress.message(result.sentence())
+            result.dataset.save(own)
+    # Always as it is read back: a resumed run must see the same bits, and reading centres the frames once more.
+    frames = datasets.load(own, target, allow_virial_mismatch=allow)
+    seconds = frames.provenance.get("seconds")
+    return frames, float(seconds) if seconds is not None else None
 
 
 def _scale(config: RunConfig, target: Target, train_set: Dataset) -> float:
