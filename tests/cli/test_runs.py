@@ -255,7 +255,8 @@ class TestSamples:
         assert np.all(samples.status == 0)
         assert np.all(np.isfinite(samples.log_weight))
         np.testing.assert_allclose(samples.positions.mean(axis=1), 0.0, atol=1e-5)
-        np.testing.assert_allclose(samples.u, bf.targets.get("dw4").energies(samples.positions), rtol=1e-5)
+        # Terms of size 10 to 100 cancel in float32, and programs of another batch size round them differently.
+        np.testing.assert_allclose(samples.u, bf.targets.get("dw4").energies(samples.positions), rtol=1e-5, atol=1e-4)
         assert (samples.meta["target"], samples.meta["model"], samples.meta["seed"]) == ("double_well", str(run_folder), 5)
 
     def test_samples_of_another_model_or_seed_are_not_mixed_in(self, drawn, run_folder, run_copy, here, capsys, tmp_path):
@@ -271,6 +272,7 @@ class TestSamples:
         assert capsys.readouterr().out.strip() == str(run_copy / "report.html")
         assert (run_copy / "report.html").stat().st_size > 100_000
         assert cli.main(["export", str(run_copy / "samples.h5"), str(run_copy / "samples.xyz"), "-n", "7"]) == 0
+        assert capsys.readouterr().out.strip() == str(run_copy / "samples.xyz")
         assert (run_copy / "samples.xyz").read_text().count("\n") == 7 * (4 + 2)
         assert "exists already" in refused(capsys, "export", run_copy / "samples.h5", run_copy / "samples.xyz")
 

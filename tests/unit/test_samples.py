@@ -325,6 +325,7 @@ print(safe, len(states))
 """
 
 
+@pytest.mark.slow
 def test_kill_at_random_moments(tmp_path: Path) -> None:
     """SIGKILL while appending, joining and tidying: nothing that was acknowledged is lost, and the stream has no gap."""
     path = tmp_path / "s.h5"
