@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from boltzflow.config import SolverConfig
-from boltzflow.flows import prior
+from boltzflow.flows import prior, quadrature
 from boltzflow.flows.divergence import draw_probes, velocity_and_divergence
 from boltzflow.flows.solvers import solver_and_controller
 from boltzflow.nets.base import AbstractVectorField
@@ -91,6 +91,23 @@ class ContinuousFlow(eqx.Module):
         probes = None
         if self.solver.divergence == "hutchinson":
             probes = draw_probes(self.solver.probes, self.n_particles, self.dimension, key=jax.random.key(0) if key is None else key)
+        if self.solver.method == "gauss-legendre":
+            end, change, length = quadrature.transport(
+                self.field, start, self.solver.steps, reverse=t1 < t0, method=self.solver.divergence, probes=probes
+            )
+            solved, nfe, reached = True, jnp.asarray(4 * (self.solver.steps + 1)), jnp.asarray(t1)
+        else:
+            end, change, length, solved, nfe, reached = self._integrate(start, t0, t1, probes)
+        # A solver that shrinks its steps in vain, or steps past a pole, is told by the field itself.
+        finite = jnp.all(jnp.isfinite(end) & jnp.isfinite(self.field(reached.astype(end.dtype), end))) & jnp.isfinite(change)
+        status = jnp.where(~finite, 2, jnp.where(solved, 0, 1)).astype(jnp.int32)
+        distance = jnp.sqrt(jnp.sum((end - start) ** 2))
+        return end, change, FlowSolution(end, change, nfe.astype(jnp.int32), length, distance, status)
+
+    def _integrate(
+        self, start: Float[Array, "N D"], t0: float, t1: float, probes: Float[Array, "P N D"] | None
+    ) -> tuple[Array, Array, Array, Array, Array, Array]:
+        """End point, integral of the divergence, path length, success, evaluations and the time reached, by a solver of diffrax."""
 
         def velocity(t: Any, state: tuple[Array, Array, Array], _: PyTree) -> tuple[Array, Array, Array]:
             v, divergence = velocity_and_divergence(self.field, jnp.asarray(t), state[0], method=self.solver.divergence, probes=probes)
@@ -111,11 +128,5 @@ class ContinuousFlow(eqx.Module):
             throw=False,
         )
         end, change, length = jax.tree.map(lambda a: a[-1], solution.ys)
-        # An adaptive solver never takes a step that is not finite; it shrinks its steps in vain, and the field tells why.
-        reached = self.field(jnp.asarray(solution.ts)[-1], end)
-        finite = jnp.all(jnp.isfinite(end) & jnp.isfinite(reached)) & jnp.isfinite(change)
-        solved = solution.result == diffrax.RESULTS.successful
-        status = jnp.where(~finite, 2, jnp.where(solved, 0, 1)).astype(jnp.int32)
-        nfe = (stages * solution.stats["num_steps"] + (1 if stages == 6 else 0)).astype(jnp.int32)
-        distance = jnp.sqrt(jnp.sum((end - start) ** 2))
-        return end, change, FlowSolution(end, change, nfe, length, distance, status)
+        nfe = stages * solution.stats["num_steps"] + (1 if stages == 6 else 0)
+        return end, change, length, solution.result == diffrax.RESULTS.successful, nfe, jnp.asarray(solution.ts)[-1]
