@@ -117,6 +117,35 @@ class ObjectiveConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class RefinementConfig:
+    """Path-gradient refinement after flow matching; it starts from the averaged parameters.
+
+    Attributes:
+        steps: optimiser steps; 0: no refinement.
+        divergence: "reverse" (KL(q|p) over flow samples), "forward" (KL(p|q) over reference frames) or "both".
+        batch_size: prior samples, and as many frames, per step.
+        microbatch: configurations per chunk of the gradient accumulation.
+        nodes: nodes of the Gauss-Legendre rule along each path.
+        learning_rate: peak learning rate.
+        final_learning_rate: learning rate at the end of the cosine schedule.
+        warmup_steps: linear warm-up.
+        ema_decay: decay of the exponential moving average of the parameters.
+        clip: largest difference of scores, in units of the prior, with which one configuration pulls.
+    """
+
+    steps: int = 0
+    divergence: Literal["reverse", "forward", "both"] = "both"
+    batch_size: int = 64
+    microbatch: int = 16
+    nodes: int = 12
+    learning_rate: float = 2e-4
+    final_learning_rate: float = 1e-6
+    warmup_steps: int = 10
+    ema_decay: float = 0.95
+    clip: float = 100.0
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainingConfig:
     """The optimiser and the loop.
 
@@ -169,6 +198,7 @@ class RunConfig:
         flow: the flow.
         objective: what is minimised.
         training: the optimiser and the loop.
+        refinement: what follows on flow matching.
         precision: "single" or "double".
         description: a sentence for `boltzflow presets`.
     """
@@ -181,5 +211,6 @@ class RunConfig:
     flow: FlowConfig = FlowConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     training: TrainingConfig = TrainingConfig()
+    refinement: RefinementConfig = RefinementConfig()
     precision: Precision = "single"
     description: str = ""

@@ -159,23 +159,26 @@ def check(config: RunConfig) -> None:
 _RANGES: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
     (
         "data.n flow.layers flow.hidden flow.solver.steps flow.solver.max_steps flow.solver.probes training.steps training.batch_size "
-        "training.microbatch training.log_every training.checkpoint_every training.keep_checkpoints training.evaluate_n",
+        "training.microbatch training.log_every training.checkpoint_every training.keep_checkpoints training.evaluate_n "
+        "refinement.batch_size refinement.microbatch refinement.nodes",
         "at least 1",
         lambda value: value >= 1,
     ),
     (
         "data.seed data.split_seed data.validation flow.radial flow.channels training.warmup_steps training.seed training.devices "
-        "flow.softening training.evaluate_every objective.sigma training.final_learning_rate training.weight_decay",
+        "flow.softening training.evaluate_every objective.sigma training.final_learning_rate training.weight_decay refinement.steps "
+        "refinement.warmup_steps refinement.final_learning_rate",
         "0 or more",
         lambda value: value >= 0,
     ),
     (
-        "flow.solver.rtol flow.solver.atol flow.cutoff flow.reach flow.scale training.learning_rate training.clip_norm",
+        "flow.solver.rtol flow.solver.atol flow.cutoff flow.reach flow.scale training.learning_rate training.clip_norm "
+        "refinement.learning_rate refinement.clip",
         "greater than 0",
         lambda value: value > 0,
     ),
     ("objective.late_time", "between 0 and 1", lambda value: 0 <= value <= 1),
-    ("training.ema_decay", "at least 0 and below 1", lambda value: 0 <= value < 1),
+    ("training.ema_decay refinement.ema_decay", "at least 0 and below 1", lambda value: 0 <= value < 1),
 )
 
 

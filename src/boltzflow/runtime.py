@@ -26,6 +26,8 @@ def configure(precision: Literal["single", "double"] = "single", devices: int = 
     Raises:
         ConfigError: if JAX is already in use with fewer CPU devices.
     """
+    # XLA's loader of cached programs reports tuning hints ("prefer-no-gather") as missing processor features, at great length.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import jax
 
     jax.config.update("jax_enable_x64", precision == "double")

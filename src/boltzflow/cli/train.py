@@ -54,7 +54,7 @@ def train(config: "RunConfig", folder: Path, bar: "Progress", *, resume: bool) -
 
 
 def holds(folder: Path, config: "RunConfig") -> bool:
-    """Whether a folder holds a run of this configuration, whatever its description says."""
+    """Whether a folder holds a run of this configuration, whatever its description says; a run may be refined later."""
     from boltzflow import config_io
     from boltzflow.errors import ConfigError
 
@@ -65,4 +65,4 @@ def holds(folder: Path, config: "RunConfig") -> bool:
         there = config_io.load_config(path)
     except ConfigError:
         return False
-    return dataclasses.replace(there, description="") == dataclasses.replace(config, description="")
+    return dataclasses.replace(there, description="", refinement=config.refinement) == dataclasses.replace(config, description="")

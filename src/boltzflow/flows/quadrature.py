@@ -4,52 +4,76 @@ The log density is an integral along the path that feeds nothing back, so a solv
 divergence, the expensive part, many times more often than the integral needs. Here Runge-Kutta steps lead from node to node.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from boltzflow.config import DivergenceName
 from boltzflow.flows.divergence import velocity_and_divergence
 from boltzflow.nets.base import AbstractVectorField
 
+T = TypeVar("T")
+
 
 class Grid(NamedTuple):
-    """Nodes and weights on the way from t0 to t1, in the order in which they are passed.
+    """The way from t0 to t1 in intervals, each of which begins at t0 or at a node.
 
     Attributes:
-        times: t0, then the nodes, then t1; (m + 2,).
-        weights: weights of the nodes; negative where time runs backwards; (m,).
+        times: beginnings of the intervals: t0, then the nodes; (m + 1,).
+        lengths: their lengths, negative where time runs backwards; (m + 1,).
+        weights: weight of the node each begins at; zero at t0, negative where time runs backwards; (m + 1,).
     """
 
-    times: Float[np.ndarray, " m+2"]
-    weights: Float[np.ndarray, " m"]
+    times: Float[np.ndarray, " m+1"]
+    lengths: Float[np.ndarray, " m+1"]
+    weights: Float[np.ndarray, " m+1"]
+
+
+_POWER = 1.5
 
 
 def grid(nodes: int, *, reverse: bool = False) -> Grid:
     """Gauss-Legendre nodes in s with t = 1 - (1-s)^1.5, which lie denser near the data, where the field changes fastest."""
     s, weights = np.polynomial.legendre.leggauss(nodes)
     left = 0.5 * (1.0 - s)
-    times, weights = 1.0 - left**_POWER, 0.5 * weights * _POWER * left ** (_POWER - 1.0)
+    inner, weights = 1.0 - left**_POWER, 0.5 * weights * _POWER * left ** (_POWER - 1.0)
     if reverse:
-        return Grid(np.concatenate([[1.0], times[::-1], [0.0]]), -weights[::-1])
-    return Grid(np.concatenate([[0.0], times, [1.0]]), weights)
+        inner, weights = inner[::-1], -weights[::-1]
+    first, last = (1.0, 0.0) if reverse else (0.0, 1.0)
+    return Grid(np.append(first, inner), np.diff(inner, prepend=first, append=last), np.append(0.0, weights))
 
 
-_POWER = 1.5
+def runge_kutta(rates: Callable[[Any, T], T], t: Any, state: T, h: Any, first: T | None = None) -> T:
+    """One classical Runge-Kutta step of length h; `first` is the first stage where it is known.
 
+    The stages are a loop, so that the field is compiled once.
+    """
+    stages = [(0.0, 1.0), (0.5, 2.0), (0.5, 2.0), (1.0, 1.0)]
 
-def runge_kutta(field: AbstractVectorField, t: Any, x: Float[Array, "N D"], h: Any, first: Float[Array, "N D"]) -> Float[Array, "N D"]:
-    """One classical Runge-Kutta step of length h whose first stage is known."""
-    second = field(t + 0.5 * h, x + 0.5 * h * first)
-    third = field(t + 0.5 * h, x + 0.5 * h * second)
-    fourth = field(t + h, x + h * third)
-    return x + h / 6.0 * (first + 2.0 * second + 2.0 * third + fourth)
+    def stage(carry: tuple[T, T], coefficients: Array) -> tuple[tuple[T, T], None]:
+        before, total = carry
+        offset, weight = coefficients
+        rate = rates(t + offset * h, jax.tree.map(lambda x, k: x + offset * h * k, state, before))
+        return (rate, jax.tree.map(lambda a, k: a + weight * k, total, rate)), None
+
+    begin = jax.tree.map(jnp.zeros_like, state) if first is None else first
+    dtype = jax.tree.leaves(state)[0].dtype
+    (_, total), _ = jax.lax.scan(stage, (begin, begin), jnp.asarray(stages if first is None else stages[1:], dtype))
+    return jax.tree.map(lambda x, a: x + h / 6.0 * a, state, total)
 
 
 def transport(
-    field: AbstractVectorField, start: Float[Array, "N D"], nodes: int, *, reverse: bool = False, **divergence: Any
+    field: AbstractVectorField,
+    start: Float[Array, "N D"],
+    nodes: int,
+    *,
+    reverse: bool = False,
+    method: DivergenceName = "exact",
+    probes: Float[Array, "P N D"] | None = None,
 ) -> tuple[Float[Array, "N D"], Float[Array, ""], Float[Array, ""]]:
     """End point, integral of the divergence and path length of one configuration.
 
@@ -58,18 +82,22 @@ def transport(
         start: configuration at t = 0, or at t = 1 for `reverse`.
         nodes: nodes m of the rule; the field is evaluated 4 (m + 1) times, its divergence m times.
         reverse: from t = 1 to t = 0.
-        divergence: options of `velocity_and_divergence`.
+        method: how the divergence is evaluated.
+        probes: probe vectors of the Hutchinson estimate.
     """
-    times, weights = (jnp.asarray(a, start.dtype) for a in grid(nodes, reverse=reverse))
-    end = runge_kutta(field, times[0], start, times[1] - times[0], field(times[0], start))
 
-    def step(carry: tuple[Array, Array, Array], node: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array, Array], None]:
+    def step(carry: tuple[Array, Array, Array], interval: Grid) -> tuple[tuple[Array, Array, Array], None]:
         x, change, length = carry
-        t, h, weight = node
-        v, rate = velocity_and_divergence(field, t, x, **divergence)
+        t, h, weight = map(jnp.asarray, interval)
+        v, rate = jax.lax.cond(
+            weight == 0.0,
+            lambda y: (field(t, y), jnp.zeros((), y.dtype)),
+            lambda y: velocity_and_divergence(field, t, y, method=method, probes=probes),
+            x,
+        )
         speed = jnp.sqrt(jnp.sum(v**2))
         return (runge_kutta(field, t, x, h, v), change + weight * rate, length + jnp.abs(weight) * speed), None
 
     zero = jnp.zeros((), start.dtype)
-    (end, change, length), _ = jax.lax.scan(step, (end, zero, zero), (times[1:-1], jnp.diff(times)[1:], weights))
-    return end, change, length
+    intervals = jax.tree.map(lambda a: jnp.asarray(a, start.dtype), grid(nodes, reverse=reverse))
+    return jax.lax.scan(step, (start, zero, zero), intervals)[0]

@@ -64,7 +64,7 @@ class FlowMatching(ObjectiveConfig):
         rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, step]))
         shape = (batch_size, *frames.shape[1:])
         data = frames[rng.integers(len(frames), size=batch_size)].astype(np.float32)
-        prior, noise = (_centred_normal(rng, shape) for _ in range(2))
+        prior, noise = (centred_normal(rng, shape) for _ in range(2))
         prior, data, info = pair(
             prior, data, pairing=self.pairing, full_cost=self.full_cost, classes=classes, reflections=reflections, threads=threads
         )
@@ -88,6 +88,7 @@ class FlowMatching(ObjectiveConfig):
         return jnp.sum((velocity - (batch.data - batch.prior)) ** 2, axis=(1, 2))
 
 
-def _centred_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Float[np.ndarray, "B N D"]:
+def centred_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Float[np.ndarray, "B N D"]:
+    """Standard normal configurations on the zero-CoM subspace."""
     values = rng.standard_normal(shape, dtype=np.float32)
     return values - values.mean(axis=1, keepdims=True)

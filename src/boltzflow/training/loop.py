@@ -22,15 +22,17 @@ from boltzflow.datasets import Dataset
 from boltzflow.errors import BoltzflowError, RunError
 from boltzflow.flows.build import build_flow
 from boltzflow.flows.continuous import ContinuousFlow
-from boltzflow.objectives.flow_matching import FlowMatching
+from boltzflow.objectives.flow_matching import Batch
+from boltzflow.objectives.pairing import PairingInfo
 from boltzflow.progress import FractionOf, Progress, Silent
 from boltzflow.targets import Target
 from boltzflow.training.batches import prefetch
 from boltzflow.training.checkpoint import Checkpoints
 from boltzflow.training.export import MODEL_FILE, save_model
 from boltzflow.training.logging import MetricsLog, versions
+from boltzflow.training.phases import phases
 from boltzflow.training.sharding import data_mesh
-from boltzflow.training.state import TrainState, initial_state, make_step, place_batch
+from boltzflow.training.state import StepFunction, TrainState, initial_state, place_batch, refined_from
 
 
 def train(
@@ -70,6 +72,8 @@ def train(
     config_io.check(config)
     training = config.training
     mesh = data_mesh(training.devices, training.batch_size, training.microbatch)
+    if config.refinement.steps:
+        data_mesh(training.devices, config.refinement.batch_size, config.refinement.microbatch, section="refinement")
     there = _open_folder(folder, config, resume, dataset)
     try:
         frames, reference_seconds = _data(config, target, folder, dataset, progress)
@@ -82,38 +86,50 @@ def train(
 
     scale = _scale(config, target, train_set)
     flow = build_flow(config.flow, target, scale, key=jax.random.key(training.seed))
-    objective = FlowMatching(**dataclasses.asdict(config.objective))
-    step_function = make_step(flow.field, objective, training, mesh)
     state = initial_state(flow.field, training)
     checkpoints = Checkpoints(folder / "checkpoints", keep=training.keep_checkpoints, identity=f"{target.fingerprint}; {_identity(config)}")
     found = checkpoints.restore(state, progress.message) if resume else None
     meta: dict[str, Any] = {"seconds": 0.0, "losses": [], "costs": []}
     if found is not None:
         state, meta = found
-    first = int(state.step)
+    first, last = int(state.step), training.steps + config.refinement.steps
+    if first > training.steps and meta.get("refinement") != _refinement_identity(config):
+        raise RunError(f"the run in {folder} was refined with other options; choose another folder.")
     state = jax.device_put(state, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
     log = MetricsLog(folder, keep_until=first, tensorboard=training.tensorboard)
     losses, costs = list(meta["losses"]), list(meta["costs"])
     began = time.perf_counter() - meta["seconds"]
-    classes, scaled = np.asarray(target.classes), train_set.positions / scale
-
-    def prepare(step: int) -> Any:
-        return objective.prepare(
-            scaled, batch_size=training.batch_size, seed=training.seed, step=step, classes=classes, reflections=target.reflections
-        )
+    matching, refining = phases(config, flow, target, train_set.positions / scale, mesh)
 
     def save(state: TrainState) -> None:
-        meta = {"seconds": time.perf_counter() - began, "losses": losses, "costs": costs}
+        meta = {"seconds": time.perf_counter() - began, "losses": losses, "costs": costs, "refinement": _refinement_identity(config)}
         checkpoints.save(int(state.step), state, meta)
 
-    progress.start(training.steps, "training")
+    def due(step: int) -> bool:
+        """Whether a checkpoint is due; steps of the refinement are dear."""
+        return step in (training.steps, last) or step % (training.checkpoint_every if step <= training.steps else 10) == 0
+
+    def batches() -> Iterator[tuple[StepFunction, Batch, PairingInfo]]:
+        """Batches of both phases with the step that takes them."""
+        for phase in (matching, refining):
+            if first < phase.stop:
+                advance = phase.compile()
+                for batch, info in prefetch(phase.prepare, max(first, phase.start), phase.stop):
+                    yield advance, batch, info
+
+    progress.start(last, "training")
     with contextlib.closing(checkpoints), contextlib.closing(log), _interruptible() as interrupted:
-        for step, (batch, info) in enumerate(prefetch(prepare, first, training.steps), start=first + 1):
-            state, metrics = step_function(state, place_batch(batch, mesh))
+        for step, (advance, batch, info) in enumerate(batches(), start=first + 1):
+            if step == training.steps + 1:
+                progress.message("refinement ...")
+                state = refined_from(state, refining.training)
+                losses.clear()
+                costs.clear()
+            state, metrics = advance(state, place_batch(batch, mesh))
             loss = float(metrics.loss)
             losses.append(loss)
             costs.append(info.cost_after)
-            if step % training.log_every == 0 or step == training.steps:
+            if step % training.log_every == 0 or step in (training.steps, last) or step > training.steps:
                 log.write(
                     step=step,
                     loss=float(np.mean(losses)),
@@ -127,31 +143,36 @@ def train(
                 progress.update(step, loss=float(np.mean(losses)))
                 losses.clear()
                 costs.clear()
-            if training.evaluate_every and step % training.evaluate_every == 0 and step < training.steps:
+            if training.evaluate_every and step % training.evaluate_every == 0 and step < last:
                 averaged = _averaged(flow, state)
                 log.write(step=step, **_periodic_evaluation(averaged, target, validation_set, training.evaluate_n, training.seed))
                 _write_model(folder, averaged, config, target, _card(config, frames, reference_seconds, time.perf_counter() - began, step))
-            if interrupted.is_set() or step % training.checkpoint_every == 0 or step == training.steps:
+            if interrupted.is_set() or due(step):
                 save(state)
-            if interrupted.is_set() and step < training.steps:
+            if interrupted.is_set() and step < last:
                 progress.stop()
-                raise RunError(
-                    f"interrupted at step {step} of {training.steps}; the state is saved, continue with `boltzflow resume {folder}`."
-                )
+                raise RunError(f"interrupted at step {step} of {last}; the state is saved, continue with `boltzflow resume {folder}`.")
     progress.stop()
     averaged = _averaged(flow, state)
-    seconds = time.perf_counter() - began if first < training.steps else meta["seconds"]
-    _write_model(folder, averaged, config, target, _card(config, frames, reference_seconds, seconds, training.steps))
+    seconds = time.perf_counter() - began if first < last else meta["seconds"]
+    _write_model(folder, averaged, config, target, _card(config, frames, reference_seconds, seconds, last))
     return folder
 
 
+def _refinement_identity(config: RunConfig) -> str:
+    return hashlib.sha256(json.dumps(dataclasses.asdict(config.refinement), sort_keys=True).encode()).hexdigest()[:16]
+
+
 def _identity(config: RunConfig) -> str:
-    """What a checkpoint must agree on to be continued: everything but the solver and how often is logged and saved.
+    """What a checkpoint must agree on to be continued: everything but the solver, how often is logged and saved, and the refinement.
+
+    The refinement is left out so that a finished run can be refined; that one already under way is the same is checked on its own.
 
     Only what differs from the defaults counts, so that an option that a later version adds does not orphan a run.
     """
     plain = _differences(dataclasses.asdict(config), dataclasses.asdict(RunConfig(target="")))
     plain.pop("description", None)
+    plain.pop("refinement", None)
     for name in ("log_every", "checkpoint_every", "keep_checkpoints", "evaluate_every", "evaluate_n", "tensorboard"):
         plain.get("training", {}).pop(name, None)
     plain.get("flow", {}).pop("solver", None)

@@ -6,7 +6,7 @@ import numpy as np
 from boltzflow.errors import ConfigError
 
 
-def data_mesh(devices: int, batch_size: int, microbatch: int) -> jax.sharding.Mesh:
+def data_mesh(devices: int, batch_size: int, microbatch: int, *, section: str = "training") -> jax.sharding.Mesh:
     """Mesh with one axis "data" over the first `devices` devices (0: all); one device is the trivial mesh.
 
     Raises:
@@ -21,7 +21,7 @@ def data_mesh(devices: int, batch_size: int, microbatch: int) -> jax.sharding.Me
         )
     if batch_size % (microbatch * count):
         raise ConfigError(
-            f"training.batch_size {batch_size} must be a multiple of training.microbatch {microbatch} times {count} devices; "
+            f"{section}.batch_size {batch_size} must be a multiple of {section}.microbatch {microbatch} times {count} devices; "
             f"{microbatch * count * max(1, batch_size // (microbatch * count))} would do."
         )
     return jax.sharding.Mesh(np.array(available[:count]), ("data",))

@@ -1,7 +1,7 @@
 """The training state and the step that advances it: one compiled function over a device mesh."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import equinox as eqx
 import jax
@@ -12,7 +12,15 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from boltzflow.config import TrainingConfig
 from boltzflow.nets.base import AbstractVectorField
-from boltzflow.objectives.flow_matching import Batch, FlowMatching
+from boltzflow.objectives.flow_matching import Batch
+
+
+class Objective(Protocol):
+    """What is minimised."""
+
+    def losses(self, field: AbstractVectorField, batch: Batch) -> Float[Array, " B"]:
+        """Loss of each pair of a batch."""
+        ...
 
 
 class TrainState(NamedTuple):
@@ -43,6 +51,9 @@ class StepMetrics(NamedTuple):
     learning_rate: Float[Array, ""]
 
 
+StepFunction = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
+
+
 def schedule(config: TrainingConfig) -> optax.Schedule:
     """Linear warm-up, then a cosine to the final learning rate."""
     warmup = min(config.warmup_steps, max(config.steps - 1, 0))
@@ -63,6 +74,12 @@ def optimiser(config: TrainingConfig) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), *adam)
 
 
+def refined_from(state: TrainState, config: TrainingConfig) -> TrainState:
+    """State before the first step of a refinement: the averaged parameters and a fresh optimiser; counters go on."""
+    parameters, average = (jax.tree.map(jnp.copy, state.average) for _ in range(2))
+    return state._replace(parameters=parameters, average=average, optimiser=optimiser(config).init(parameters))
+
+
 def initial_state(field: AbstractVectorField, config: TrainingConfig) -> TrainState:
     """State before the first step."""
     parameters = eqx.filter(field, eqx.is_inexact_array)
@@ -73,8 +90,8 @@ def initial_state(field: AbstractVectorField, config: TrainingConfig) -> TrainSt
 
 
 def make_step(
-    field: AbstractVectorField, objective: FlowMatching, config: TrainingConfig, mesh: jax.sharding.Mesh
-) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
+    field: AbstractVectorField, objective: Objective, config: TrainingConfig, mesh: jax.sharding.Mesh, *, begin: int = 0
+) -> StepFunction:
     """The compiled training step.
 
     The batch is split over the axis "data" of the mesh; on each device the gradient is accumulated over microbatches that stay in the
@@ -85,6 +102,7 @@ def make_step(
         objective: gives the loss of each pair.
         config: the optimiser and the loop.
         mesh: devices with one axis, "data".
+        begin: step at which schedule and averaging begin.
     """
     _, static = eqx.partition(field, eqx.is_inexact_array)
     transform, rate = optimiser(config), schedule(config)
@@ -121,10 +139,10 @@ def make_step(
         usable = jnp.isfinite(norm) & (kept > 0)
 
         updates, new_optimiser = transform.update(gradient, state.optimiser, state.parameters)
-        learning_rate = jnp.asarray(rate(state.step))
+        learning_rate = jnp.asarray(rate(state.step - begin))
         parameters = jax.tree.map(lambda p, u: p - learning_rate.astype(p.dtype) * u, state.parameters, updates)
         # A short memory at first, so that the average forgets the initial parameters.
-        decay = jnp.minimum(config.ema_decay, (1.0 + state.step) / (10.0 + state.step))
+        decay = jnp.minimum(config.ema_decay, (1.0 + state.step - begin) / (10.0 + state.step - begin))
         average = jax.tree.map(lambda a, p: a + (1.0 - decay).astype(a.dtype) * (p - a), state.average, parameters)
         parameters, average, new_optimiser = jax.tree.map(
             lambda new, old: jnp.where(usable, new, old),

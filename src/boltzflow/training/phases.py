@@ -1,0 +1,56 @@
+"""The phases of a run: flow matching, then its refinement."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from boltzflow.config import RunConfig, TrainingConfig
+from boltzflow.flows.continuous import ContinuousFlow
+from boltzflow.objectives.flow_matching import Batch, FlowMatching
+from boltzflow.objectives.pairing import PairingInfo
+from boltzflow.objectives.path_gradient import PathGradient
+from boltzflow.targets import Target
+from boltzflow.training.state import StepFunction, make_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """Steps start to stop of a run: how their batches are made, and the step that takes them, which is compiled when they begin."""
+
+    start: int
+    stop: int
+    training: TrainingConfig
+    prepare: Callable[[int], tuple[Batch, PairingInfo]]
+    compile: Callable[[], StepFunction]
+
+
+def phases(
+    config: RunConfig, flow: ContinuousFlow, target: Target, frames: Float[np.ndarray, "n N D"], mesh: jax.sharding.Mesh
+) -> tuple[Phase, Phase]:
+    """Flow matching and its refinement; frames in units of the prior."""
+    training, refinement = config.training, config.refinement
+    classes = np.asarray(target.classes)
+    matching = FlowMatching(**dataclasses.asdict(config.objective))
+    path_gradient = PathGradient(refinement, target.energy, flow.scale)
+    shared = {field.name: getattr(refinement, field.name) for field in dataclasses.fields(refinement) if hasattr(training, field.name)}
+    refining = dataclasses.replace(training, **shared)
+
+    def pairs(step: int) -> tuple[Batch, PairingInfo]:
+        return matching.prepare(
+            frames, batch_size=training.batch_size, seed=training.seed, step=step, classes=classes, reflections=target.reflections
+        )
+
+    end = training.steps
+    return (
+        Phase(0, end, training, pairs, lambda: make_step(flow.field, matching, training, mesh)),
+        Phase(
+            end,
+            end + refinement.steps,
+            refining,
+            lambda step: path_gradient.prepare(frames, seed=training.seed, step=step),
+            lambda: make_step(flow.field, path_gradient, refining, mesh, begin=end),
+        ),
+    )
