@@ -161,6 +161,23 @@ class TestTraining:
         assert (folder / "model.safetensors").read_bytes() == (run_folder / "model.safetensors").read_bytes()
         assert metrics(folder) == metrics(run_folder)
 
+    def test_a_finished_run_is_refined_and_a_broken_refinement_ends_bit_identical(self, run_folder, train_words, tmp_path):
+        options = "refinement.steps=25 refinement.batch_size=16 refinement.microbatch=8 refinement.nodes=4".split()
+        whole, broken = (shutil.copytree(run_folder, tmp_path / name) for name in ("refined", "broken"))
+        done = boltzflow(*train_words, *options, "-o", whole)
+        assert done.returncode == 0, done.stderr
+        assert (whole / "model.safetensors").read_bytes() != (run_folder / "model.safetensors").read_bytes()
+        assert [line["step"] for line in metrics(whole) if line["step"] > STEPS] == [*range(STEPS + 1, STEPS + 26)]
+
+        code, _ = ended_at((*train_words, *options, "-o", broken), lambda: last_step(broken) >= STEPS + 12, signal.SIGKILL)
+        assert code == -signal.SIGKILL
+        other = boltzflow(*train_words, *options, "refinement.nodes=5", "-o", broken)
+        assert other.returncode == 2
+        assert "refined with other options" in other.stderr
+        assert boltzflow(*train_words, *options, "-o", broken).returncode == 0
+        assert (broken / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+        assert metrics(broken) == metrics(whole)
+
     def test_a_finished_run_is_continued_to_itself(self, run_copy, here, capsys):
         before = contents(run_copy)
         assert cli.main(["resume", str(run_copy)]) == 0

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,16 +54,17 @@ class PathGradient:
 
     def losses(self, field: AbstractVectorField, batch: Batch) -> Float[Array, " B"]:
         """Divergence of each pair up to a constant, with the path gradient as its gradient."""
+        precision = jnp.result_type(batch.prior, *jax.tree.leaves(eqx.filter(field, eqx.is_inexact_array)))
         parts = []
         if self.options.divergence in ("reverse", "both"):
-            parts.append(jax.vmap(lambda x: self._reverse(field, x))(jnp.asarray(batch.prior)))
+            parts.append(jax.vmap(lambda x: self._reverse(field, x))(jnp.asarray(batch.prior, precision)))
         if self.options.divergence in ("forward", "both"):
-            parts.append(jax.vmap(lambda x: self._forward(field, x))(jnp.asarray(batch.data)))
+            parts.append(jax.vmap(lambda x: self._forward(field, x))(jnp.asarray(batch.data, precision)))
         return jnp.mean(jnp.stack(parts), axis=0)
 
     def _reverse(self, field: AbstractVectorField, latent: Float[Array, "N D"]) -> Float[Array, ""]:
         """Log q(x) + u(x) of one flow sample; its gradient pulls x along the difference of the two scores."""
-        end, score, change = _with_score(field, latent, -latent, self.options.nodes)
+        end, score, change = transport_with_score(field, latent, -latent, self.options.nodes)
         energy, gradient = jax.value_and_grad(lambda x: self.energy(x * self.scale))(end)
         pull = _bounded(score + gradient, self.options.clip)
         return _with_gradient(-0.5 * jnp.sum(latent**2) - change + energy, pull, _path(field, latent, self.options.nodes))
@@ -70,7 +72,7 @@ class PathGradient:
     def _forward(self, field: AbstractVectorField, frame: Float[Array, "N D"]) -> Float[Array, ""]:
         """-log q(x) of one frame; in the latent space the frames' density is drawn towards the prior."""
         score = -jax.grad(lambda x: self.energy(x * self.scale))(frame)
-        latent, pulled_back, change = _with_score(field, frame, score, self.options.nodes, reverse=True)
+        latent, pulled_back, change = transport_with_score(field, frame, score, self.options.nodes, reverse=True)
         pull = _bounded(pulled_back + latent, self.options.clip)
         path = _path(field, frame, self.options.nodes, reverse=True)
         return _with_gradient(0.5 * jnp.sum(latent**2) - change, pull, path)
@@ -103,7 +105,7 @@ def _intervals(nodes: int, reverse: bool, dtype: Any) -> quadrature.Grid:
     return jax.tree.map(lambda a: jnp.asarray(a, dtype), quadrature.grid(nodes, reverse=reverse))
 
 
-def _with_score(
+def transport_with_score(
     field: AbstractVectorField, start: Float[Array, "N D"], score: Float[Array, "N D"], nodes: int, *, reverse: bool = False
 ) -> tuple[Float[Array, "N D"], Float[Array, "N D"], Float[Array, ""]]:
     """End point, score of the transported density there, and the integral of the divergence.

@@ -1,0 +1,107 @@
+"""Path gradients: transported scores against autodiff, and gradients where they are known."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from boltzflow.config import RefinementConfig
+from boltzflow.flows import quadrature
+from boltzflow.nets import TwoInteraction
+from boltzflow.nets.base import AbstractVectorField
+from boltzflow.objectives.path_gradient import PathGradient, transport_with_score
+
+FRAMES = np.random.default_rng(0).normal(size=(50, 3, 2))
+FRAMES -= FRAMES.mean(axis=1, keepdims=True)
+STIFFNESS = 3.0
+
+
+class Dilation(AbstractVectorField):
+    """v = rate · x, whose flow widens the prior by exp(rate)."""
+
+    rate: Any
+
+    def __call__(self, t, positions):
+        return self.rate * (positions - jnp.mean(positions, axis=0))
+
+
+def harmonic(positions: Any) -> Any:
+    """Normal density of variance 1/STIFFNESS in data units."""
+    return 0.5 * STIFFNESS * jnp.sum(positions**2)
+
+
+def path_gradient(scale: float = 1.0, **options: Any) -> PathGradient:
+    return PathGradient(RefinementConfig(batch_size=16, nodes=8, **options), harmonic, scale)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_transported_score_is_the_gradient_of_the_density(reverse):
+    with jax.enable_x64(True):
+        field = TwoInteraction((0, 0, 0), layers=1, hidden=8, radial=6, channels=2, softening=0.5, key=jax.random.key(0))
+        field = jax.tree.map(lambda a: a.astype(jnp.float64) if eqx.is_array(a) else a, field)
+        field = eqx.tree_at(lambda f: f.edge_out.weight, field, replace_fn=lambda weight: 30.0 * weight)
+        start = jnp.asarray(FRAMES[0])
+        # The density where the path begins is a normal one of variance 1/STIFFNESS.
+        end, score, _ = jax.jit(lambda x: transport_with_score(field, x, -STIFFNESS * x, 24, reverse=reverse))(start)
+
+        def log_density(x: Any) -> Any:
+            origin, change, _ = quadrature.transport(field, x, 24, reverse=not reverse)
+            return change - harmonic(origin)
+
+        expected = jax.jit(jax.grad(log_density))(end)
+    assert np.abs(end - start).max() > 0.01
+    np.testing.assert_allclose(score, expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(score + STIFFNESS * end).max() > 0.01
+
+
+@pytest.mark.parametrize("divergence", ["reverse", "forward", "both"])
+@pytest.mark.parametrize("rate", [-0.5 * np.log(STIFFNESS), 0.3])
+def test_the_gradient_is_the_known_one_sample_by_sample_and_vanishes_at_the_optimum(divergence, rate):
+    # The variance of the flow is exp(2 rate) and should be 1/STIFFNESS. For a latent z the gradient with respect to the rate is
+    # (STIFFNESS exp(2 rate) - 1) |z|²; its mean is the derivative of the divergence.
+    with jax.enable_x64(True):
+        objective = path_gradient(divergence=divergence, clip=1e6)
+        batch, _ = objective.prepare(FRAMES, seed=0, step=0)
+        found = jax.jacrev(lambda r: objective.losses(Dilation(r), jax.tree.map(jnp.asarray, batch)))(jnp.float64(rate))
+    latents = {"reverse": batch.prior, "forward": batch.data * np.exp(-rate)}
+    squares = {name: np.sum(np.asarray(z, float) ** 2, axis=(1, 2)) for name, z in latents.items()}
+    squares["both"] = 0.5 * (squares["reverse"] + squares["forward"])
+    np.testing.assert_allclose(found, (STIFFNESS * np.exp(2 * rate) - 1.0) * squares[divergence], rtol=1e-5, atol=1e-4)
+
+
+def test_the_loss_is_the_divergence_up_to_a_constant():
+    rate, scale = 0.3, 2.0
+    with jax.enable_x64(True):
+        batch, _ = path_gradient(scale).prepare(FRAMES, seed=0, step=0)
+        batch = jax.tree.map(jnp.asarray, batch)
+        reverse, forward = (path_gradient(scale, divergence=d).losses(Dilation(jnp.float64(rate)), batch) for d in ("reverse", "forward"))
+    z, x = np.asarray(batch.prior, float), np.asarray(batch.data, float)
+    # Four degrees of freedom; densities with respect to units of the prior, without the normalisation of the prior.
+    log_q = -0.5 * np.sum(z**2, axis=(1, 2)) - 4 * rate
+    np.testing.assert_allclose(reverse, log_q + 0.5 * STIFFNESS * np.sum((scale * z * np.exp(rate)) ** 2, axis=(1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(forward, 0.5 * np.sum((x * np.exp(-rate)) ** 2, axis=(1, 2)) + 4 * rate, rtol=1e-5)
+
+
+def test_no_configuration_pulls_beyond_the_bound():
+    latents = jnp.asarray(FRAMES[:16], jnp.float32)
+    batch, _ = path_gradient(divergence="reverse").prepare(FRAMES, seed=0, step=0)
+    batch = batch._replace(prior=latents.at[0].multiply(100.0))
+    gradients = {
+        clip: jax.jacrev(lambda r, clip=clip: path_gradient(divergence="reverse", clip=clip).losses(Dilation(r), batch))(jnp.asarray(0.3))
+        for clip in (100.0, 1e6)
+    }
+    assert abs(gradients[100.0][0]) < 0.5 * abs(gradients[1e6][0])
+    np.testing.assert_allclose(gradients[100.0][1:], gradients[1e6][1:], rtol=1e-5)
+
+
+def test_batches_depend_on_seed_and_step_alone():
+    objective = path_gradient()
+    first, again = (objective.prepare(FRAMES, seed=1, step=7)[0] for _ in range(2))
+    other = objective.prepare(FRAMES, seed=1, step=8)[0]
+    np.testing.assert_array_equal(first.data, again.data)
+    np.testing.assert_array_equal(first.prior, again.prior)
+    assert np.abs(first.prior - other.prior).max() > 0.1
+    np.testing.assert_allclose(first.prior.mean(axis=1), 0.0, atol=1e-6)
