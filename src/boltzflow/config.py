@@ -58,6 +58,14 @@ class SolverConfig:
     divergence: DivergenceName = "exact"
     probes: int = 1
 
+    def __str__(self) -> str:
+        """The method with the settings that matter to it."""
+        if self.method == "rk4":
+            return f"rk4, {self.steps} steps"
+        if self.method == "gauss-legendre":
+            return f"gauss-legendre, {self.steps} nodes"
+        return f"{self.method}, rtol {self.rtol:g}, atol {self.atol:g}"
+
 
 @dataclasses.dataclass(frozen=True)
 class FlowConfig:

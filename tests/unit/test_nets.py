@@ -171,7 +171,6 @@ def divergence_of(field: AbstractVectorField, t: Any, x: Any) -> Any:
     return field.velocity_and_divergence(t, x) if isinstance(field, TwoInteraction) else brute_force(field, t, x)
 
 
-@pytest.mark.skip(reason="not settled yet: float32 fields while 64 bits are switched on")
 @pytest.mark.parametrize("name", MAKERS)
 def test_float32_stays_float32(name):
     # With 64 bits switched on, so that any stray double would show.

@@ -136,13 +136,13 @@ def pareto_k(log_w: Any) -> float:
     Args:
         log_w: (n,) log-weights of samples of the flow, up to a constant.
     """
-    from arviz_stats.base.array import array_stats  # a second of imports that only this function needs
-
     weights, _ = relative(log_w)
     n = weights.size
     tail = tail_size(n)
     if tail < MIN_TAIL or np.unique(np.partition(weights, n - tail - 1)[n - tail - 1 :]).size < MIN_TAIL:
         return math.nan
+    from arviz_stats.base.array import array_stats  # seconds of imports that only this function needs
+
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         # Weights and not log-weights: `log_weights=True` only chooses the tail in arviz-stats 0.8 to 1.3, it does not exponentiate.

@@ -1,8 +1,9 @@
 """The prior of every flow: a standard normal on the zero-CoM subspace."""
 
+import math
+
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 
@@ -15,4 +16,4 @@ def sample(n_particles: int, dimension: int, *, key: PRNGKeyArray) -> Float[Arra
 def log_prob(positions: Float[Array, "N D"]) -> Float[Array, ""]:
     """Log density on the zero-CoM subspace, its (N-1)·D dimensional normalisation included."""
     degrees_of_freedom = (positions.shape[0] - 1) * positions.shape[1]
-    return -0.5 * jnp.sum(positions**2) - 0.5 * degrees_of_freedom * np.log(2.0 * np.pi)
+    return -0.5 * jnp.sum(positions**2) - 0.5 * degrees_of_freedom * math.log(2.0 * math.pi)

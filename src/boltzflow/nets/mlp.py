@@ -1,5 +1,7 @@
 """Dense layers that act on the last axis of an array of any rank, and features of time and distance."""
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -78,7 +80,7 @@ class RadialFunctions(eqx.Module):
 
     def __call__(self, r: Float[Array, "..."]) -> Float[Array, "... K"]:
         """Values at distances r."""
-        low, high = np.log(self.offset), np.log(self.reach + self.offset)
+        low, high = math.log(self.offset), math.log(self.reach + self.offset)
         centres = jnp.linspace(low, high, self.count, dtype=r.dtype)
         width = (high - low) / max(self.count - 1, 1)
         values = jnp.exp(-0.5 * ((jnp.log(r + self.offset)[..., None] - centres) / width) ** 2)

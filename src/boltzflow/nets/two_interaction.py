@@ -6,6 +6,7 @@ second interaction turns pairs of features into a velocity. Between its two neig
 tangent reaches only the edges of the seeded particle in either sum. That is what makes the trace of the Jacobian cheap.
 """
 
+import math
 from typing import Literal, NamedTuple
 
 import equinox as eqx
@@ -144,7 +145,7 @@ class TwoInteraction(AbstractSparseVectorField):
         """What each edge (i, j) brings to the neighbour sums of i: radial weights of all channels, and tensors of rank 1 and 2."""
         n, dimension = difference.shape[0], difference.shape[-1]
         distance, direction = self._directions(difference, mask)
-        basis = self.radial(distance) * (mask / np.sqrt(n))[..., None]
+        basis = self.radial(distance) * (mask / math.sqrt(n))[..., None]
         weights = (basis @ mixing.sums) * self.sender_scale[np.asarray(self.types)]
         traceless = _outer(direction) - _upper_triangle(np.eye(dimension) / dimension).astype(difference.dtype)
         return NeighbourSums(weights, direction, traceless)
@@ -223,7 +224,7 @@ class TwoInteraction(AbstractSparseVectorField):
         radial_part = out[:, 1] * gate[:, 0] + (basis @ mixing.pair)[:, 0] * envelope
         own, other = jnp.split(out[:, 2:] * gate, 2, axis=-1)
         sums = radial_part @ difference + receiver.vector @ jnp.sum(own, axis=0) + jnp.einsum("jv,jav->a", other, sender.vector)
-        return sums / np.sqrt(mask.shape[0]) + receiver.velocity
+        return sums / math.sqrt(mask.shape[0]) + receiver.velocity
 
     def __call__(self, t: Float[Array, ""], positions: Float[Array, "N D"]) -> Float[Array, "N D"]:
         """Velocity at time t."""

@@ -2,3 +2,4 @@
 
 from boltzflow.objectives.flow_matching import FlowMatching as FlowMatching
 from boltzflow.objectives.pairing import pair as pair
+from boltzflow.objectives.path_gradient import PathGradient as PathGradient

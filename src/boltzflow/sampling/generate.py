@@ -109,7 +109,7 @@ def generate(
         "model": model,
         "seed": seed,
         "divergence": flow.solver.divergence,
-        "solver": flow.solver.method,
+        "solver": str(flow.solver),
         "precision": str(jnp.zeros(()).dtype),
     }
     began = time.perf_counter()

@@ -1,7 +1,24 @@
-"""Training: the loop, its checkpoints, and trained models on disk."""
+"""Training: the loop, its checkpoints, and trained models on disk.
 
-from boltzflow.training.export import Model as Model
-from boltzflow.training.export import load_model as load_model
-from boltzflow.training.loop import train as train
-from boltzflow.training.run import Run as Run
-from boltzflow.training.run import fit as fit
+Names are imported when they are first used: who loads a model to sample from it needs none of what trains one.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from boltzflow.training.export import Model as Model
+    from boltzflow.training.export import load_model as load_model
+    from boltzflow.training.loop import train as train
+    from boltzflow.training.run import Run as Run
+    from boltzflow.training.run import fit as fit
+
+_HOMES = {"Model": "export", "load_model": "export", "train": "loop", "Run": "run", "fit": "run"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'boltzflow.training' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"boltzflow.training.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -45,9 +45,14 @@ class Model:
     run: Path | None = None
 
 
+def _named(tree: PyTree) -> dict[str, Any]:
+    """Leaves by the names that they have in the file."""
+    paths = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path).lstrip("."): leaf for path, leaf in paths}
+
+
 def _named_arrays(tree: PyTree) -> dict[str, np.ndarray]:
-    paths = jax.tree_util.tree_flatten_with_path(eqx.filter(tree, eqx.is_inexact_array))[0]
-    return {jax.tree_util.keystr(path).lstrip("."): np.asarray(leaf) for path, leaf in paths}
+    return {name: np.asarray(leaf) for name, leaf in _named(eqx.filter(tree, eqx.is_inexact_array)).items()}
 
 
 def save_model(path: Path, flow: ContinuousFlow, config: RunConfig, target: Target, card: dict[str, Any]) -> None:
@@ -108,7 +113,9 @@ def load_model(name: str | os.PathLike[str], *, target: Target | None = None) ->
             ) from error
     if metadata["fingerprint"] != target.fingerprint:
         raise TargetError(f"the model in {path} was trained for {metadata['fingerprint']}, not for {target.fingerprint}.")
-    flow = build_flow(config.flow, target, float(metadata["scale"]), key=jax.random.key(0))
+    # Shapes only: the parameters come from the file.
+    scale = float(metadata["scale"])
+    flow = eqx.filter_eval_shape(lambda key: build_flow(config.flow, target, scale, key=key), jax.random.key(0))
     flow = eqx.tree_at(lambda f: f.field, flow, _with_arrays(flow.field, arrays, path))
     return Model(str(name), flow, config, target, _card(path.with_suffix(".json")), run)
 
@@ -149,12 +156,11 @@ def _read(path: Path) -> tuple[RunConfig, dict[str, str], dict[str, np.ndarray]]
 
 
 def _with_arrays(field: PyTree, arrays: dict[str, np.ndarray], path: Path) -> PyTree:
-    expected = _named_arrays(field)
-    if {k: a.shape for k, a in expected.items()} != {k: a.shape for k, a in arrays.items()}:
+    parameters, static = eqx.partition(field, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+    expected = _named(parameters)
+    if {name: leaf.shape for name, leaf in expected.items()} != {name: a.shape for name, a in arrays.items()}:
         raise CheckpointError(
             f"the parameters in {path} do not fit the network that its configuration names; the file is of another version."
         )
-    parameters, static = eqx.partition(field, eqx.is_inexact_array)
-    leaves, structure = jax.tree.flatten(parameters)
-    values = [jnp.asarray(arrays[name], leaf.dtype) for name, leaf in zip(expected, leaves, strict=True)]
-    return eqx.combine(jax.tree.unflatten(structure, values), static)
+    values = [jnp.asarray(arrays[name], leaf.dtype) for name, leaf in expected.items()]
+    return eqx.combine(jax.tree.unflatten(jax.tree.structure(parameters), values), static)
