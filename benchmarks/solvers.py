@@ -1,0 +1,59 @@
+"""What an accurate log q costs: solvers of the flow's ODE beside each other on one model.
+
+    python benchmarks/solvers.py [--model lj13] [-n 64] [--reference-steps 40]
+
+Draws n samples with each solver and evaluates log q again where the solver has put them, with many fixed Runge-Kutta steps. Printed are
+evaluations of the field, processor time per sample, and the error of log q. Compilation is not counted.
+"""
+
+import argparse
+import dataclasses
+import time
+
+SOLVERS = (
+    [("gauss-legendre", {"steps": m}) for m in (8, 12, 16, 24, 32)]
+    + [("rk4", {"steps": m}) for m in (10, 20)]
+    + [("dopri5", {"rtol": r, "atol": r}) for r in (1e-3, 1e-4, 1e-5)]
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="lj13")
+    parser.add_argument("-n", type=int, default=64)
+    parser.add_argument("--reference-steps", type=int, default=40)
+    arguments = parser.parse_args()
+
+    from boltzflow import runtime
+
+    runtime.configure()
+    import jax
+    import numpy as np
+
+    from boltzflow.config import SolverConfig
+    from boltzflow.sampling.generate import draw, log_density, sample_keys
+    from boltzflow.training.export import load_model
+
+    flow = load_model(arguments.model).flow
+    keys = sample_keys(0, 0, arguments.n)
+    fine = dataclasses.replace(flow, solver=SolverConfig(method="rk4", steps=arguments.reference_steps))
+    print(f"{arguments.model}, n = {arguments.n}, reference: {fine.solver}")
+    print(f"{'solver':36}{'NFE':>7}{'CPU ms':>9}{'rms':>9}{'median':>9}{'99 %':>9}{'max':>9}{'failed':>8}")
+    for method, options in SOLVERS:
+        solver = SolverConfig(method=method, **options)
+        chosen = dataclasses.replace(flow, solver=solver)
+        jax.block_until_ready(draw(chosen, keys))
+        began = time.process_time()
+        solution = jax.tree.map(np.asarray, draw(chosen, keys))
+        spent = (time.process_time() - began) / arguments.n * 1e3
+        good = solution.status == 0
+        error = np.abs(solution.log_q - log_density(fine, solution.positions).log_q)[good]
+        figures = [np.sqrt(np.mean(error**2)), np.median(error), np.quantile(error, 0.99), error.max()]
+        print(
+            f"{solver!s:36}{solution.nfe.mean():7.1f}{spent:9.2f}" + "".join(f"{f:9.4f}" for f in figures) + f"{np.sum(~good):8d}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
