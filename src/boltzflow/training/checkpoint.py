@@ -19,13 +19,14 @@ class Checkpoints:
     A checksum of all arrays is stored beside them, because a file that was cut or changed later is not noticed by its reader.
     """
 
-    def __init__(self, folder: Path, *, keep: int, identity: str) -> None:
+    def __init__(self, folder: Path, *, keep: int, identity: str, keep_step: int | None = None) -> None:
         """Opens the folder, which is made if need be.
 
         Args:
             folder: where the checkpoints lie.
             keep: how many are kept.
             identity: what the run is; a checkpoint of another identity is refused.
+            keep_step: a step whose checkpoint is kept whatever comes after it.
         """
         import orbax.checkpoint as ocp
 
@@ -33,7 +34,7 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._ocp = ocp
         self._identity = identity
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, keep_period=keep_step, enable_async_checkpointing=False)
         self._folder = folder.absolute()
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 

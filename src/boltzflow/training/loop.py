@@ -87,7 +87,13 @@ def train(
     scale = _scale(config, target, train_set)
     flow = build_flow(config.flow, target, scale, key=jax.random.key(training.seed))
     state = initial_state(flow.field, training)
-    checkpoints = Checkpoints(folder / "checkpoints", keep=training.keep_checkpoints, identity=f"{target.fingerprint}; {_identity(config)}")
+    checkpoints = Checkpoints(
+        folder / "checkpoints",
+        keep=training.keep_checkpoints,
+        identity=f"{target.fingerprint}; {_identity(config)}",
+        # The end of flow matching: refinements begin there.
+        keep_step=training.steps,
+    )
     found = checkpoints.restore(state, progress.message) if resume else None
     meta: dict[str, Any] = {"seconds": 0.0, "losses": [], "costs": []}
     if found is not None:
