@@ -52,6 +52,7 @@ def test_the_transported_score_is_the_gradient_of_the_density(reverse):
             return change - harmonic(origin)
 
         expected = jax.jit(jax.grad(log_density))(end)
+        start, end, score, expected = map(np.asarray, (start, end, score, expected))
     assert np.abs(end - start).max() > 0.01
     np.testing.assert_allclose(score, expected, rtol=1e-4, atol=1e-5)
     assert np.abs(score + STIFFNESS * end).max() > 0.01
