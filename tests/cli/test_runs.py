@@ -167,14 +167,18 @@ class TestTraining:
         done = boltzflow(*train_words, *options, "-o", whole)
         assert done.returncode == 0, done.stderr
         assert (whole / "model.safetensors").read_bytes() != (run_folder / "model.safetensors").read_bytes()
-        assert [line["step"] for line in metrics(whole) if line["step"] > STEPS] == [*range(STEPS + 1, STEPS + 26)]
+        refined = [line for line in metrics(whole) if line["step"] > STEPS]
+        assert [line["step"] for line in refined] == [*range(STEPS + 1, STEPS + 26)]
+        assert all(np.isfinite(line["divergence"]) and "pairing_cost" not in line for line in refined)
 
         code, _ = ended_at((*train_words, *options, "-o", broken), lambda: last_step(broken) >= STEPS + 12, signal.SIGKILL)
         assert code == -signal.SIGKILL
+        before = contents(broken)
         other = boltzflow(*train_words, *options, "refinement.nodes=5", "-o", broken)
         assert other.returncode == 2
         assert "refined with other options" in other.stderr
-        assert boltzflow(*train_words, *options, "-o", broken).returncode == 0
+        assert contents(broken) == before
+        assert boltzflow("resume", broken).returncode == 0
         assert (broken / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
         assert metrics(broken) == metrics(whole)
 

@@ -65,7 +65,7 @@ def test_the_gradient_is_the_known_one_sample_by_sample_and_vanishes_at_the_opti
     # (STIFFNESS exp(2 rate) - 1) |z|²; its mean is the derivative of the divergence.
     with jax.enable_x64(True):
         objective = path_gradient(divergence=divergence, clip=1e6)
-        batch, _ = objective.prepare(FRAMES, seed=0, step=0)
+        batch = objective.prepare(FRAMES, seed=0, step=0)
         found = jax.jacrev(lambda r: objective.losses(Dilation(r), jax.tree.map(jnp.asarray, batch)))(jnp.float64(rate))
     latents = {"reverse": batch.prior, "forward": batch.data * np.exp(-rate)}
     squares = {name: np.sum(np.asarray(z, float) ** 2, axis=(1, 2)) for name, z in latents.items()}
@@ -76,7 +76,7 @@ def test_the_gradient_is_the_known_one_sample_by_sample_and_vanishes_at_the_opti
 def test_the_loss_is_the_divergence_up_to_a_constant():
     rate, scale = 0.3, 2.0
     with jax.enable_x64(True):
-        batch, _ = path_gradient(scale).prepare(FRAMES, seed=0, step=0)
+        batch = path_gradient(scale).prepare(FRAMES, seed=0, step=0)
         batch = jax.tree.map(jnp.asarray, batch)
         reverse, forward = (path_gradient(scale, divergence=d).losses(Dilation(jnp.float64(rate)), batch) for d in ("reverse", "forward"))
     z, x = np.asarray(batch.prior, float), np.asarray(batch.data, float)
@@ -88,7 +88,7 @@ def test_the_loss_is_the_divergence_up_to_a_constant():
 
 def test_no_configuration_pulls_beyond_the_bound():
     latents = jnp.asarray(FRAMES[:16], jnp.float32)
-    batch, _ = path_gradient(divergence="reverse").prepare(FRAMES, seed=0, step=0)
+    batch = path_gradient(divergence="reverse").prepare(FRAMES, seed=0, step=0)
     batch = batch._replace(prior=latents.at[0].multiply(100.0))
     gradients = {
         clip: jax.jacrev(lambda r, clip=clip: path_gradient(divergence="reverse", clip=clip).losses(Dilation(r), batch))(jnp.asarray(0.3))
@@ -100,8 +100,8 @@ def test_no_configuration_pulls_beyond_the_bound():
 
 def test_batches_depend_on_seed_and_step_alone():
     objective = path_gradient()
-    first, again = (objective.prepare(FRAMES, seed=1, step=7)[0] for _ in range(2))
-    other = objective.prepare(FRAMES, seed=1, step=8)[0]
+    first, again = (objective.prepare(FRAMES, seed=1, step=7) for _ in range(2))
+    other = objective.prepare(FRAMES, seed=1, step=8)
     np.testing.assert_array_equal(first.data, again.data)
     np.testing.assert_array_equal(first.prior, again.prior)
     assert np.abs(first.prior - other.prior).max() > 0.1

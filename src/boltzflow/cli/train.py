@@ -24,7 +24,7 @@ def run(
     """Train a flow from a preset.
 
     Everything goes into one folder: configuration, versions, data, metrics, checkpoints and the trained model. If the folder already
-    holds this very run, it is continued; if it holds another, nothing is touched.
+    holds this very run, it is continued, or refined if `refinement.steps` says so; if it holds another, nothing is touched.
 
     Args:
         preset: Name of a preset (`boltzflow presets` lists them), or a YAML file.

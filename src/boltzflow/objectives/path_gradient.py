@@ -20,7 +20,6 @@ from boltzflow.flows import quadrature
 from boltzflow.flows.divergence import velocity_and_divergence
 from boltzflow.nets.base import AbstractVectorField
 from boltzflow.objectives.flow_matching import Batch, centred_normal
-from boltzflow.objectives.pairing import PairingInfo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +36,7 @@ class PathGradient:
     energy: Callable[[Float[Array, "N D"]], Float[Array, ""]]
     scale: float
 
-    def prepare(self, frames: Float[np.ndarray, "n N D"], *, seed: int, step: int) -> tuple[Batch, PairingInfo]:
+    def prepare(self, frames: Float[np.ndarray, "n N D"], *, seed: int, step: int) -> Batch:
         """Draws prior samples and frames of one step on the host; they depend on `seed` and `step` alone.
 
         Args:
@@ -50,7 +49,7 @@ class PathGradient:
         data = frames[rng.integers(len(frames), size=shape[0])].astype(np.float32)
         prior = centred_normal(rng, shape)
         time = np.zeros(shape[0], np.float32)
-        return Batch(prior, data, time, prior), PairingInfo(0.0, 0.0, 0.0)
+        return Batch(prior, data, time, prior)
 
     def losses(self, field: AbstractVectorField, batch: Batch) -> Float[Array, " B"]:
         """Divergence of each pair up to a constant, with the path gradient as its gradient."""

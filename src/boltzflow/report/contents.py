@@ -150,7 +150,7 @@ def _yaml(text: str, notes: list[str]) -> dict[str, Any]:
 
 
 def _metrics(path: Path, notes: list[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Lines with a loss and lines with an evaluation. A resumed run repeats steps: the last line of a step holds."""
+    """Lines with a loss or a divergence, and lines with an evaluation. A resumed run repeats steps: the last line of a step holds."""
     losses, evaluations = {}, {}
     for line in (_text(path) or "").splitlines():
         try:
@@ -159,7 +159,7 @@ def _metrics(path: Path, notes: list[str]) -> tuple[list[dict[str, Any]], list[d
             continue  # the last line of a killed run may be torn
         if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
             continue
-        if is_number(entry.get("loss")):
+        if is_number(entry.get("loss")) or is_number(entry.get("divergence")):
             losses[entry["step"]] = entry
         if any(isinstance(entry.get(key), dict) for key in ("validation_nll", "ess_reverse", "nll")):
             evaluations[entry["step"]] = entry

@@ -87,31 +87,36 @@ def histograms(shown: Mapping[str, Histogram], xlabel: str, ylabel: str = "proba
 
 
 def training(metrics: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]) -> str:
-    """Loss, and validation NLL and reverse ESS where they were measured, against the step.
+    """Loss, and divergence of a refinement, validation NLL and reverse ESS where there are any, against the step.
 
     Args:
-        metrics: lines with "step" and "loss".
+        metrics: lines with "step" and either "loss" or "divergence".
         evaluations: lines with "step" and estimates "validation_nll" or "ess_reverse".
     """
     panels: list[tuple[str, str, float]] = []
     for key, label, factor in (("validation_nll", "validation NLL / nats", 1.0), ("ess_reverse", "reverse ESS / %", 100.0)):
         if any(_estimate(entry.get(key)) for entry in evaluations):
             panels.append((key, label, factor))
+    curves = [
+        (chosen, key, title)
+        for key, title in (("loss", "training loss"), ("divergence", "refinement: divergence + constant"))
+        if (chosen := [entry for entry in metrics if key in entry])
+    ]
     with rc_context(STYLE):
-        columns = len(panels) + bool(metrics)
+        columns = len(panels) + len(curves)
         figure, all_axes = _draw(max(5.2, 3.7 * columns), 3.0, columns=columns)
         remaining = list(all_axes)
-        if metrics:
-            _loss(remaining.pop(0), metrics)
+        for chosen, key, title in curves:
+            _curve(remaining.pop(0), chosen, key, title)
         for axes, (key, label, factor) in zip(remaining, panels, strict=True):
             _estimates(axes, evaluations, key, factor)
             axes.set(xlabel="step", title=label)
         return _svg(figure)
 
 
-def _loss(axes: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
+def _curve(axes: Axes, metrics: Sequence[Mapping[str, Any]], key: str, title: str) -> None:
     steps = np.array([entry["step"] for entry in metrics], float)
-    loss = np.array([entry["loss"] for entry in metrics], float)
+    loss = np.array([entry[key] for entry in metrics], float)
     stride = max(1, len(steps) // MAX_POINTS)
     axes.plot(steps[::stride], loss[::stride], color=LIGHT, linewidth=1.0, label="as logged")
     window = max(3, len(loss) // 40)
@@ -126,7 +131,7 @@ def _loss(axes: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
         # The first few steps are far above the rest and would flatten it.
         low, high = np.quantile(loss, [0.0, 0.99])
         axes.set_ylim(low - 0.08 * (high - low or 1.0), high + 0.15 * (high - low or 1.0))
-    axes.set(xlabel="step", title="training loss")
+    axes.set(xlabel="step", title=title)
 
 
 def _estimates(axes: Axes, evaluations: Sequence[Mapping[str, Any]], key: str, factor: float) -> None:

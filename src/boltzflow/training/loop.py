@@ -1,9 +1,6 @@
 """The training loop: from a configuration to a run folder with a trained model, interruptible at any moment."""
 
 import contextlib
-import dataclasses
-import hashlib
-import json
 import os
 import signal
 import threading
@@ -29,8 +26,9 @@ from boltzflow.targets import Target
 from boltzflow.training.batches import prefetch
 from boltzflow.training.checkpoint import Checkpoints
 from boltzflow.training.export import MODEL_FILE, save_model
+from boltzflow.training.folder import identity, open_folder, record, refinement_identity
 from boltzflow.training.logging import MetricsLog, versions
-from boltzflow.training.phases import phases
+from boltzflow.training.phases import Phase, phases
 from boltzflow.training.sharding import data_mesh
 from boltzflow.training.state import StepFunction, TrainState, initial_state, place_batch, refined_from
 
@@ -74,7 +72,7 @@ def train(
     mesh = data_mesh(training.devices, training.batch_size, training.microbatch)
     if config.refinement.steps:
         data_mesh(training.devices, config.refinement.batch_size, config.refinement.microbatch, section="refinement")
-    there = _open_folder(folder, config, resume, dataset)
+    there = open_folder(folder, config, resume, dataset)
     try:
         frames, reference_seconds = _data(config, target, folder, dataset, progress)
         train_set, validation_set = frames.split(validation=config.data.validation, seed=config.data.split_seed)
@@ -90,7 +88,7 @@ def train(
     checkpoints = Checkpoints(
         folder / "checkpoints",
         keep=training.keep_checkpoints,
-        identity=f"{target.fingerprint}; {_identity(config)}",
+        identity=f"{target.fingerprint}; {identity(config)}",
         # The end of flow matching: refinements begin there.
         keep_step=training.steps,
     )
@@ -99,8 +97,9 @@ def train(
     if found is not None:
         state, meta = found
     first, last = int(state.step), training.steps + config.refinement.steps
-    if first > training.steps and meta.get("refinement") != _refinement_identity(config):
+    if first > training.steps and meta.get("refinement") != refinement_identity(config):
         raise RunError(f"the run in {folder} was refined with other options; choose another folder.")
+    record(folder, config)
     state = jax.device_put(state, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
     log = MetricsLog(folder, keep_until=first, tensorboard=training.tensorboard)
     losses, costs = list(meta["losses"]), list(meta["costs"])
@@ -108,45 +107,45 @@ def train(
     matching, refining = phases(config, flow, target, train_set.positions / scale, mesh)
 
     def save(state: TrainState) -> None:
-        meta = {"seconds": time.perf_counter() - began, "losses": losses, "costs": costs, "refinement": _refinement_identity(config)}
+        meta = {"seconds": time.perf_counter() - began, "losses": losses, "costs": costs, "refinement": refinement_identity(config)}
         checkpoints.save(int(state.step), state, meta)
 
     def due(step: int) -> bool:
         """Whether a checkpoint is due; steps of the refinement are dear."""
         return step in (training.steps, last) or step % (training.checkpoint_every if step <= training.steps else 10) == 0
 
-    def batches() -> Iterator[tuple[StepFunction, Batch, PairingInfo]]:
+    def batches() -> Iterator[tuple[Phase, StepFunction, Batch, PairingInfo | None]]:
         """Batches of both phases with the step that takes them."""
         for phase in (matching, refining):
             if first < phase.stop:
+                progress.start(phase.stop, phase.name)
                 advance = phase.compile()
                 for batch, info in prefetch(phase.prepare, max(first, phase.start), phase.stop):
-                    yield advance, batch, info
+                    yield phase, advance, batch, info
 
-    progress.start(last, "training")
     with contextlib.closing(checkpoints), contextlib.closing(log), _interruptible() as interrupted:
-        for step, (advance, batch, info) in enumerate(batches(), start=first + 1):
+        for step, (phase, advance, batch, info) in enumerate(batches(), start=first + 1):
             if step == training.steps + 1:
-                progress.message("refinement ...")
                 state = refined_from(state, refining.training)
                 losses.clear()
                 costs.clear()
             state, metrics = advance(state, place_batch(batch, mesh))
             loss = float(metrics.loss)
             losses.append(loss)
-            costs.append(info.cost_after)
+            if info is not None:
+                costs.append(info.cost_after)
             if step % training.log_every == 0 or step in (training.steps, last) or step > training.steps:
                 log.write(
                     step=step,
-                    loss=float(np.mean(losses)),
-                    pairing_cost=float(np.mean(costs)),
+                    **{phase.measure: float(np.mean(losses))},
+                    **({"pairing_cost": float(np.mean(costs))} if costs else {}),
                     grad_norm=float(metrics.grad_norm),
                     learning_rate=float(metrics.learning_rate),
                     skipped=int(state.skipped),
                     masked=int(state.masked),
                     seconds=round(time.perf_counter() - began, 3),
                 )
-                progress.update(step, loss=float(np.mean(losses)))
+                progress.update(step, **{phase.measure: float(np.mean(losses))})
                 losses.clear()
                 costs.clear()
             if training.evaluate_every and step % training.evaluate_every == 0 and step < last:
@@ -163,61 +162,6 @@ def train(
     seconds = time.perf_counter() - began if first < last else meta["seconds"]
     _write_model(folder, averaged, config, target, _card(config, frames, reference_seconds, seconds, last))
     return folder
-
-
-def _refinement_identity(config: RunConfig) -> str:
-    return hashlib.sha256(json.dumps(dataclasses.asdict(config.refinement), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _identity(config: RunConfig) -> str:
-    """What a checkpoint must agree on to be continued: everything but the solver, how often is logged and saved, and the refinement.
-
-    The refinement is left out so that a finished run can be refined; that one already under way is the same is checked on its own.
-
-    Only what differs from the defaults counts, so that an option that a later version adds does not orphan a run.
-    """
-    plain = _differences(dataclasses.asdict(config), dataclasses.asdict(RunConfig(target="")))
-    plain.pop("description", None)
-    plain.pop("refinement", None)
-    for name in ("log_every", "checkpoint_every", "keep_checkpoints", "evaluate_every", "evaluate_n", "tensorboard"):
-        plain.get("training", {}).pop(name, None)
-    plain.get("flow", {}).pop("solver", None)
-    return "configuration " + hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _differences(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """Entries that differ from the defaults, section by section."""
-    nested = {k: _differences(v, defaults[k]) for k, v in values.items() if isinstance(v, dict)}
-    return {k: v for k, v in values.items() if not isinstance(v, dict) and v != defaults[k]} | {k: v for k, v in nested.items() if v}
-
-
-def _open_folder(folder: Path, config: RunConfig, resume: bool, dataset: Dataset | None) -> set[str]:
-    """Makes the run folder, or checks that it holds this run; returns the names of what was in it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        there_before = {path.name for path in folder.iterdir()}
-        existing, own = folder / "config.yaml", folder / "data.h5"
-        if existing.is_file():
-            there = config_io.load_config(existing)
-            if not resume:
-                raise RunError(f"{folder} already holds a run; continue it with `boltzflow resume {folder}` or choose another folder.")
-            if _identity(there) != _identity(config):
-                raise RunError(f"{folder} holds a run of another configuration; choose another folder.")
-        elif there_before - ({"config.yaml.part"} if resume else {"config.yaml.part", "data.h5"}):
-            raise RunError(f"{folder} is not empty and holds no run; choose another folder.")
-        elif own.is_file() and (dataset is not None or (config.data.path and Path(config.data.path).resolve() != own.resolve())):
-            raise RunError(f"{own} is there already, but other frames were named for this run; choose another folder.")
-        config_io.save_config(config, existing)
-        _write_json(folder / "versions.json", versions())
-    except OSError as error:
-        raise RunError(f"the run folder {folder} cannot be written: {error.strerror or error}.") from error
-    return there_before
-
-
-def _write_json(path: Path, content: Any) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(part, path)
 
 
 def _data(config: RunConfig, target: Target, folder: Path, dataset: Dataset | None, progress: Progress) -> tuple[Dataset, float | None]:

@@ -18,12 +18,24 @@ from boltzflow.training.state import StepFunction, make_step
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """Steps start to stop of a run: how their batches are made, and the step that takes them, which is compiled when they begin."""
+    """Steps of a run that have an objective in common.
 
+    Attributes:
+        name: what the progress bar calls them.
+        measure: what the log calls the mean of the objective.
+        start: step after which they begin.
+        stop: the last of them.
+        training: their optimiser and batch sizes.
+        prepare: makes the batch of a step on the host; says what the pairing did where there is one.
+        compile: makes the function that takes a step.
+    """
+
+    name: str
+    measure: str
     start: int
     stop: int
     training: TrainingConfig
-    prepare: Callable[[int], tuple[Batch, PairingInfo]]
+    prepare: Callable[[int], tuple[Batch, PairingInfo | None]]
     compile: Callable[[], StepFunction]
 
 
@@ -45,12 +57,14 @@ def phases(
 
     end = training.steps
     return (
-        Phase(0, end, training, pairs, lambda: make_step(flow.field, matching, training, mesh)),
+        Phase("training", "loss", 0, end, training, pairs, lambda: make_step(flow.field, matching, training, mesh)),
         Phase(
+            "refinement",
+            "divergence",
             end,
             end + refinement.steps,
             refining,
-            lambda step: path_gradient.prepare(frames, seed=training.seed, step=step),
+            lambda step: (path_gradient.prepare(frames, seed=training.seed, step=step), None),
             lambda: make_step(flow.field, path_gradient, refining, mesh, begin=end),
         ),
     )

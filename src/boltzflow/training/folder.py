@@ -1,0 +1,89 @@
+"""The run folder: what it holds, and which configurations may go on in it."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from boltzflow import config_io
+from boltzflow.config import RunConfig
+from boltzflow.datasets import Dataset
+from boltzflow.errors import RunError
+from boltzflow.training.logging import versions
+
+
+def refinement_identity(config: RunConfig) -> str:
+    """What a checkpoint of the refinement must agree on besides."""
+    return hashlib.sha256(json.dumps(dataclasses.asdict(config.refinement), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def identity(config: RunConfig) -> str:
+    """What a checkpoint must agree on to be continued: everything but the solver, how often is logged and saved, and the refinement.
+
+    The refinement is left out so that a finished run can be refined; that one already under way is the same is checked on its own.
+
+    Only what differs from the defaults counts, so that an option that a later version adds does not orphan a run.
+    """
+    plain = _differences(dataclasses.asdict(config), dataclasses.asdict(RunConfig(target="")))
+    plain.pop("description", None)
+    plain.pop("refinement", None)
+    for name in ("log_every", "checkpoint_every", "keep_checkpoints", "evaluate_every", "evaluate_n", "tensorboard"):
+        plain.get("training", {}).pop(name, None)
+    plain.get("flow", {}).pop("solver", None)
+    return "configuration " + hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _differences(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Entries that differ from the defaults, section by section."""
+    nested = {k: _differences(v, defaults[k]) for k, v in values.items() if isinstance(v, dict)}
+    return {k: v for k, v in values.items() if not isinstance(v, dict) and v != defaults[k]} | {k: v for k, v in nested.items() if v}
+
+
+def open_folder(folder: Path, config: RunConfig, resume: bool, dataset: Dataset | None) -> set[str]:
+    """Makes the run folder, or checks that it holds this run; returns the names of what was in it.
+
+    What the folder says of the run is left as it is until a checkpoint has been found to fit.
+
+    Raises:
+        RunError: if the folder cannot be written, or holds something else.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        there_before = {path.name for path in folder.iterdir()}
+        existing, own = folder / "config.yaml", folder / "data.h5"
+        if existing.is_file():
+            there = config_io.load_config(existing)
+            if not resume:
+                raise RunError(f"{folder} already holds a run; continue it with `boltzflow resume {folder}` or choose another folder.")
+            if identity(there) != identity(config):
+                raise RunError(f"{folder} holds a run of another configuration; choose another folder.")
+        elif there_before - ({"config.yaml.part"} if resume else {"config.yaml.part", "data.h5"}):
+            raise RunError(f"{folder} is not empty and holds no run; choose another folder.")
+        elif own.is_file() and (dataset is not None or (config.data.path and Path(config.data.path).resolve() != own.resolve())):
+            raise RunError(f"{own} is there already, but other frames were named for this run; choose another folder.")
+        if not existing.is_file():
+            record(folder, config)
+    except OSError as error:
+        raise RunError(f"the run folder {folder} cannot be written: {error.strerror or error}.") from error
+    return there_before
+
+
+def record(folder: Path, config: RunConfig) -> None:
+    """Writes down what the run is and with which versions it goes on.
+
+    Raises:
+        RunError: if the folder cannot be written.
+    """
+    try:
+        config_io.save_config(config, folder / "config.yaml")
+        _write_json(folder / "versions.json", versions())
+    except OSError as error:
+        raise RunError(f"the run folder {folder} cannot be written: {error.strerror or error}.") from error
+
+
+def _write_json(path: Path, content: Any) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(part, path)
