@@ -104,6 +104,7 @@ def run_folder(train_words, tmp_path_factory) -> Path:
     done = boltzflow(*train_words, "-o", folder)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
+    assert "refinement" not in done.stderr
     return folder
 
 

@@ -117,10 +117,11 @@ def train(
     def batches() -> Iterator[tuple[Phase, StepFunction, Batch, PairingInfo | None]]:
         """Batches of both phases with the step that takes them."""
         for phase in (matching, refining):
-            if first < phase.stop:
+            begin = max(first, phase.start)
+            if begin < phase.stop:
                 progress.start(phase.stop, phase.name)
                 advance = phase.compile()
-                for batch, info in prefetch(phase.prepare, max(first, phase.start), phase.stop):
+                for batch, info in prefetch(phase.prepare, begin, phase.stop):
                     yield phase, advance, batch, info
 
     with contextlib.closing(checkpoints), contextlib.closing(log), _interruptible() as interrupted:
