@@ -253,13 +253,14 @@ class TwoInteraction(AbstractSparseVectorField):
         jacobian = jax.vmap(lambda e: jax.jvp(self._per_edge, (factors,), (edge_tangent(e),))[1])(unit)
         node, node_tangent = jax.linearize(lambda sums: self._node(time, sums), self._sum_neighbours(factors))
 
-        def seeded(j: Float[Array, "D N N ..."]) -> Float[Array, "D N N ..."]:
-            # Axes (alpha, k, i): the sums of i when particle k moves along alpha. The edge (i, k) sees -e_alpha, and at i = k all
+        def seeded(j: Float[Array, "D N N ..."]) -> Float[Array, "D*N N ..."]:
+            # Axes (alpha, k), i: the sums of i when particle k moves along alpha. The edge (i, k) sees -e_alpha, and at i = k all
             # edges of k see +e_alpha.
             own = jnp.eye(n, dtype=j.dtype).reshape((1, n, n) + (1,) * (j.ndim - 3)) * jnp.sum(j, axis=2)[:, :, None]
-            return own - jnp.swapaxes(j, 1, 2)
+            return (own - jnp.swapaxes(j, 1, 2)).reshape((dimension * n, *j.shape[2:]))
 
-        node_tangents = jax.vmap(jax.vmap(node_tangent))(jax.tree.map(seeded, jacobian))
+        node_tangents = jax.vmap(node_tangent)(jax.tree.map(seeded, jacobian))
+        node_tangents = jax.tree.map(lambda a: a.reshape((dimension, n, *a.shape[1:])), node_tangents)
 
         def diagonal_term(
             k: Float[Array, ""], m: Float[Array, " N"], d: Float[Array, "N D"], receiver: NodeState, tangents: NodeState
@@ -288,24 +289,32 @@ def _multiplicity(dimension: int) -> np.ndarray:
     return np.array([1.0 if a == b else 2.0 for a, b in _triangle(dimension)])
 
 
+def _components(x: Float[Array, "..."], axis: int) -> list[Array]:
+    """The components along an axis. Taken at once: an index each would leave a padded array each in the transpose."""
+    return [jnp.squeeze(part, axis) for part in jnp.split(x, x.shape[axis], axis)]
+
+
 def _outer(direction: Float[Array, "*n D"]) -> Float[Array, "*n S"]:
     """Upper triangle of the outer product of a vector with itself."""
-    return jnp.stack([direction[..., a] * direction[..., b] for a, b in _triangle(direction.shape[-1])], axis=-1)
+    x = _components(direction, -1)
+    return jnp.stack([x[a] * x[b] for a, b in _triangle(len(x))], axis=-1)
 
 
 def _dot(x: Float[Array, "*n C V"], y: Float[Array, "*n C V"]) -> Float[Array, "*n V"]:
     """Sum over components, written out: a handful of fused multiply-adds per channel, where a reduction would be a loop of its own."""
-    return sum((x[..., c, :] * y[..., c, :] for c in range(1, x.shape[-2])), x[..., 0, :] * y[..., 0, :])
+    first, *rest = (p * q for p, q in zip(_components(x, -2), _components(y, -2), strict=True))
+    return sum(rest, first)
 
 
 def _times_vector(tensor: Float[Array, "*n S V"], vector: Float[Array, "*n D V"]) -> Float[Array, "*n D V"]:
     """Symmetric tensors times vectors, channel by channel."""
-    dimension = vector.shape[-2]
-    index = {pair: c for c, pair in enumerate(_triangle(dimension))}
+    v = _components(vector, -2)
+    dimension = len(v)
+    matrix = dict(zip(_triangle(dimension), _components(tensor, -2), strict=True))
 
     def row(a: int) -> Array:
-        terms = [tensor[..., index[min(a, b), max(a, b)], :] * vector[..., b, :] for b in range(dimension)]
-        return sum(terms[1:], terms[0])
+        first, *rest = (matrix[min(a, b), max(a, b)] * v[b] for b in range(dimension))
+        return sum(rest, first)
 
     return jnp.stack([row(a) for a in range(dimension)], axis=-2)
 
@@ -314,5 +323,5 @@ def _trace_of_cube(tensor: Float[Array, "*n S V"]) -> Float[Array, "*n V"]:
     """Trace of A³ for symmetric traceless matrices: three times the determinant in three dimensions, zero in two (Cayley-Hamilton)."""
     if tensor.shape[-2] != 6:
         return jnp.zeros_like(tensor[..., 0, :])
-    xx, xy, xz, yy, yz, zz = (tensor[..., c, :] for c in range(6))
+    xx, xy, xz, yy, yz, zz = _components(tensor, -2)
     return 3.0 * (xx * (yy * zz - yz * yz) - xy * (xy * zz - yz * xz) + xz * (xy * yz - yy * xz))
