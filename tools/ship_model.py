@@ -2,7 +2,7 @@
 
     python tools/ship_model.py RUN NAME --command "boltzflow train PRESET"
 
-The run must hold evaluation.json, as `boltzflow evaluate RUN --json > RUN/evaluation.json` writes it.
+The run must hold evaluation.json, as `boltzflow evaluate RUN` leaves it.
 """
 
 import argparse

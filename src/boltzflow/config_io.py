@@ -18,6 +18,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
+from boltzflow import files
 from boltzflow.config import RunConfig
 from boltzflow.errors import ConfigError, nearest
 
@@ -72,10 +73,7 @@ def loads(text: str, source: str) -> RunConfig:
 
 def save_config(config: RunConfig, path: str | os.PathLike[str]) -> None:
     """Writes a configuration as YAML that `load_config` reads back; all at once, so that no half file is ever there."""
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
-    part.write_text(dump(config), encoding="utf-8")
-    os.replace(part, path)
+    files.replace(Path(path), dump(config))
 
 
 def dump(config: RunConfig) -> str:

@@ -165,8 +165,9 @@ class TestTraining:
     def test_a_finished_run_is_refined_and_a_broken_refinement_ends_bit_identical(self, run_folder, train_words, tmp_path):
         options = "refinement.steps=25 refinement.batch_size=16 refinement.microbatch=8 refinement.nodes=4".split()
         whole, broken = (shutil.copytree(run_folder, tmp_path / name) for name in ("refined", "broken"))
-        done = boltzflow(*train_words, *options, "-o", whole)
+        done = boltzflow(*train_words, *options, "-o", whole, before="import jax\njax.config.update('jax_log_compiles', True)")
         assert done.returncode == 0, done.stderr
+        assert done.stderr.count("Compiling jit(step)") == 1
         assert (whole / "model.safetensors").read_bytes() != (run_folder / "model.safetensors").read_bytes()
         refined = [line for line in metrics(whole) if line["step"] > STEPS]
         assert [line["step"] for line in refined] == [*range(STEPS + 1, STEPS + 26)]
@@ -314,6 +315,7 @@ class TestSamples:
         assert figures["seconds_compile"] >= 0
         assert 0 < figures["ess_reverse"]["value"] <= 1
         assert figures["nll_minus_entropy"]["value"] > 0
+        assert json.loads((run_folder / "evaluation.json").read_text()) == figures
 
 
 class TestRefusals:

@@ -52,11 +52,10 @@ class Estimate:
         return Estimate(self.value + by, self.low + by, self.high + by, self.n)
 
     def __str__(self) -> str:
-        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.high > self.low):
             return f"{self.value:.4g} (n = {self.n})"
         # Two digits of the interval's width are all that the estimate can carry.
-        width = self.high - self.low
-        decimals = 4 if width <= 0 else min(max(1 - math.floor(math.log10(width)), 0), 6)
+        decimals = min(max(1 - math.floor(math.log10(self.high - self.low)), 0), 6)
         return f"{self.value:.{decimals}f} [{self.low:.{decimals}f}, {self.high:.{decimals}f}] (n = {self.n})"
 
 

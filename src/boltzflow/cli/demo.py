@@ -1,6 +1,5 @@
 """`boltzflow demo`."""
 
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -54,7 +53,7 @@ def run(
 
 def _measure(folder: Path, bar: "Progress", *, n: int, seed: int) -> tuple[dict[str, Any], Path]:
     """Draws and evaluates samples, and writes the report; returns the figures and the report's path."""
-    from boltzflow import report
+    from boltzflow import files, report
     from boltzflow.sampling.evaluate import evaluate
     from boltzflow.sampling.generate import generate
     from boltzflow.training.export import load_model
@@ -63,7 +62,7 @@ def _measure(folder: Path, bar: "Progress", *, n: int, seed: int) -> tuple[dict[
     samples = generate(model.flow, model.target, n, seed=seed, out=folder / "samples.h5", resume=True, progress=bar)
     figures = evaluate(model, None, n, seed, progress=bar, samples=samples)
     bar.stop()
-    (folder / "evaluation.json").write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    files.replace_json(folder / "evaluation.json", figures)
     page = folder / "report.html"
     report.write(folder, page)
     return figures, page

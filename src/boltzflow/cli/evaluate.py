@@ -21,7 +21,8 @@ def run(
 ) -> None:
     """Measure a run or a model: NLL, ESS, log Z, path length, times.
 
-    Draws samples and takes held-out frames of the target; every figure comes with n and a 95 % interval.
+    Draws samples and takes held-out frames of the target; every figure comes with n and a 95 % interval. For a run the figures are
+    kept in its folder as evaluation.json, for the report, unless frames are given.
 
     Args:
         model: Folder of a run, or name of a model (`boltzflow models` lists them).
@@ -37,7 +38,7 @@ def run(
     from boltzflow import progress, runtime
 
     runtime.configure(precision)
-    from boltzflow import datasets
+    from boltzflow import datasets, files
     from boltzflow.sampling.evaluate import evaluate
     from boltzflow.training.export import load_model
 
@@ -49,3 +50,8 @@ def run(
         print(json_format.dumps(figures, allow_nan=False))
     else:
         output.evaluation(figures)
+    if loaded.run is not None and data is None:
+        try:
+            files.replace_json(loaded.run / "evaluation.json", figures)
+        except OSError as error:
+            output.say(f"The figures are not kept in {loaded.run} ({error.strerror or error}).")

@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 LABELS = {
@@ -24,6 +25,11 @@ _SHARES = ("ess_reverse", "ess_forward")
 def say(sentence: str) -> None:
     """Prints a sentence to stderr."""
     print(sentence, file=sys.stderr)
+
+
+def next_steps(run: Path) -> str:
+    """What to do with a trained run, in commands."""
+    return f"`boltzflow evaluate {run}`, `boltzflow sample {run} -n 10000 -o {run / 'samples.h5'}`, then `boltzflow report {run}`"
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
@@ -59,11 +65,10 @@ def cells(name: str, value: Any) -> tuple[str, str, str]:
         return (number(value), "", "")
     scale, unit = (100.0, " %") if name in _SHARES else (1.0, "")
     low, high = value.get("low"), value.get("high")
-    if value.get("value") is None or low is None or high is None:
+    if value.get("value") is None or low is None or high is None or low == high:
         return (number(value.get("value"), scale=scale) + (unit if value.get("value") is not None else ""), "", str(value.get("n", "")))
     # Two digits of the interval's width are all that the figure can carry.
-    width = scale * (high - low)
-    decimals = min(max(1 - math.floor(math.log10(width)), 0), 6) if width > 0 else 4
+    decimals = min(max(1 - math.floor(math.log10(scale * (high - low))), 0), 6)
     shown = [f"{scale * part:.{decimals}f}" for part in (value["value"], low, high)]
     return (shown[0] + unit, f"{shown[1]} to {shown[2]}{unit}", str(value["n"]))
 

@@ -25,7 +25,7 @@ def run(folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN"
         raise RunError(f"there is no run in {path} (it has no config.yaml){_others(path)}")
     with progress.shown() as bar:
         train(config_io.load_config(path / "config.yaml"), path, bar, resume=True)
-    output.say(f"The run in {path} is complete. Next: `boltzflow evaluate {path}`.")
+    output.say(f"The run in {path} is complete. Next: {output.next_steps(path)}.")
 
 
 def _others(path: Path) -> str:

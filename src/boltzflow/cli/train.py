@@ -40,7 +40,7 @@ def run(
     folder = Path(out or f"runs/{Path(preset).stem}")
     with progress.shown() as bar:
         train(config, folder, bar, resume=holds(folder, config))
-    output.say(f"The run is in {folder}. Next: `boltzflow evaluate {folder}` or `boltzflow sample {folder} -n 10000 -o samples.h5`.")
+    output.say(f"The run is in {folder}. Next: {output.next_steps(folder)}.")
 
 
 def train(config: "RunConfig", folder: Path, bar: "Progress", *, resume: bool) -> None:

@@ -99,7 +99,9 @@ def read(folder: Path) -> Contents:
     card = _json(folder / "model.json", notes)
     evaluation = _json(folder / "evaluation.json", notes)
     if not evaluation:
-        notes.append("The run has not been evaluated yet, so likelihoods and the forward ESS are missing.")
+        notes.append(
+            f"The run has not been evaluated yet, so likelihoods and the forward ESS are missing; `boltzflow evaluate {folder}` adds them."
+        )
     target = _target(config.get("target") or card.get("target") or evaluation.get("target"), notes)
     data, provenance = _data(folder, config, target, notes)
     return Contents(
@@ -170,7 +172,10 @@ def _metrics(path: Path, notes: list[str]) -> tuple[list[dict[str, Any]], list[d
 
 def _samples(path: Path, notes: list[str]) -> Samples | None:
     if not path.exists() and not parts_folder(path).exists():
-        notes.append("Nothing has been sampled yet, so energies, distances and weights of the flow are missing.")
+        notes.append(
+            "Nothing has been sampled yet, so energies, distances and weights of the flow are missing; "
+            f"`boltzflow sample {path.parent} -n 10000 -o {path}` adds them."
+        )
         return None
     try:
         samples = Samples.load(path)

@@ -16,7 +16,7 @@ from boltzflow.errors import RunError
 from boltzflow.report import contents as run_contents
 from boltzflow.report import structures
 from boltzflow.report.contents import MAX_SAMPLES, Contents, is_number
-from boltzflow.report.page import CSS, POLICY, duration, escape, figure, numbers, section, sentence, short, table, thousands
+from boltzflow.report.page import CSS, POLICY, duration, escape, figure, known, numbers, section, sentence, short, table, thousands
 
 MAX_DISTANCES = 2_000_000
 PARETO_LIMIT = 0.7
@@ -149,15 +149,15 @@ def _tiles(run: Contents) -> str:
 
 def _figures_table(run: Contents) -> str:
     exact = run.target.exact if run.target is not None else None
-    exact_log_z = f"exact: {exact.log_z:.4f}" if exact is not None and exact.log_z is not None else ""
-    entropy = f"no flow can be below the entropy, {exact.entropy:.4f}" if exact is not None and exact.entropy is not None else ""
+    log_z = known(exact.log_z, exact.log_z_error) if exact is not None else ""
+    entropy = known(exact.entropy, exact.entropy_error) if exact is not None else ""
     rows = []
     for key, label, remark in (
         ("ess_reverse", "Reverse ESS", "effective sample size after reweighting, as a share of n"),
         ("ess_forward", "Forward ESS", "the same seen from reference data; drops where the flow misses modes"),
-        ("nll", "NLL / nats", entropy),
+        ("nll", "NLL / nats", f"no flow can be below the entropy, {entropy}" if entropy else ""),
         ("nll_minus_entropy", "NLL − entropy / nats", "Kullback-Leibler divergence of the flow from the target"),
-        ("log_z", "log Z", exact_log_z),
+        ("log_z", "log Z", f"known: {log_z}" if log_z else ""),
         ("path_length", "Path length", "of a sample from prior to data; shorter is easier to integrate"),
         ("nfe", "NFE", "evaluations of the vector field per sample"),
     ):

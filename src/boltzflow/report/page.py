@@ -2,6 +2,7 @@
 
 import base64
 import html
+import math
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,13 @@ def numbers(estimate: Estimate, factor: float = 1.0) -> tuple[str, str]:
     text = str(scaled).split(" (n")[0]
     value, _, interval = text.partition(" ")
     return value.replace("-", "−"), interval.replace("-", "−")
+
+
+def known(value: float | None, error: float) -> str:
+    """A known value with its standard error if it has one; empty if it is not known."""
+    if value is None:
+        return ""
+    return f"{value:.{max(0, 1 - math.floor(math.log10(error)))}f} ± {error:g}" if error else f"{value:.4f}"
 
 
 def thousands(number: int) -> str:

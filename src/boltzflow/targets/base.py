@@ -20,12 +20,16 @@ class ExactValues:
         log_z: log of the partition function on the zero-CoM subspace.
         mean_energy: mean reduced energy.
         entropy: differential entropy in nats on the zero-CoM subspace, `mean_energy + log_z`; no NLL can be below it.
+        log_z_error: standard error of log Z; 0 where it is exact in all digits given.
+        entropy_error: standard error of the entropy likewise.
         source: how the values were obtained.
     """
 
     log_z: float | None = None
     mean_energy: float | None = None
     entropy: float | None = None
+    log_z_error: float = 0.0
+    entropy_error: float = 0.0
     source: str = ""
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from boltzflow import config_io
+from boltzflow import config_io, files
 from boltzflow.config import RunConfig
 from boltzflow.errors import CheckpointError, TargetError, nearest
 from boltzflow.flows.build import build_flow
@@ -76,9 +76,7 @@ def save_model(path: Path, flow: ContinuousFlow, config: RunConfig, target: Targ
     content = _sorted_header(save(_named_arrays(flow.field), metadata=metadata))
     text = json.dumps({"target": config.target, "fingerprint": target.fingerprint, **card}, indent=2) + "\n"
     for file, data in ((path, content), (path.with_suffix(".json"), text.encode())):
-        part = file.with_name(file.name + ".part")
-        part.write_bytes(data)
-        os.replace(part, file)
+        files.replace(file, data)
 
 
 def load_model(name: str | os.PathLike[str], *, target: Target | None = None) -> Model:

@@ -3,11 +3,10 @@
 import dataclasses
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-from boltzflow import config_io
+from boltzflow import config_io, files
 from boltzflow.config import RunConfig
 from boltzflow.datasets import Dataset
 from boltzflow.errors import RunError
@@ -78,12 +77,6 @@ def record(folder: Path, config: RunConfig) -> None:
     """
     try:
         config_io.save_config(config, folder / "config.yaml")
-        _write_json(folder / "versions.json", versions())
+        files.replace_json(folder / "versions.json", versions())
     except OSError as error:
         raise RunError(f"the run folder {folder} cannot be written: {error.strerror or error}.") from error
-
-
-def _write_json(path: Path, content: Any) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(part, path)

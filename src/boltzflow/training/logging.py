@@ -3,11 +3,11 @@
 import importlib.metadata
 import json
 import math
-import os
 import platform
 from pathlib import Path
 from typing import Any
 
+from boltzflow import files
 from boltzflow.errors import ConfigError
 
 
@@ -27,9 +27,7 @@ class MetricsLog:
         path = folder / "metrics.jsonl"
         if path.is_file():
             lines = [line for line in path.read_text().splitlines() if _step(line) <= keep_until]
-            part = path.with_name(path.name + ".part")
-            part.write_text("".join(line + "\n" for line in lines))
-            os.replace(part, path)
+            files.replace(path, "".join(line + "\n" for line in lines))
         self._file = path.open("a", encoding="utf-8")
         self._board = _tensorboard(folder / "tensorboard") if tensorboard else None
 

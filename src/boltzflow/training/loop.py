@@ -30,7 +30,7 @@ from boltzflow.training.folder import identity, open_folder, record, refinement_
 from boltzflow.training.logging import MetricsLog, versions
 from boltzflow.training.phases import Phase, phases
 from boltzflow.training.sharding import data_mesh
-from boltzflow.training.state import StepFunction, TrainState, initial_state, place_batch, refined_from
+from boltzflow.training.state import StepFunction, TrainState, initial_state, place_batch, place_state, refined_from
 
 
 def train(
@@ -100,7 +100,7 @@ def train(
     if first > training.steps and meta.get("refinement") != refinement_identity(config):
         raise RunError(f"the run in {folder} was refined with other options; choose another folder.")
     record(folder, config)
-    state = jax.device_put(state, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    state = place_state(state, mesh)
     log = MetricsLog(folder, keep_until=first, tensorboard=training.tensorboard)
     losses, costs = list(meta["losses"]), list(meta["costs"])
     began = time.perf_counter() - meta["seconds"]
@@ -127,7 +127,7 @@ def train(
     with contextlib.closing(checkpoints), contextlib.closing(log), _interruptible() as interrupted:
         for step, (phase, advance, batch, info) in enumerate(batches(), start=first + 1):
             if step == training.steps + 1:
-                state = refined_from(state, refining.training)
+                state = place_state(refined_from(state, refining.training), mesh)
                 losses.clear()
                 costs.clear()
             state, metrics = advance(state, place_batch(batch, mesh))

@@ -161,3 +161,8 @@ def place_batch(batch: Batch, mesh: jax.sharding.Mesh) -> Batch:
     """Puts a host batch on the devices of the mesh, split over the axis "data"."""
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     return jax.tree.map(lambda a: jax.device_put(np.asarray(a), sharding), batch)
+
+
+def place_state(state: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
+    """Puts a whole copy of the state on each device of the mesh; a step that gets it elsewhere is compiled twice."""
+    return jax.device_put(state, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
