@@ -1,16 +1,37 @@
 """E(n) equivariant graph network as a vector field (Satorras et al., 2021; Klein, Krämer and Noé, 2023)."""
 
+from typing import NamedTuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from boltzflow.nets.base import AbstractVectorField
+from boltzflow.nets.base import AbstractSparseVectorField
 from boltzflow.nets.mlp import Dense, RadialFunctions, cutoff_envelope
+from boltzflow.nets.sparse import tangents_of_sums, unit_displacements
 
 # The published network scales each coordinate update by 15 / layers, which lets tanh-bounded messages reach the velocities needed.
 _COORDINATE_RANGE = 15.0
+
+
+State = tuple[Float[Array, "N H"], Float[Array, "N D"]]
+"""Features and positions of all particles."""
+
+
+class EdgeGeometry(NamedTuple):
+    """Edge attributes from the input positions, the same in all layers: squared distance, and a mask that removes self-edges."""
+
+    squared: Float[Array, "..."]
+    mask: Float[Array, "..."]
+
+
+class Scheme(NamedTuple):
+    """What the layers of a network have in common."""
+
+    radial: RadialFunctions | None
+    coordinate_range: float
 
 
 class EGNNLayer(eqx.Module):
@@ -45,38 +66,54 @@ class EGNNLayer(eqx.Module):
         self.feature_hidden = None if last else Dense(2 * hidden, hidden, key=keys[7])
         self.feature_out = None if last else Dense(hidden, hidden, key=keys[8])
 
-    def __call__(
+    def edges(
         self,
-        features: Float[Array, "N H"],
-        positions: Float[Array, "N D"],
-        edges: Float[Array, "N N E"],
-        mask: Float[Array, "N N"],
-        radial: RadialFunctions | None,
-        coordinate_range: float,
-    ) -> tuple[Float[Array, "N H"], Float[Array, "N D"]]:
-        """New features and positions; `edges` are the edge attributes of the input positions, `mask` removes self-edges."""
-        difference = positions[:, None] - positions[None]
+        receiver: Float[Array, "... H"],
+        sender: Float[Array, "... H"],
+        difference: Float[Array, "... D"],
+        geometry: EdgeGeometry,
+        scheme: Scheme,
+    ) -> tuple[Float[Array, "... H"], Float[Array, "... D"]]:
+        """Messages and shifts of edges: what each brings to the sums of its receiver.
+
+        Args:
+            receiver: projection of the receiver's features.
+            sender: projection of the sender's features.
+            difference: present displacement of the receiver from the sender.
+            geometry: what does not change from layer to layer.
+            scheme: choices of the network that all layers share.
+        """
         squared = jnp.sum(difference**2, axis=-1)
         distance = jnp.sqrt(squared + 1e-8)
-        geometry = [squared[..., None], edges]
-        if radial is not None:
-            geometry.append(radial(distance))
-        hidden = self.receiver(features)[:, None] + self.sender(features)[None] + self.geometry(jnp.concatenate(geometry, axis=-1))
+        attributes = [squared[..., None], geometry.squared[..., None]]
+        if scheme.radial is not None:
+            attributes.append(scheme.radial(distance))
+        hidden = receiver + sender + self.geometry(jnp.concatenate(attributes, axis=-1))
         message = jax.nn.silu(self.message(jax.nn.silu(hidden)))
         if self.gate is not None:
             message = message * jax.nn.sigmoid(self.gate(message))
-        message = message * mask[..., None]
-        shift = jnp.tanh(self.shift_out(jax.nn.silu(self.shift_hidden(message)))) * coordinate_range
+        message = message * geometry.mask[..., None]
+        shift = jnp.tanh(self.shift_out(jax.nn.silu(self.shift_hidden(message)))) * scheme.coordinate_range
         # Self-edges have difference zero, but an envelope must still silence messages beyond the cut-off.
-        weight = shift[..., 0] * mask / (distance + 1.0)
-        positions = positions + jnp.sum(weight[..., None] * difference, axis=1)
-        if self.feature_hidden is not None and self.feature_out is not None:
-            inputs = jnp.concatenate([features, jnp.sum(message, axis=1)], axis=-1)
-            features = features + self.feature_out(jax.nn.silu(self.feature_hidden(inputs)))
-        return features, positions
+        weight = shift[..., 0] * geometry.mask / (distance + 1.0)
+        return message, weight[..., None] * difference
+
+    def update(self, features: Float[Array, "N H"], messages: Float[Array, "N H"]) -> Float[Array, "N H"]:
+        """New features from the sums of messages."""
+        if self.feature_hidden is None or self.feature_out is None:
+            return features
+        inputs = jnp.concatenate([features, messages], axis=-1)
+        return features + self.feature_out(jax.nn.silu(self.feature_hidden(inputs)))
+
+    def __call__(self, state: State, geometry: EdgeGeometry, scheme: Scheme) -> State:
+        """New features and positions of all particles."""
+        features, positions = state
+        receiver, sender = self.receiver(features)[:, None], self.sender(features)[None]
+        messages, shifts = self.edges(receiver, sender, positions[:, None] - positions[None], geometry, scheme)
+        return self.update(features, jnp.sum(messages, axis=1)), positions + jnp.sum(shifts, axis=1)
 
 
-class EGNN(AbstractVectorField):
+class EGNN(AbstractSparseVectorField):
     """The published vector field, with distance features and a cut-off as options.
 
     Fully connected unless `cutoff` is given. Edge attributes are the squared distances of the input positions in all layers. The
@@ -134,29 +171,89 @@ class EGNN(AbstractVectorField):
         self.body = eqx.filter_vmap(make)(jax.random.split(key_body, layers - 1)) if layers > 1 else None
         self.last = EGNNLayer(hidden, edge_features, attention=attention, last=True, key=key_last)
 
+    @property
+    def _scheme(self) -> Scheme:
+        return Scheme(self.radial, _COORDINATE_RANGE / self.layers)
+
+    def _embed(self, t: Float[Array, ""], positions: Float[Array, "N D"]) -> Float[Array, "N H"]:
+        one_hot = jax.nn.one_hot(np.asarray(self.types), max(self.types) + 1, dtype=positions.dtype)
+        return self.embedding(jnp.concatenate([one_hot, jnp.full((len(self.types), 1), t, positions.dtype)], axis=-1))
+
+    def _geometry(self, difference: Float[Array, "*n N D"], others: Float[Array, "*n N"]) -> EdgeGeometry:
+        """Attributes of edges with these displacements; `others` is zero for self-edges."""
+        squared = jnp.sum(difference**2, axis=-1)
+        mask = others if self.cutoff is None else others * cutoff_envelope(jnp.sqrt(squared + 1e-8), self.cutoff)
+        return EdgeGeometry(squared, mask)
+
+    def _scan(self, body: EGNNLayer, state: State, geometry: EdgeGeometry) -> State:
+        """Applies stacked layers one after the other."""
+        arrays, static = eqx.partition(body, eqx.is_array)
+
+        def step(state: State, layer: EGNNLayer) -> tuple[State, None]:
+            return eqx.combine(layer, static)(state, geometry, self._scheme), None
+
+        # Recomputing a layer in the backward pass is cheaper here than storing and fetching its edge features.
+        return jax.lax.scan(jax.checkpoint(step), state, arrays)[0]
+
     def __call__(self, t: Float[Array, ""], positions: Float[Array, "N D"]) -> Float[Array, "N D"]:
         """Velocity at time t."""
-        n = positions.shape[0]
-        one_hot = jax.nn.one_hot(np.asarray(self.types), max(self.types) + 1, dtype=positions.dtype)
-        time = jnp.full((n, 1), t, positions.dtype)
-        features = self.embedding(jnp.concatenate([one_hot, time], axis=-1))
-        difference = positions[:, None] - positions[None]
-        squared = jnp.sum(difference**2, axis=-1)
-        mask = 1.0 - jnp.eye(n, dtype=positions.dtype)
-        if self.cutoff is not None:
-            mask = mask * cutoff_envelope(jnp.sqrt(squared + 1e-8), self.cutoff)
-        edges = squared[..., None]
-        coordinate_range = _COORDINATE_RANGE / self.layers
-        state = (features, positions)
+        geometry = self._geometry(positions[:, None] - positions[None], 1.0 - jnp.eye(positions.shape[0], dtype=positions.dtype))
+        state = (self._embed(t, positions), positions)
         if self.body is not None:
-            arrays, static = eqx.partition(self.body, eqx.is_array)
-
-            def step(state: tuple[Array, Array], layer: EGNNLayer) -> tuple[tuple[Array, Array], None]:
-                layer = eqx.combine(layer, static)
-                return layer(*state, edges, mask, self.radial, coordinate_range), None
-
-            # Recomputing a layer in the backward pass is cheaper here than storing and fetching its edge features.
-            state, _ = jax.lax.scan(jax.checkpoint(step), state, arrays)
-        _, moved = self.last(*state, edges, mask, self.radial, coordinate_range)
+            state = self._scan(self.body, state, geometry)
+        _, moved = self.last(state, geometry, self._scheme)
         velocity = moved - positions
         return velocity - jnp.mean(velocity, axis=0)
+
+    def velocity_and_divergence(self, t: Float[Array, ""], positions: Float[Array, "N D"]) -> tuple[Float[Array, "N D"], Float[Array, ""]]:
+        """Velocity and exact divergence; the first and the last layer cost D passes each, a layer between N·D.
+
+        A tangent e_alpha of particle k reaches only the edges of k in the first layer, and of the last layer only the edges whose
+        receiver is k are asked for.
+        """
+        n, dimension = positions.shape
+        others = 1.0 - jnp.eye(n, dtype=positions.dtype)
+        features = self._embed(t, positions)
+        difference = positions[:, None] - positions[None]
+        # Axes (alpha, k), i, component.
+        seeds = jnp.eye(n * dimension, dtype=positions.dtype).reshape(n, dimension, n, dimension).swapaxes(0, 1).reshape(-1, n, dimension)
+        if self.body is None:
+            state, tangents = (features, positions), (jnp.zeros((n * dimension, *features.shape), features.dtype), seeds)
+        else:
+            first = jax.tree.map(lambda a: a[0] if eqx.is_array(a) else a, self.body)
+            receiver, sender = first.receiver(features)[:, None], first.sender(features)[None]
+
+            def first_edges(d: Float[Array, "N N D"]) -> tuple[Array, Array]:
+                return first.edges(receiver, sender, d, self._geometry(d, others), self._scheme)
+
+            (messages, shifts), edge_tangent = jax.linearize(first_edges, difference)
+            jacobian = jax.vmap(edge_tangent)(unit_displacements(n, dimension, positions.dtype))
+            message_tangents, shift_tangents = jax.tree.map(tangents_of_sums, jacobian)
+            features, update_tangent = jax.linearize(lambda m: first.update(features, m), jnp.sum(messages, axis=1))
+            state = (features, positions + jnp.sum(shifts, axis=1))
+            tangents = (jax.vmap(update_tangent)(message_tangents), seeds + shift_tangents)
+
+        def between(state: State, x: Float[Array, "N D"]) -> State:
+            rest = jax.tree.map(lambda a: a[1:] if eqx.is_array(a) else a, self.body)
+            return self._scan(rest, state, self._geometry(x[:, None] - x[None], others)) if self.layers > 2 else state
+
+        def of_receiver(k: Array, not_self: Float[Array, " N"], state: State, x: Float[Array, "N D"]) -> Float[Array, " D"]:
+            features, moved = state
+            geometry = self._geometry(x[k] - x, not_self)
+            receiver, sender = self.last.receiver(features[k]), self.last.sender(features)
+            shifts = self.last.edges(receiver, sender, moved[k] - moved, geometry, self._scheme)[1]
+            return moved[k] + jnp.sum(shifts, axis=0) - x[k]
+
+        state, between_tangent = jax.linearize(between, state, positions)
+
+        def diagonal_term(inputs: tuple[Array, Array, State, Array]) -> tuple[Float[Array, " D"], Float[Array, ""]]:
+            k, not_self, tangents, seeds = inputs
+            velocity, tangent = jax.linearize(lambda s, x: of_receiver(k, not_self, s, x), state, positions)
+            columns = jax.vmap(lambda state_tangent, seed: tangent(between_tangent(state_tangent, seed), seed))(tangents, seeds)
+            return velocity, jnp.trace(columns)
+
+        by_particle = jax.tree.map(lambda a: jnp.swapaxes(a.reshape(dimension, n, *a.shape[1:]), 0, 1), (tangents, seeds))
+        inputs = (jnp.arange(n), others, *by_particle)
+        # Layers between are dense: one particle at a time keeps their N² edges times D tangents in cache.
+        velocity, terms = jax.lax.map(diagonal_term, inputs) if self.layers > 2 else jax.vmap(diagonal_term)(inputs)
+        return velocity - jnp.mean(velocity, axis=0), jnp.sum(terms)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from boltzflow.nets.base import AbstractSparseVectorField
 from boltzflow.nets.mlp import Dense, RadialFunctions, TimeFeatures, cutoff_envelope
+from boltzflow.nets.sparse import tangents_of_sums, unit_displacements
 
 
 class NeighbourSums(NamedTuple):
@@ -247,19 +248,13 @@ class TwoInteraction(AbstractSparseVectorField):
         mixing = self._mixing(time)
         mask = 1.0 - jnp.eye(n, dtype=positions.dtype)
         difference = positions[:, None] - positions[None]
-        unit = jnp.broadcast_to(jnp.eye(dimension, dtype=positions.dtype)[:, None, None], (dimension, n, n, dimension))
+        unit = unit_displacements(n, dimension, positions.dtype)
 
         factors, edge_tangent = jax.linearize(lambda d: self._edge_factors(mixing, mask, d), difference)
         jacobian = jax.vmap(lambda e: jax.jvp(self._per_edge, (factors,), (edge_tangent(e),))[1])(unit)
         node, node_tangent = jax.linearize(lambda sums: self._node(time, sums), self._sum_neighbours(factors))
 
-        def seeded(j: Float[Array, "D N N ..."]) -> Float[Array, "D*N N ..."]:
-            # Axes (alpha, k), i: the sums of i when particle k moves along alpha. The edge (i, k) sees -e_alpha, and at i = k all
-            # edges of k see +e_alpha.
-            own = jnp.eye(n, dtype=j.dtype).reshape((1, n, n) + (1,) * (j.ndim - 3)) * jnp.sum(j, axis=2)[:, :, None]
-            return (own - jnp.swapaxes(j, 1, 2)).reshape((dimension * n, *j.shape[2:]))
-
-        node_tangents = jax.vmap(node_tangent)(jax.tree.map(seeded, jacobian))
+        node_tangents = jax.vmap(node_tangent)(jax.tree.map(tangents_of_sums, jacobian))
         node_tangents = jax.tree.map(lambda a: a.reshape((dimension, n, *a.shape[1:])), node_tangents)
 
         def diagonal_term(
