@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from boltzflow.errors import BoltzflowError as BoltzflowError
     from boltzflow.flows import ContinuousFlow as ContinuousFlow
     from boltzflow.objectives import FlowMatching as FlowMatching
+    from boltzflow.objectives import MaximumLikelihood as MaximumLikelihood
     from boltzflow.sampling import Samples as Samples
     from boltzflow.targets import Target as Target
     from boltzflow.training import fit as fit
@@ -40,6 +41,7 @@ __all__ = [
     "Dataset",
     "Estimate",
     "FlowMatching",
+    "MaximumLikelihood",
     "RunConfig",
     "Samples",
     "Target",
@@ -69,6 +71,7 @@ _HOMES = {
     "Dataset": "datasets",
     "Estimate": "analysis",
     "FlowMatching": "objectives",
+    "MaximumLikelihood": "objectives",
     "RunConfig": "config",
     "Samples": "sampling",
     "Target": "targets",

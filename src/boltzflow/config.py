@@ -7,6 +7,8 @@ import dataclasses
 from typing import ClassVar, Literal
 
 PairingName = Literal["independent", "optimal-transport", "equivariant-optimal-transport"]
+ObjectiveName = Literal["flow-matching", "maximum-likelihood"]
+PathName = Literal["linear", "diffusion"]
 SolverName = Literal["dopri5", "tsit5", "rk4", "gauss-legendre"]
 DivergenceName = Literal["exact", "brute-force", "hutchinson"]
 Precision = Literal["single", "double"]
@@ -108,20 +110,30 @@ class FlowConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveConfig:
-    """Flow matching (Klein, Krämer and Noé, 2023).
+    """What is minimised: flow matching (Klein, Krämer and Noé, 2023), or the negative log-likelihood.
 
     Attributes:
+        method: "flow-matching", or "maximum-likelihood" through the ODE, many times dearer a step; it uses `nodes` and `divergence` alone,
+            and flow matching the other options.
+        path: "linear", or "diffusion" for the variance-preserving diffusion path, whose flow is the probability flow of a diffusion model
+            where the pairing is independent.
         pairing: which prior sample is matched with which data sample.
         full_cost: for the equivariant pairing, minimise over all B×B pairs as published; False aligns pairs that the batch assignment has
             already matched.
         sigma: standard deviation of the noise around the straight path, in units of the prior.
         late_time: share of the times that are drawn near t = 1, where the fine structure of the density is decided; 0: uniform times.
+        nodes: nodes of the Gauss-Legendre transport of maximum likelihood.
+        divergence: divergence of maximum likelihood; "hutchinson" takes one probe vector for each frame.
     """
 
+    method: ObjectiveName = "flow-matching"
+    path: PathName = "linear"
     pairing: PairingName = "equivariant-optimal-transport"
     full_cost: bool = False
     sigma: float = 0.01
     late_time: float = 0.0
+    nodes: int = 10
+    divergence: DivergenceName = "exact"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,13 +1,17 @@
 """Flow matching: what a batch is made of, and what the loss says where it is known."""
 
 import dataclasses
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from boltzflow.nets.base import AbstractVectorField
 from boltzflow.objectives.flow_matching import Batch, FlowMatching
+from boltzflow.objectives.maximum_likelihood import MaximumLikelihood
+from boltzflow.objectives.paths import path
 
 FRAMES = np.random.default_rng(0).normal(size=(50, 3, 2)).astype(np.float32)
 FRAMES -= FRAMES.mean(axis=1, keepdims=True)
@@ -133,3 +137,81 @@ class TestLosses:
         for options in ({"factor": 0.9}, {"factor": 1.1}, {"shift": 0.05}, {"shift": -0.05}):
             worse = losses(**options) - best
             assert worse.mean() > 3 * worse.std() / np.sqrt(n)
+
+
+class TestDiffusionPath:
+    TIMES = np.linspace(0.0, 1.0, 41)
+
+    def test_the_variance_is_preserved_from_the_prior_to_the_data(self):
+        at = path("diffusion", jnp.asarray(self.TIMES, jnp.float32))
+        np.testing.assert_allclose(at.noise**2 + at.signal**2, 1.0, atol=1e-6)
+        assert np.all(np.diff(at.signal) > 0)
+        assert (at.noise[0], at.signal[0]) == (pytest.approx(1.0, abs=1e-4), pytest.approx(0.0, abs=0.01))
+        assert (at.noise[-1], at.signal[-1]) == (pytest.approx(0.01, abs=1e-3), pytest.approx(1.0, abs=1e-4))
+        # The schedule of rates: -2 d log(signal) / d(diffusion time) is 0.1 at the data and 20 at the prior.
+        rates = 2 * at.signal_rate / at.signal
+        assert (rates[0], rates[-1]) == (pytest.approx(20.0, rel=0.01), pytest.approx(0.1, rel=0.3))
+
+    @pytest.mark.parametrize("name", ["linear", "diffusion"])
+    def test_rates_are_derivatives(self, name):
+        with jax.enable_x64(True):
+            inner, h = jnp.asarray(self.TIMES[1:-1]), 1e-5
+            ahead, behind, at = path(name, inner + h), path(name, inner - h), path(name, inner)
+            np.testing.assert_allclose(at.noise_rate, (ahead.noise - behind.noise) / (2 * h), rtol=1e-6)
+            np.testing.assert_allclose(at.signal_rate, (ahead.signal - behind.signal) / (2 * h), rtol=1e-6)
+
+    def test_the_optimum_for_a_gaussian_target_transports_the_prior_to_it(self):
+        # At the optimum the velocity is x (b b' + a a' w²) / (b² + a² w²), which widens the prior to b² + a² w² at every time.
+        width, n = 0.4, 50_000
+        frames = width * np.random.default_rng(3).normal(size=(n, 2, 2)).astype(np.float32)
+        frames -= frames.mean(axis=1, keepdims=True)
+        objective = FlowMatching(path="diffusion", pairing="independent", sigma=0.0)
+        batch = prepare(objective, frames=frames, batch_size=n)
+
+        class Optimum(AbstractVectorField):
+            factor: float = 1.0
+
+            def __call__(self, t, positions):
+                at = path("diffusion", t)
+                rate = at.noise * at.noise_rate + at.signal * at.signal_rate * width**2
+                return self.factor * positions * rate / (at.noise**2 + (at.signal * width) ** 2)
+
+        best = np.asarray(objective.losses(Optimum(), batch), np.float64)
+        assert np.all(np.isfinite(best))
+        for factor in (0.9, 1.1):
+            worse = np.asarray(objective.losses(Optimum(factor), batch), np.float64) - best
+            assert worse.mean() > 3 * worse.std() / np.sqrt(n)
+
+
+class Dilation(AbstractVectorField):
+    """v = rate · x, whose flow widens the prior by exp(rate)."""
+
+    rate: Any
+
+    def __call__(self, t, positions):
+        return self.rate * (positions - jnp.mean(positions, axis=0))
+
+
+class TestMaximumLikelihood:
+    @pytest.mark.parametrize("divergence", ["brute-force", "hutchinson"])
+    def test_loss_and_gradient_are_the_known_ones_sample_by_sample(self, divergence):
+        objective, rate = MaximumLikelihood(nodes=8, divergence=divergence), 0.3
+        with jax.enable_x64(True):
+            batch = objective.prepare(FRAMES.astype(float), batch_size=8, seed=0, step=3)
+            batch = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), batch)
+            loss = objective.losses(Dilation(jnp.float64(rate)), batch)
+            gradient = jax.jacrev(lambda r: objective.losses(Dilation(r), batch))(jnp.float64(rate))
+        squares = np.sum(np.asarray(batch.data) ** 2, axis=(1, 2)) * np.exp(-2 * rate)
+        # Three particles in two dimensions have (3 - 1) 2 degrees of freedom; an estimate counts them by the length of its probe.
+        freedom = 4.0 if divergence == "brute-force" else np.sum(np.asarray(batch.noise) ** 2, axis=(1, 2))
+        np.testing.assert_allclose(loss, 0.5 * squares + rate * freedom + 2 * np.log(2 * np.pi), rtol=1e-6)
+        np.testing.assert_allclose(gradient, freedom - squares, rtol=1e-5, atol=1e-6)
+
+    def test_a_batch_depends_on_seed_and_step_alone(self):
+        def draw(seed: int, step: int) -> Batch:
+            return MaximumLikelihood().prepare(FRAMES, batch_size=16, seed=seed, step=step)
+
+        for name in ("data", "noise"):
+            np.testing.assert_array_equal(getattr(draw(1, 7), name), getattr(draw(1, 7), name))
+            for other in (draw(1, 8), draw(2, 7)):
+                assert np.mean(getattr(other, name) == getattr(draw(1, 7), name)) < 0.5

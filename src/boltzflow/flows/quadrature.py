@@ -70,6 +70,7 @@ def transport(
     reverse: bool = False,
     method: DivergenceName = "exact",
     probes: Float[Array, "P N D"] | None = None,
+    recompute: bool = False,
 ) -> tuple[Float[Array, "N D"], Float[Array, ""], Float[Array, ""]]:
     """End point, integral of the divergence and path length of one configuration.
 
@@ -80,6 +81,7 @@ def transport(
         reverse: from t = 1 to t = 0.
         method: how the divergence is evaluated.
         probes: probe vectors of the Hutchinson estimate.
+        recompute: compute the intervals again in a backward pass, so that its memory does not grow with the number of nodes.
     """
 
     def step(carry: tuple[Array, Array, Array], interval: Grid) -> tuple[tuple[Array, Array, Array], None]:
@@ -96,4 +98,4 @@ def transport(
 
     zero = jnp.zeros((), start.dtype)
     intervals = jax.tree.map(lambda a: jnp.asarray(a, start.dtype), grid(nodes, reverse=reverse))
-    return jax.lax.scan(step, (start, zero, zero), intervals)[0]
+    return jax.lax.scan(jax.checkpoint(step) if recompute else step, (start, zero, zero), intervals)[0]

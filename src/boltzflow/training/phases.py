@@ -1,4 +1,4 @@
-"""The phases of a run: flow matching, then its refinement."""
+"""The phases of a run: flow matching or maximum likelihood, then refinement."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from jaxtyping import Float
 from boltzflow.config import RunConfig, TrainingConfig
 from boltzflow.flows.continuous import ContinuousFlow
 from boltzflow.objectives.flow_matching import Batch, FlowMatching
+from boltzflow.objectives.maximum_likelihood import MaximumLikelihood
 from boltzflow.objectives.pairing import PairingInfo
 from boltzflow.objectives.path_gradient import PathGradient
 from boltzflow.targets import Target
@@ -42,22 +43,28 @@ class Phase:
 def phases(
     config: RunConfig, flow: ContinuousFlow, target: Target, frames: Float[np.ndarray, "n N D"], mesh: jax.sharding.Mesh
 ) -> tuple[Phase, Phase]:
-    """Flow matching and its refinement; frames in units of the prior."""
+    """Training on frames and its refinement; frames in units of the prior."""
     training, refinement = config.training, config.refinement
     classes = np.asarray(target.classes)
-    matching = FlowMatching(**dataclasses.asdict(config.objective))
+    options = dataclasses.asdict(config.objective)
+    if config.objective.method == "maximum-likelihood":
+        objective: FlowMatching | MaximumLikelihood = MaximumLikelihood(**options)
+    else:
+        objective = FlowMatching(**options)
     path_gradient = PathGradient(refinement, target.energy, flow.scale)
     shared = {field.name: getattr(refinement, field.name) for field in dataclasses.fields(refinement) if hasattr(training, field.name)}
     refining = dataclasses.replace(training, **shared)
 
-    def pairs(step: int) -> tuple[Batch, PairingInfo]:
-        return matching.prepare(
+    def pairs(step: int) -> tuple[Batch, PairingInfo | None]:
+        if isinstance(objective, MaximumLikelihood):
+            return objective.prepare(frames, batch_size=training.batch_size, seed=training.seed, step=step), None
+        return objective.prepare(
             frames, batch_size=training.batch_size, seed=training.seed, step=step, classes=classes, reflections=target.reflections
         )
 
     end = training.steps
     return (
-        Phase("training", "loss", 0, end, training, pairs, lambda: make_step(flow.field, matching, training, mesh)),
+        Phase("training", "loss", 0, end, training, pairs, lambda: make_step(flow.field, objective, training, mesh)),
         Phase(
             "refinement",
             "divergence",
