@@ -83,7 +83,24 @@ def test_the_loss_is_the_divergence_up_to_a_constant():
     # Four degrees of freedom; densities with respect to units of the prior, without the normalisation of the prior.
     log_q = -0.5 * np.sum(z**2, axis=(1, 2)) - 4 * rate
     np.testing.assert_allclose(reverse, log_q + 0.5 * STIFFNESS * np.sum((scale * z * np.exp(rate)) ** 2, axis=(1, 2)), rtol=1e-5)
-    np.testing.assert_allclose(forward, 0.5 * np.sum((x * np.exp(-rate)) ** 2, axis=(1, 2)) + 4 * rate, rtol=1e-5)
+    nll = 0.5 * np.sum((x * np.exp(-rate)) ** 2, axis=(1, 2)) + 4 * rate
+    np.testing.assert_allclose(forward, nll - 0.5 * STIFFNESS * np.sum((scale * x) ** 2, axis=(1, 2)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [-0.5 * np.log(STIFFNESS), 0.3])
+def test_the_loss_of_both_is_the_mean_of_the_divergences(rate):
+    # Against a flow of variance s² the normal target of variance 1/STIFFNESS has the divergences f - log f - 1 per two degrees of
+    # freedom, with f = STIFFNESS s² one way and 1/f the other.
+    n, f = 20_000, STIFFNESS * np.exp(2 * rate)
+    rng = np.random.default_rng(1)
+    frames = rng.normal(size=(n, 3, 2)) / np.sqrt(STIFFNESS)
+    frames -= frames.mean(axis=1, keepdims=True)
+    objective = PathGradient(RefinementConfig(batch_size=n, nodes=8, divergence="both"), harmonic, 1.0)
+    batch = objective.prepare(frames, seed=0, step=0)._replace(data=frames)
+    with jax.enable_x64(True):
+        losses = np.asarray(jax.jit(lambda b: objective.losses(Dilation(jnp.float64(rate)), b))(jax.tree.map(jnp.asarray, batch)))
+    expected = 2.0 * (0.5 * (f + 1.0 / f) - 1.0)
+    assert losses.mean() == pytest.approx(expected, abs=4 * losses.std() / np.sqrt(n) + 1e-6)
 
 
 def test_no_configuration_pulls_beyond_the_bound():
