@@ -24,7 +24,7 @@ FRAMES = 400
 STEPS = 200
 TINY = (
     "flow.network=egnn flow.layers=1 flow.hidden=8 flow.radial=0 objective.full_cost=false data.validation=50 "
-    "training.warmup_steps=10 training.batch_size=32 training.microbatch=16 "
+    "training.warmup_steps=10 training.batch_size=32 training.microbatch=16 refinement.steps=0 "
     f"training.steps={STEPS} training.log_every=7 training.checkpoint_every=10 training.evaluate_every=90 training.evaluate_n=64"
 ).split()
 KEYS = (
