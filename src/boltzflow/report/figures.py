@@ -104,7 +104,7 @@ def training(metrics: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping
     ]
     with rc_context(STYLE):
         columns = len(panels) + len(curves)
-        figure, all_axes = _draw(max(8.0, 3.7 * columns), 3.0, columns=columns)
+        figure, all_axes = _draw(max(7.6, 3.7 * columns), 3.0, columns=columns)
         remaining = list(all_axes)
         for chosen, key, title in curves:
             _curve(remaining.pop(0), chosen, key, title)
