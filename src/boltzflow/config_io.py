@@ -158,7 +158,7 @@ _RANGES: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
     (
         "data.n flow.layers flow.hidden flow.solver.steps flow.solver.max_steps flow.solver.probes training.steps training.batch_size "
         "training.microbatch training.log_every training.checkpoint_every training.keep_checkpoints training.evaluate_n "
-        "refinement.batch_size refinement.microbatch refinement.nodes",
+        "objective.nodes refinement.batch_size refinement.microbatch refinement.nodes",
         "at least 1",
         lambda value: value >= 1,
     ),

@@ -329,6 +329,8 @@ def test_overrides(text, expected):
         ("objective.sigma=-0.1", "objective.sigma must be 0 or more, got -0.1"),
         ("objective.late_time=2", "objective.late_time must be between 0 and 1, got 2.0"),
         ("training.steps=0", "training.steps must be at least 1, got 0"),
+        ("objective.nodes=0", "objective.nodes must be at least 1, got 0"),
+        ("objective.path=difusion", "objective.path must be one of linear, diffusion, got the text 'difusion'. Did you mean 'diffusion'?"),
         ("training.batch_size=100", "training.microbatch must divide training.batch_size"),
         ("training.ema_decay=1", "training.ema_decay must be at least 0 and below 1, got 1.0"),
         ("data.n=500", "larger than data.validation"),
