@@ -121,7 +121,8 @@ class EGNN(AbstractSparseVectorField):
 
     Attributes:
         types: type of each particle; particles of the same type are treated alike.
-        scale: one unit of the prior in units of the data; the cut-off is a length in data units.
+        layers: message-passing layers.
+        cutoff: distance in units of the prior beyond which particles do not see each other; None: all see all.
     """
 
     embedding: Dense
@@ -185,22 +186,28 @@ class EGNN(AbstractSparseVectorField):
         mask = others if self.cutoff is None else others * cutoff_envelope(jnp.sqrt(squared + 1e-8), self.cutoff)
         return EdgeGeometry(squared, mask)
 
-    def _scan(self, body: EGNNLayer, state: State, geometry: EdgeGeometry) -> State:
-        """Applies stacked layers one after the other."""
+    def _scan(self, body: EGNNLayer, state: State, geometry: EdgeGeometry, *, recompute: bool) -> State:
+        """Applies stacked layers one after the other.
+
+        Args:
+            body: the layers.
+            state: what they begin with.
+            geometry: attributes of all edges.
+            recompute: compute a layer again in a backward pass, which is cheaper there than storing and fetching its edge features.
+        """
         arrays, static = eqx.partition(body, eqx.is_array)
 
         def step(state: State, layer: EGNNLayer) -> tuple[State, None]:
             return eqx.combine(layer, static)(state, geometry, self._scheme), None
 
-        # Recomputing a layer in the backward pass is cheaper here than storing and fetching its edge features.
-        return jax.lax.scan(jax.checkpoint(step), state, arrays)[0]
+        return jax.lax.scan(jax.checkpoint(step) if recompute else step, state, arrays)[0]
 
     def __call__(self, t: Float[Array, ""], positions: Float[Array, "N D"]) -> Float[Array, "N D"]:
         """Velocity at time t."""
         geometry = self._geometry(positions[:, None] - positions[None], 1.0 - jnp.eye(positions.shape[0], dtype=positions.dtype))
         state = (self._embed(t, positions), positions)
         if self.body is not None:
-            state = self._scan(self.body, state, geometry)
+            state = self._scan(self.body, state, geometry, recompute=True)
         _, moved = self.last(state, geometry, self._scheme)
         velocity = moved - positions
         return velocity - jnp.mean(velocity, axis=0)
@@ -216,7 +223,8 @@ class EGNN(AbstractSparseVectorField):
         features = self._embed(t, positions)
         difference = positions[:, None] - positions[None]
         # Axes (alpha, k), i, component.
-        seeds = jnp.eye(n * dimension, dtype=positions.dtype).reshape(n, dimension, n, dimension).swapaxes(0, 1).reshape(-1, n, dimension)
+        axes, particles = (jnp.eye(size, dtype=positions.dtype) for size in (dimension, n))
+        seeds = jnp.einsum("ab,ki->akib", axes, particles).reshape(-1, n, dimension)
         if self.body is None:
             state, tangents = (features, positions), (jnp.zeros((n * dimension, *features.shape), features.dtype), seeds)
         else:
@@ -235,7 +243,8 @@ class EGNN(AbstractSparseVectorField):
 
         def between(state: State, x: Float[Array, "N D"]) -> State:
             rest = jax.tree.map(lambda a: a[1:] if eqx.is_array(a) else a, self.body)
-            return self._scan(rest, state, self._geometry(x[:, None] - x[None], others)) if self.layers > 2 else state
+            # All tangents share one evaluation, which recomputing would repeat for each.
+            return self._scan(rest, state, self._geometry(x[:, None] - x[None], others), recompute=False) if self.layers > 2 else state
 
         def of_receiver(k: Array, not_self: Float[Array, " N"], state: State, x: Float[Array, "N D"]) -> Float[Array, " D"]:
             features, moved = state
