@@ -120,7 +120,7 @@ class ObjectiveConfig:
         pairing: which prior sample is matched with which data sample.
         full_cost: for the equivariant pairing, minimise over all B×B pairs as published; False aligns pairs that the batch assignment has
             already matched.
-        sigma: standard deviation of the noise around the straight path, in units of the prior.
+        sigma: standard deviation of the noise around the path, in units of the prior.
         late_time: share of the times that are drawn near t = 1, where the fine structure of the density is decided; 0: uniform times.
         nodes: nodes of the Gauss-Legendre transport of maximum likelihood.
         divergence: divergence of maximum likelihood; "hutchinson" takes one probe vector for each frame.

@@ -1,14 +1,13 @@
 """Maximum likelihood through the ODE: what continuous flows were trained by before flow matching."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from boltzflow.config import ObjectiveConfig
+from boltzflow.config import ObjectiveConfig, ObjectiveName
 from boltzflow.flows import prior, quadrature
 from boltzflow.nets.base import AbstractVectorField
 from boltzflow.objectives.flow_matching import Batch, centred_normal
@@ -21,11 +20,11 @@ class MaximumLikelihood(ObjectiveConfig):
     Every frame is carried to the prior, so that a step costs many evaluations of the vector field and of its divergence, and their
     gradients. Intervals of the solver are computed again on the way back, so that memory does not grow with their number.
 
-    Source: Köhler, Klein and Noé, ICML 2020, arXiv:2006.02425; the options `nodes`, `divergence` and `probes` are those of
+    Source: Köhler, Klein and Noé, ICML 2020, arXiv:2006.02425; the options `nodes` and `divergence` are those of
     `ObjectiveConfig`.
     """
 
-    method: Any = "maximum-likelihood"
+    method: ObjectiveName = "maximum-likelihood"
 
     def prepare(self, frames: Float[np.ndarray, "n N D"], *, batch_size: int, seed: int, step: int) -> Batch:
         """Draws frames and probe vectors of one step on the host; they depend on `seed` and `step` alone.
@@ -42,7 +41,10 @@ class MaximumLikelihood(ObjectiveConfig):
         return Batch(probes, data, np.zeros(batch_size, np.float32), probes)
 
     def losses(self, field: AbstractVectorField, batch: Batch) -> Float[Array, " B"]:
-        """Negative log-likelihood of each frame; a single probe vector where the divergence is Hutchinson's estimate."""
+        """Negative log-likelihood of each frame in nats, on the zero-CoM subspace and in units of the prior.
+
+        Hutchinson's estimate of the divergence takes a single probe vector for each frame.
+        """
 
         def loss(frame: Float[Array, "N D"], probe: Float[Array, "N D"]) -> Float[Array, ""]:
             latent, change, _ = quadrature.transport(

@@ -2,7 +2,6 @@
 
 import base64
 import html
-import math
 from typing import Any
 
 import numpy as np
@@ -55,7 +54,8 @@ def known(value: float | None, error: float) -> str:
     """A known value with its standard error if it has one; empty if it is not known."""
     if value is None:
         return ""
-    return f"{value:.{max(0, 1 - math.floor(math.log10(error)))}f} ± {error:g}" if error else f"{value:.4f}"
+    decimals = len(f"{error:g}".partition(".")[2]) if error else 4
+    return f"{value:.{decimals}f}" + (f" ± {error:g}" if error else "")
 
 
 def thousands(number: int) -> str:
