@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from boltzflow.nets import EGNN, AbstractSparseVectorField, TwoInteraction
+from boltzflow.nets.mlp import sigmoid, silu
 
 TIME = 0.37
 CUTOFF = 1.9
@@ -145,6 +146,14 @@ class TestSymmetries:
         np.testing.assert_allclose(at_the_edge, alone, atol=1e-12)
         np.testing.assert_allclose(inside, alone, atol=1e-4)
         assert np.abs(well_inside - alone).max() > 1e-3
+
+
+@pytest.mark.parametrize(("own", "known"), [(silu, jax.nn.silu), (sigmoid, jax.nn.sigmoid)])
+def test_activations_are_the_usual_ones_at_all_arguments(own, known):
+    with jax.enable_x64(True):
+        x = jnp.concatenate([jnp.linspace(-50.0, 50.0, 1001), jnp.asarray([-1e4, 1e4])])
+        np.testing.assert_allclose(own(x), known(x), rtol=1e-14, atol=1e-12)
+        np.testing.assert_allclose(jax.vmap(jax.grad(own))(x), jax.vmap(jax.grad(known))(x), rtol=1e-14, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", MAKERS)

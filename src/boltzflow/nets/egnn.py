@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from boltzflow.nets.base import AbstractSparseVectorField
-from boltzflow.nets.mlp import Dense, RadialFunctions, cutoff_envelope
+from boltzflow.nets.mlp import Dense, RadialFunctions, cutoff_envelope, sigmoid, silu
 from boltzflow.nets.sparse import tangents_of_sums, unit_displacements
 
 # The published network scales each coordinate update by 15 / layers, which lets tanh-bounded messages reach the velocities needed.
@@ -89,11 +89,11 @@ class EGNNLayer(eqx.Module):
         if scheme.radial is not None:
             attributes.append(scheme.radial(distance))
         hidden = receiver + sender + self.geometry(jnp.concatenate(attributes, axis=-1))
-        message = jax.nn.silu(self.message(jax.nn.silu(hidden)))
+        message = silu(self.message(silu(hidden)))
         if self.gate is not None:
-            message = message * jax.nn.sigmoid(self.gate(message))
+            message = message * sigmoid(self.gate(message))
         message = message * geometry.mask[..., None]
-        shift = jnp.tanh(self.shift_out(jax.nn.silu(self.shift_hidden(message)))) * scheme.coordinate_range
+        shift = jnp.tanh(self.shift_out(silu(self.shift_hidden(message)))) * scheme.coordinate_range
         # Self-edges have difference zero, but an envelope must still silence messages beyond the cut-off.
         weight = shift[..., 0] * geometry.mask / (distance + 1.0)
         return message, weight[..., None] * difference
@@ -103,7 +103,7 @@ class EGNNLayer(eqx.Module):
         if self.feature_hidden is None or self.feature_out is None:
             return features
         inputs = jnp.concatenate([features, messages], axis=-1)
-        return features + self.feature_out(jax.nn.silu(self.feature_hidden(inputs)))
+        return features + self.feature_out(silu(self.feature_hidden(inputs)))
 
     def __call__(self, state: State, geometry: EdgeGeometry, scheme: Scheme) -> State:
         """New features and positions of all particles."""

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from boltzflow.nets.base import AbstractSparseVectorField
-from boltzflow.nets.mlp import Dense, RadialFunctions, TimeFeatures, cutoff_envelope
+from boltzflow.nets.mlp import Dense, RadialFunctions, TimeFeatures, cutoff_envelope, sigmoid, silu
 from boltzflow.nets.sparse import tangents_of_sums, unit_displacements
 
 
@@ -130,7 +130,7 @@ class TwoInteraction(AbstractSparseVectorField):
 
     def _mixing(self, time: Float[Array, " F"]) -> TimeMixing:
         """Weights of the radial functions: a small network of time alone, so that edges pay one matrix product."""
-        weights = self.mixing_out(jax.nn.silu(self.mixing_hidden(time))).reshape(self.radial.count, -1)
+        weights = self.mixing_out(silu(self.mixing_hidden(time))).reshape(self.radial.count, -1)
         summed = self.hidden + 2 * self.channels
         sums, edge, pair = jnp.split(weights, [summed, summed + self.hidden], axis=1)
         return TimeMixing(sums, edge, 0.03 * pair)
@@ -179,8 +179,8 @@ class TwoInteraction(AbstractSparseVectorField):
         inputs = [sums.scalar, jnp.arcsinh(invariants), jnp.broadcast_to(time, (n, time.shape[0])), one_hot]
         h = self.node_in(jnp.concatenate(inputs, axis=-1))
         for first, second in self.blocks:
-            h = h + second(jax.nn.silu(first(jax.nn.silu(h))))
-        h = jax.nn.silu(h)
+            h = h + second(silu(first(silu(h))))
+        h = silu(h)
         g1, g21, g2 = jnp.split(self.vector_gates(h), 3, axis=-1)
         vector = g1[..., None, :] * a1 + g21[..., None, :] * a21
         velocity = jnp.sum(self.node_velocity(h)[..., None, :] * vector, axis=-1)
@@ -219,9 +219,9 @@ class TwoInteraction(AbstractSparseVectorField):
             axis=-1,
         )
         hidden = receiver.receiver + sender.sender + basis @ mixing.edge + self.edge_geometry(geometry)
-        out = self.edge_out(jax.nn.silu(self.edge_hidden(jax.nn.silu(hidden))))
+        out = self.edge_out(silu(self.edge_hidden(silu(hidden))))
         envelope = mask * cutoff_envelope(distance, self.cutoff)
-        gate = jax.nn.sigmoid(out[:, :1]) * envelope[:, None]
+        gate = sigmoid(out[:, :1]) * envelope[:, None]
         radial_part = out[:, 1] * gate[:, 0] + (basis @ mixing.pair)[:, 0] * envelope
         own, other = jnp.split(out[:, 2:] * gate, 2, axis=-1)
         sums = radial_part @ difference + receiver.vector @ jnp.sum(own, axis=0) + jnp.einsum("jv,jav->a", other, sender.vector)

@@ -106,10 +106,7 @@ def make_step(
     """
     _, static = eqx.partition(field, eqx.is_inexact_array)
     transform, rate = optimiser(config), schedule(config)
-    devices = mesh.devices.size
-    chunk = config.microbatch * devices
-    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "data"))
-    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    every, split = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("data")
 
     def chunk_loss(parameters: PyTree, batch: Batch) -> tuple[Float[Array, ""], Int[Array, ""]]:
         usable = jnp.all(jnp.isfinite(batch.data) & jnp.isfinite(batch.prior), axis=(1, 2))
@@ -119,19 +116,24 @@ def make_step(
         kept = usable & jnp.isfinite(losses)
         return jnp.sum(jnp.where(kept, losses, 0.0)), jnp.sum(kept, dtype=jnp.int32)
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        n_chunks = batch.time.shape[0] // chunk
-        chunks = jax.tree.map(lambda a: a.reshape(n_chunks, chunk, *a.shape[1:]), batch)
-        chunks = jax.lax.with_sharding_constraint(chunks, split)
+    def accumulated(parameters: PyTree, own: Batch) -> tuple[Float[Array, ""], Int[Array, ""], PyTree]:
+        """Sums over the pairs of all devices, each of which has its own part of the batch; they exchange their sums once."""
+        chunks = jax.tree.map(lambda a: a.reshape(-1, config.microbatch, *a.shape[1:]), own)
 
         def accumulate(carry: PyTree, part: Batch) -> tuple[PyTree, None]:
-            (loss, kept), gradient = jax.value_and_grad(chunk_loss, has_aux=True)(state.parameters, part)
+            (loss, kept), gradient = jax.value_and_grad(chunk_loss, has_aux=True)(parameters, part)
             return jax.tree.map(jnp.add, carry, (loss, kept, gradient)), None
 
-        zeros = jax.tree.map(jnp.zeros_like, state.parameters)
-        dtype = jnp.result_type(batch.data, *jax.tree.leaves(zeros))
+        zeros = jax.tree.map(jnp.zeros_like, parameters)
+        dtype = jnp.result_type(chunks.data, *jax.tree.leaves(zeros))
         start = (jnp.zeros((), dtype), jnp.zeros((), jnp.int32), zeros)
-        (loss, kept, gradient), _ = jax.lax.scan(accumulate, start, chunks)
+        return jax.lax.psum(jax.lax.scan(accumulate, start, chunks)[0], "data")
+
+    # Without the check, gradients stay local until the sum at the end; with it they are summed in each chunk.
+    over_devices = jax.shard_map(accumulated, mesh=mesh, in_specs=(every, split), out_specs=every, check_vma=False)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+        loss, kept, gradient = over_devices(state.parameters, batch)
         count = jnp.maximum(kept, 1)
         loss = loss / count
         gradient = jax.tree.map(lambda g: g / count, gradient)
@@ -154,7 +156,8 @@ def make_step(
         state = TrainState(state.step + 1, parameters, average, new_optimiser, skipped, masked)
         return state, StepMetrics(loss, norm, learning_rate)
 
-    return jax.jit(step, donate_argnums=0, in_shardings=(replicated, None), out_shardings=(replicated, replicated))
+    whole, shared = (jax.sharding.NamedSharding(mesh, part) for part in (every, split))
+    return jax.jit(step, donate_argnums=0, in_shardings=(whole, shared), out_shardings=whole)
 
 
 def place_batch(batch: Batch, mesh: jax.sharding.Mesh) -> Batch:
