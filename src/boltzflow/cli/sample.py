@@ -33,7 +33,7 @@ def run(
         n: Samples to draw.
         seed: Seed of the samples.
         resume: Continue the file if it is there.
-        chunk: Samples drawn at once.
+        chunk: Samples drawn at once; not given: as many as suit the processor's cache.
         precision: Floating-point precision.
     """
     arguments.at_least(1, n=n, chunk=chunk)
@@ -45,15 +45,13 @@ def run(
     from boltzflow import progress, runtime
 
     runtime.configure(precision)
-    from boltzflow.sampling.generate import CHUNK, generate
+    from boltzflow.sampling.generate import generate
     from boltzflow.training.export import load_model
 
     loaded = load_model(model)
     began = time.perf_counter()
     with progress.shown() as bar:
-        samples = generate(
-            loaded.flow, loaded.target, n, seed=seed, out=path, resume=resume, progress=bar, model=model, chunk=chunk or CHUNK
-        )
+        samples = generate(loaded.flow, loaded.target, n, seed=seed, out=path, resume=resume, progress=bar, model=model, chunk=chunk)
     summarize(samples, seconds=time.perf_counter() - began)
     print(path)
 

@@ -10,6 +10,10 @@ from boltzflow.nets.base import AbstractSparseVectorField, AbstractVectorField
 VelocityAndDivergence = tuple[Float[Array, "N D"], Float[Array, ""]]
 
 
+# Columns of the Jacobian at once: memory must not grow with N·D on top of what one column takes.
+_COLUMNS = 48
+
+
 def brute_force(field: AbstractVectorField, t: Float[Array, ""], positions: Float[Array, "N D"]) -> VelocityAndDivergence:
     """Exact trace of the Jacobian by N·D Jacobian-vector products.
 
@@ -19,7 +23,7 @@ def brute_force(field: AbstractVectorField, t: Float[Array, ""], positions: Floa
     n, dimension = positions.shape
     velocity, tangent = jax.linearize(lambda x: field(t, x), positions)
     unit = jnp.eye(n * dimension, dtype=positions.dtype).reshape(-1, n, dimension)
-    return velocity, jnp.sum(jax.vmap(tangent)(unit) * unit)
+    return velocity, jnp.sum(jax.lax.map(lambda e: jnp.sum(tangent(e) * e), unit, batch_size=min(_COLUMNS, n * dimension)))
 
 
 def hutchinson(

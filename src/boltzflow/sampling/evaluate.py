@@ -13,7 +13,7 @@ from boltzflow.analysis import Estimate, metrics, weights
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError
 from boltzflow.progress import FractionOf, Progress, Silent
-from boltzflow.sampling.generate import CHUNK, draw, generate, log_density, sample_keys
+from boltzflow.sampling.generate import chunk_size, draw, generate, log_density, sample_keys
 from boltzflow.sampling.samples import Samples
 from boltzflow.targets.base import Target
 from boltzflow.training.export import Model
@@ -56,7 +56,7 @@ def evaluate(
         raise DataError(f"the number of samples must be positive, got {n}.")
     progress = Silent() if progress is None else progress
     flow, target = model.flow, model.target
-    chunk = min(CHUNK, n)
+    chunk = min(chunk_size(flow), n)
     first, second = (_seconds_of_chunk(model, chunk) for _ in range(2))
     # Whoever has drawn the samples has compiled already.
     seconds_compile = max(0.0, first - second) if samples is None else None

@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -23,8 +24,15 @@ from boltzflow.targets.base import Target
 
 T = TypeVar("T")
 
-CHUNK = 64
-"""Configurations per compiled call: few enough that the tangents of the divergence stay in the processor's cache."""
+# Pairs of particles times dimensions, over all configurations of a compiled call, whose tangents a cache holds (benchmarks/sampling.py)
+# or an accelerator is busy with.
+_PAIRS = {"cpu": 8_192, "accelerator": 1_000_000}
+
+
+def chunk_size(flow: ContinuousFlow) -> int:
+    """Configurations per compiled call: a power of two, few enough that memory does not grow with the number of samples or particles."""
+    room = _PAIRS["cpu" if jax.default_backend() == "cpu" else "accelerator"] / (flow.n_particles**2 * flow.dimension)
+    return 2 ** min(max(round(math.log2(room)), 0), 10)
 
 
 @eqx.filter_jit
@@ -72,7 +80,7 @@ def generate(
     n: int,
     *,
     seed: int,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
@@ -85,7 +93,7 @@ def generate(
         target: the target whose reduced energy weighs the samples.
         n: number of samples.
         seed: sample i depends on the seed and on i alone.
-        chunk: samples per compiled call.
+        chunk: samples per compiled call; None: `chunk_size`.
         out: file to stream to; what is written stays valid if the process is killed.
         resume: continue the file `out`.
         progress: told how many samples are done.
@@ -98,6 +106,7 @@ def generate(
         DataError: if n is not positive.
         RunError: if `out` cannot be written, or holds other samples.
     """
+    chunk = chunk_size(flow) if chunk is None else chunk
     if n < 1 or chunk < 1:
         raise DataError(f"the numbers of samples and of samples per chunk must be positive, got {n} and {chunk}.")
     progress = Silent() if progress is None else progress
@@ -184,13 +193,13 @@ def log_density(
     positions: Float[np.ndarray, "n N D"],
     *,
     seed: int = 0,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     progress: Progress | None = None,
 ) -> FlowSolution:
     """Log densities of configurations in data units, on the host; the columns of the result are NumPy arrays of length n."""
     progress = Silent() if progress is None else progress
     n = len(positions)
-    chunk = min(chunk, n)
+    chunk = min(chunk_size(flow) if chunk is None else chunk, n)
 
     def work(begin: int, count: int) -> FlowSolution:
         part = positions[begin : begin + count]
