@@ -1,5 +1,6 @@
 """The continuous flow against closed forms: densities, paths, failures, and the stochastic divergence."""
 
+import itertools
 from typing import Any
 
 import equinox as eqx
@@ -17,7 +18,7 @@ from boltzflow.flows.build import build_flow
 from boltzflow.flows.continuous import STATUS_SENTENCES, ContinuousFlow, FlowSolution
 from boltzflow.flows.divergence import brute_force, draw_probes, hutchinson, velocity_and_divergence
 from boltzflow.nets.base import AbstractSparseVectorField, AbstractVectorField
-from boltzflow.sampling.generate import log_density
+from boltzflow.sampling.generate import chunk_size, log_density
 
 SPIRAL = np.array([[0.5, 0.8], [-0.8, 0.5]])
 
@@ -98,10 +99,11 @@ class TestPrior:
 
 
 class TestDivergence:
-    def test_brute_force_is_the_trace_on_the_subspace(self):
+    @pytest.mark.parametrize(("n", "dimension"), [(4, 2), (18, 3)], ids=["at-once", "in-groups-with-a-rest"])
+    def test_brute_force_is_the_trace_on_the_subspace(self, n, dimension):
         with jax.enable_x64(True):
-            x, t, field = jnp.asarray(centred(np.random.default_rng(1), 4, 2)), jnp.asarray(0.3), Repulsion()
-            b = jnp.asarray(basis(4))
+            x, t, field = jnp.asarray(centred(np.random.default_rng(1), n, dimension)), jnp.asarray(0.3), Repulsion()
+            b = jnp.asarray(basis(n))
             # The map in coordinates of the subspace: the definition of the divergence there.
             jacobian = jax.jacfwd(lambda y: b @ field(t, b.T @ y))(b @ x)
             velocity, divergence = brute_force(field, t, x)
@@ -235,6 +237,13 @@ class TestClosedForms:
         parts = log_density(flow, positions, chunk=256)
         np.testing.assert_allclose(whole.positions, parts.positions, atol=1e-5)
         np.testing.assert_allclose(whole.log_q, parts.log_q, atol=1e-4)
+
+    def test_chunks_shrink_as_systems_grow(self):
+        sizes = {n: chunk_size(ContinuousFlow(Repulsion(), n, 3)) for n in (2, 4, 13, 55, 500)}
+        assert all(a >= b >= 1 for a, b in itertools.pairwise(sizes.values()))
+        assert sizes[4] > sizes[13] > sizes[55]
+        # What a chunk occupies grows as the square of the number of particles.
+        assert max(size * n**2 for n, size in sizes.items() if size > 1) < 2 * min(size * n**2 for n, size in sizes.items() if 2 < n < 55)
 
     @pytest.mark.parametrize("method", ["rk4", "gauss-legendre"])
     def test_fixed_steps_converge_at_fourth_order(self, method):
