@@ -1,6 +1,6 @@
 """The published LJ13 network (EGNN 3×32, batch 256) in this package and in eager PyTorch, side by side.
 
-    python benchmarks/peers.py [--torch-python PYTHON] [--rounds 7] [--json]
+    python benchmarks/peers.py [--jobs step] [--torch-python PYTHON] [--rounds 7] [--json]
 
 Three jobs are timed: a training step on given pairs, a training step with the optimal-transport pairing of the batch, and samples with
 exact log q by an adaptive Runge-Kutta solver. The peer is an EGNN of the same size in PyTorch, paired by torchcfm and integrated by
@@ -192,6 +192,7 @@ def main() -> None:
     """Prints a table, one line per job and code, and the ratio of the peer's time to ours."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="measurements of each, in turn")
+    parser.add_argument("--jobs", nargs="+", choices=list(JOBS), default=list(JOBS), help="what to time")
     parser.add_argument("--torch-python", default=sys.executable, help="interpreter that has PyTorch, torchcfm and torchdiffeq")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -206,17 +207,17 @@ def main() -> None:
     }
     workers = {name: worker for name, worker in workers.items() if worker.works}
     for _ in range(arguments.rounds):
-        for job in JOBS:
+        for job in arguments.jobs:
             for worker in workers.values():
                 worker.measure(job)
     for worker in workers.values():
         worker.close()
-    medians = {job: {name: statistics.median(worker.seconds[job]) for name, worker in workers.items()} for job in JOBS}
+    medians = {job: {name: statistics.median(worker.seconds[job]) for name, worker in workers.items()} for job in arguments.jobs}
     if arguments.json:
         print(json.dumps(medians))
         return
-    for job, label in JOBS.items():
-        print(f"{label} (median of {arguments.rounds}, least to most)")
+    for job in arguments.jobs:
+        print(f"{JOBS[job]} (median of {arguments.rounds}, least to most)")
         for name, worker in workers.items():
             seconds = worker.seconds[job]
             print(f"  {name:22s} {1e3 * medians[job][name]:9.1f} ms  ({1e3 * min(seconds):.1f} to {1e3 * max(seconds):.1f})")

@@ -193,14 +193,16 @@ class EGNN(AbstractSparseVectorField):
             body: the layers.
             state: what they begin with.
             geometry: attributes of all edges.
-            recompute: compute a layer again in a backward pass, which is cheaper there than storing and fetching its edge features.
+            recompute: keep only the matrix products of a layer for a backward pass and compute the rest again, which is cheaper there
+                than storing and fetching all edge features.
         """
         arrays, static = eqx.partition(body, eqx.is_array)
 
         def step(state: State, layer: EGNNLayer) -> tuple[State, None]:
             return eqx.combine(layer, static)(state, geometry, self._scheme), None
 
-        return jax.lax.scan(jax.checkpoint(step) if recompute else step, state, arrays)[0]
+        kept = jax.checkpoint(step, policy=jax.checkpoint_policies.dots_saveable)
+        return jax.lax.scan(kept if recompute else step, state, arrays)[0]
 
     def __call__(self, t: Float[Array, ""], positions: Float[Array, "N D"]) -> Float[Array, "N D"]:
         """Velocity at time t."""
