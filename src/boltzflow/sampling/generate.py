@@ -24,8 +24,8 @@ from boltzflow.targets.base import Target
 
 T = TypeVar("T")
 
-# Pairs of particles times dimensions, over all configurations of a compiled call, whose tangents a cache holds (benchmarks/sampling.py)
-# or an accelerator is busy with.
+# Pairs of particles times dimensions over all configurations of a compiled call. On a CPU their tangents stay in the cache
+# (benchmarks/sampling.py); for an accelerator the number is a guess that has not been measured.
 _PAIRS = {"cpu": 8_192, "accelerator": 1_000_000}
 
 
