@@ -170,6 +170,8 @@ class TrainingConfig:
     """The optimiser and the loop.
 
     Attributes:
+        start_from: model (name, run folder or file) whose parameters training starts from; it may be of another target if its network has
+            the same options. None: fresh parameters.
         steps: optimiser steps.
         batch_size: pairs per step.
         microbatch: pairs per chunk of the gradient accumulation; small chunks stay in the processor's cache.
@@ -189,6 +191,7 @@ class TrainingConfig:
         tensorboard: also write TensorBoard event files (extra `tracking`).
     """
 
+    start_from: str | None = None
     steps: int = 10_000
     batch_size: int = 256
     microbatch: int = 32

@@ -24,8 +24,9 @@ from boltzflow.nets.base import AbstractVectorField
 from boltzflow.objectives.flow_matching import Batch, FlowMatching
 from boltzflow.training.batches import prefetch
 from boltzflow.training.checkpoint import Checkpoints
-from boltzflow.training.export import MODEL_FILE, load_model, save_model
+from boltzflow.training.export import MODEL_FILE, load_model, save_model, with_parameters_of
 from boltzflow.training.logging import MetricsLog
+from boltzflow.training.loop import train
 from boltzflow.training.sharding import data_mesh
 from boltzflow.training.state import TrainState, initial_state, make_step, place_batch, schedule
 
@@ -464,3 +465,36 @@ class TestModels:
             load_model(tmp_path)
         with pytest.raises(CheckpointError, match="no model or run folder"):
             load_model(tmp_path / "none")
+
+    def test_start_from_a_model_of_another_target(self, flow, tmp_path):
+        save_model(tmp_path / MODEL_FILE, flow, TINY, targets.get("dw4"), {})
+        other = build_flow(TINY.flow, targets.get("lj13"), 1.0, key=jax.random.key(4))
+        started = with_parameters_of(other, tmp_path)
+        assert bits(eqx.filter(started.field, eqx.is_array)) == bits(eqx.filter(flow.field, eqx.is_array))
+        assert (started.n_particles, started.scale) == (13, 1.0)
+        assert jax.tree.structure(started) == jax.tree.structure(other)
+        wide = build_flow(dataclasses.replace(TINY.flow, hidden=6), targets.get("lj13"), 1.0, key=jax.random.key(4))
+        with pytest.raises(CheckpointError, match=r"cannot start from.*flow\.hidden=4"):
+            with_parameters_of(wide, tmp_path)
+
+    def test_a_run_starts_from_it(self, flow, tmp_path):
+        save_model(tmp_path / MODEL_FILE, flow, TINY, targets.get("dw4"), {})
+        positions = np.random.default_rng(1).normal(scale=2.0, size=(40, 4, 2))
+        np.save(tmp_path / "frames.npy", positions)
+        config = dataclasses.replace(
+            TINY,
+            data=DataConfig(path=str(tmp_path / "frames.npy"), validation=5, allow_virial_mismatch=True),
+            training=TrainingConfig(steps=1, batch_size=4, microbatch=4, learning_rate=1e-9, final_learning_rate=0.0),
+        )
+        fresh, started = (
+            train(dataclasses.replace(config, training=dataclasses.replace(config.training, start_from=name)), tmp_path / run)
+            for name, run in ((None, "fresh"), (str(tmp_path), "started"))
+        )
+        weights = [eqx.filter(part.field, eqx.is_array) for part in (flow, load_model(fresh).flow, load_model(started).flow)]
+        begun, apart, near = (np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(part)]) for part in weights)
+        np.testing.assert_allclose(near, begun, atol=1e-7)
+        assert np.abs(apart - begun).max() > 0.01
+        missing = dataclasses.replace(config, training=dataclasses.replace(config.training, start_from="nothing"))
+        with pytest.raises(CheckpointError, match="no model or run folder 'nothing'"):
+            train(missing, tmp_path / "missing")
+        assert not (tmp_path / "missing").exists()

@@ -90,17 +90,7 @@ def load_model(name: str | os.PathLike[str], *, target: Target | None = None) ->
         CheckpointError: if there is no such model, or its file is damaged or belongs to another network.
         TargetError: if the target is not registered and not given, or not the one the model was trained for.
     """
-    path = Path(name)
-    run = None
-    if path.is_dir():
-        run, path = path, path / MODEL_FILE
-        if not path.is_file():
-            raise CheckpointError(f"{run} holds no trained model yet; finish it with `boltzflow resume {run}`.")
-    elif not path.is_file():
-        shipped = shipped_models()
-        if str(name) not in shipped:
-            raise CheckpointError(f"there is no model or run folder {str(name)!r}; {nearest(str(name), shipped)}")
-        path = shipped[str(name)]
+    path, run = find_model(name)
     config, metadata, arrays = _read(path)
     if target is None:
         try:
@@ -116,6 +106,54 @@ def load_model(name: str | os.PathLike[str], *, target: Target | None = None) ->
     flow = eqx.filter_eval_shape(lambda key: build_flow(config.flow, target, scale, key=key), jax.random.key(0))
     flow = eqx.tree_at(lambda f: f.field, flow, _with_arrays(flow.field, arrays, path))
     return Model(str(name), flow, config, target, _card(path.with_suffix(".json")), run)
+
+
+def with_parameters_of(flow: ContinuousFlow, name: str | os.PathLike[str]) -> ContinuousFlow:
+    """The flow with the parameters of a trained model, which may be one of another target.
+
+    Args:
+        flow: the flow; its network must have the model's parameters in number and shape.
+        name: name or path of the model, as for `load_model`.
+
+    Raises:
+        CheckpointError: if there is no such model, its file is damaged, or its network is another.
+    """
+    path, _ = find_model(name)
+    config, _, arrays = _read(path)
+    shapes = jax.eval_shape(lambda: eqx.filter(flow.field, eqx.is_inexact_array))
+    template = eqx.combine(shapes, eqx.filter(flow.field, eqx.is_inexact_array, inverse=True))
+    try:
+        field = _with_arrays(template, arrays, path)
+    except CheckpointError as error:
+        there = config.flow
+        raise CheckpointError(
+            f"training cannot start from the model {str(name)!r}, whose network is another (flow.network={there.network} "
+            f"flow.layers={there.layers} flow.hidden={there.hidden} flow.radial={there.radial} flow.channels={there.channels}); choose "
+            "these options, or another model."
+        ) from error
+    return eqx.tree_at(lambda f: f.field, flow, field)
+
+
+def find_model(name: str | os.PathLike[str]) -> tuple[Path, Path | None]:
+    """The file of a model, and its run folder if it was named by that.
+
+    Args:
+        name: name of a shipped model, a run folder or a safetensors file.
+
+    Raises:
+        CheckpointError: if there is no such model.
+    """
+    path = Path(name)
+    if path.is_dir():
+        if not (path / MODEL_FILE).is_file():
+            raise CheckpointError(f"{path} holds no trained model yet; finish it with `boltzflow resume {path}`.")
+        return path / MODEL_FILE, path
+    if path.is_file():
+        return path, None
+    shipped = shipped_models()
+    if str(name) not in shipped:
+        raise CheckpointError(f"there is no model or run folder {str(name)!r}; {nearest(str(name), shipped)}")
+    return shipped[str(name)], None
 
 
 def shipped_models() -> dict[str, Path]:

@@ -25,7 +25,7 @@ from boltzflow.progress import FractionOf, Progress, Silent
 from boltzflow.targets import Target
 from boltzflow.training.batches import prefetch
 from boltzflow.training.checkpoint import Checkpoints
-from boltzflow.training.export import MODEL_FILE, save_model
+from boltzflow.training.export import MODEL_FILE, find_model, save_model, with_parameters_of
 from boltzflow.training.folder import identity, open_folder, record, refinement_identity
 from boltzflow.training.logging import MetricsLog, versions
 from boltzflow.training.phases import Phase, phases
@@ -60,7 +60,7 @@ def train(
 
     Raises:
         RunError: if the folder cannot be written or holds another run, or the run was interrupted (its state is saved).
-        CheckpointError: if `resume` and no checkpoint can be used.
+        CheckpointError: if `resume` and no checkpoint can be used, or the model to start from cannot be.
         DataError: if the data cannot be used.
         ConfigError: if batch size, microbatch and devices do not fit together.
     """
@@ -72,6 +72,9 @@ def train(
     mesh = data_mesh(training.devices, training.batch_size, training.microbatch)
     if config.refinement.steps:
         data_mesh(training.devices, config.refinement.batch_size, config.refinement.microbatch, section="refinement")
+    if training.start_from is not None:
+        # Before the frames are made, which can take long.
+        find_model(training.start_from)
     there = open_folder(folder, config, resume, dataset)
     try:
         frames, reference_seconds = _data(config, target, folder, dataset, progress)
@@ -96,6 +99,8 @@ def train(
     meta: dict[str, Any] = {"seconds": 0.0, "losses": [], "costs": []}
     if found is not None:
         state, meta = found
+    elif training.start_from is not None:
+        state = initial_state(with_parameters_of(flow, training.start_from).field, training)
     first, last = int(state.step), training.steps + config.refinement.steps
     if first > training.steps and meta.get("refinement") != refinement_identity(config):
         raise RunError(f"the run in {folder} was refined with other options; choose another folder.")

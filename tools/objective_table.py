@@ -1,0 +1,117 @@
+"""Trains one target with every objective on one budget, and prints the table of docs/results.md.
+
+    python tools/objective_table.py PRESET [--steps 5000] [-n 1000] [--out runs/table] [--only CELL ...] [--print]
+
+Each cell is a run of the preset without refinement, in a folder of its own under OUT/PRESET; cells that are finished are not trained
+again, one that was interrupted is continued. Likelihood training takes far fewer steps, each far dearer (--likelihood-steps). All cells
+share the frames of the first. --print trains nothing and prints the cells that are there.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+CELLS = {
+    "likelihood": [
+        "objective.method=maximum-likelihood",
+        "objective.divergence=hutchinson",
+        "training.batch_size=64",
+        "training.microbatch=8",
+        "training.warmup_steps=20",
+    ],
+    "diffusion": ["objective.path=diffusion", "objective.pairing=independent"],
+    "independent": ["objective.pairing=independent"],
+    "ot": ["objective.pairing=optimal-transport"],
+    "eq-ot-full": ["objective.full_cost=true"],
+    "eq-ot-cheap": ["objective.full_cost=false"],
+}
+NAMES = {
+    "likelihood": "maximum likelihood",
+    "diffusion": "diffusion path",
+    "independent": "independent FM",
+    "ot": "OT-FM",
+    "eq-ot-full": "equivariant OT-FM, all pairs",
+    "eq-ot-cheap": "equivariant OT-FM, aligned pairs",
+}
+
+
+def boltzflow(*arguments: str) -> None:
+    """Runs a command of the package, and stops where it fails."""
+    print("boltzflow", *arguments, flush=True)
+    subprocess.run([sys.executable, "-m", "boltzflow", *arguments], check=True)
+
+
+def run(cell: str, options: argparse.Namespace) -> None:
+    """Trains and evaluates one cell, or what is missing of it."""
+    folder = options.out / options.preset / cell
+    data = options.data or options.out / options.preset / "data.h5"
+    steps = options.likelihood_steps if cell == "likelihood" else options.steps
+    settings = [f"training.steps={steps}", "refinement.steps=0", f"training.devices={options.devices}", f"data.path={data}"]
+    if not (folder / "model.safetensors").is_file():
+        boltzflow("train", options.preset, "-o", str(folder), "--set", *settings, *CELLS[cell])
+    if not (folder / "evaluation.json").is_file():
+        boltzflow("evaluate", str(folder), "-n", str(options.n))
+
+
+def row(cell: str, folder: Path) -> str:
+    """One line of the table."""
+    found = json.loads((folder / "evaluation.json").read_text())
+    card = json.loads((folder / "model.json").read_text())
+
+    def shown(name: str, digits: int, factor: float = 1.0) -> str:
+        estimate = found[name]
+        if estimate is None:
+            return ""
+        low, high = (f"{factor * estimate[end]:.{digits}f}" for end in ("low", "high"))
+        return f"{factor * estimate['value']:.{digits}f} [{low}, {high}]"
+
+    cells = [
+        NAMES[cell],
+        f"{card['steps']:,}".replace(",", " "),
+        shown("nll", 2),
+        shown("nll_minus_entropy", 2),
+        shown("ess_reverse", 1, 100.0),
+        shown("ess_forward", 1, 100.0),
+        shown("path_length", 2),
+        f"{found['nfe']['value']:.0f}",
+        f"{card['seconds']['training'] / 60:.1f}",
+        f"{found['seconds_per_1000']:.1f}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    """Runs the cells and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("preset")
+    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--likelihood-steps", type=int, default=400)
+    parser.add_argument("-n", type=int, default=1000, help="samples, and frames, of the evaluation")
+    parser.add_argument("--devices", type=int, default=1)
+    parser.add_argument("--data", type=Path, help="frames; default: OUT/PRESET/data.h5, which is made if it is not there")
+    parser.add_argument("--out", type=Path, default=Path("runs/table"))
+    parser.add_argument("--only", nargs="+", choices=CELLS, default=list(CELLS))
+    parser.add_argument("--print", action="store_true", dest="print_only")
+    options = parser.parse_args()
+    if not options.print_only:
+        data = options.data or options.out / options.preset / "data.h5"
+        if not data.is_file():
+            data.parent.mkdir(parents=True, exist_ok=True)
+            from boltzflow import config_io
+
+            preset = config_io.load_preset(options.preset)
+            boltzflow("reference", preset.target, "-n", str(preset.data.n), "--seed", str(preset.data.seed), "-o", str(data))
+        for cell in options.only:
+            run(cell, options)
+    print("| objective | steps | NLL | NLL - entropy | reverse ESS, % | forward ESS, % | path length | NFE | training, min | s per 1 000 |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for cell in CELLS:
+        folder = options.out / options.preset / cell
+        if (folder / "evaluation.json").is_file():
+            print(row(cell, folder))
+
+
+if __name__ == "__main__":
+    main()
