@@ -11,27 +11,34 @@ import resource
 import subprocess
 import sys
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from boltzflow.flows import ContinuousFlow
+    from boltzflow.targets import Target
 
 
-def measure(model: str, n: int, chunk: int) -> None:
-    """Prints one JSON object for one number of configurations per call; 0 takes the default."""
+def measure(flow: "ContinuousFlow", target: "Target", n: int, chunk: int) -> dict[str, float]:
+    """Compile time, seconds per 1 000 samples and peak memory for one number of configurations per call; 0 takes the default."""
     import jax
 
     from boltzflow.sampling.generate import chunk_size, draw, generate, sample_keys
-    from boltzflow.training.export import load_model
 
-    loaded = load_model(model)
-    chunk = chunk or chunk_size(loaded.flow)
+    chunk = chunk or chunk_size(flow)
     times = []
     for _ in range(2):
         began = time.perf_counter()
-        jax.block_until_ready(draw(loaded.flow, sample_keys(0, 0, chunk)))
+        jax.block_until_ready(draw(flow, sample_keys(0, 0, chunk)))
         times.append(time.perf_counter() - began)
     began = time.perf_counter()
-    generate(loaded.flow, loaded.target, n, seed=1, chunk=chunk)
+    generate(flow, target, n, seed=1, chunk=chunk)
     seconds = time.perf_counter() - began
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"chunk": chunk, "compile": times[0] - times[1], "per_1000": 1e3 * seconds / n, "memory": memory}))
+    return {"chunk": chunk, "compile": times[0] - times[1], "per_1000": 1e3 * seconds / n, "memory": peak_memory()}
+
+
+def peak_memory() -> float:
+    """Memory of the process at its peak, MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> None:
@@ -43,7 +50,10 @@ def main() -> None:
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        measure(arguments.model, arguments.n, arguments.chunks[0])
+        from boltzflow.training.export import load_model
+
+        loaded = load_model(arguments.model)
+        print(json.dumps(measure(loaded.flow, loaded.target, arguments.n, arguments.chunks[0])))
         return
     print(f"{arguments.model}, n = {arguments.n}")
     print(f"{'chunk':>8s}{'compile s':>12s}{'s per 1 000':>13s}{'peak MB':>10s}")

@@ -4,27 +4,28 @@
 
 Fresh two-interaction networks of width 64 in 3-D, as in the presets lj13 and lj55. Each line runs in a process of its own, because
 memory is that of the process, and compiles anew. A training step has the batch in microbatches of the size that sampling takes; sampling
-is that of the default solver of the presets (gauss-legendre, 12 nodes) with exact log q.
+is that of the presets' solver (gauss-legendre, 12 nodes) with exact log q, chunk by chunk on all cores.
 """
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import time
+from typing import TYPE_CHECKING
+
+from sampling import measure, peak_memory
+
+if TYPE_CHECKING:
+    from boltzflow.flows import ContinuousFlow
+    from boltzflow.targets import Target
 
 STEPS = 5
 SAMPLES = {4: 2048, 13: 256, 55: 16, 128: 4}
 
 
-def peak() -> float:
-    """Memory of the process at its peak, MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def build(particles: int):  # noqa: ANN201 (the package is imported late)
+def build(particles: int) -> "tuple[Target, ContinuousFlow]":
     """A target, and a flow with fresh parameters."""
     import jax
 
@@ -39,7 +40,7 @@ def build(particles: int):  # noqa: ANN201 (the package is imported late)
 
 
 def training(particles: int, batch: int, devices: int) -> dict[str, float]:
-    """Seconds of a step with its pairing, after the first, which compiles."""
+    """Milliseconds of a step and of its pairing for each pair, without the first step, which compiles."""
     import numpy as np
 
     from boltzflow.config import TrainingConfig
@@ -69,26 +70,8 @@ def training(particles: int, batch: int, devices: int) -> dict[str, float]:
         "compile": stepping[0] - statistics.median(stepping[1:]),
         "each": 1e3 * statistics.median(stepping[1:]) / batch,
         "pairing": 1e3 * statistics.median(pairing[1:]) / batch,
-        "memory": peak(),
+        "memory": peak_memory(),
     }
-
-
-def sampling(particles: int, count: int) -> dict[str, float]:
-    """Seconds of samples with exact log q."""
-    import jax
-
-    from boltzflow.sampling.generate import chunk_size, draw, generate, sample_keys
-
-    target, flow = build(particles)
-    chunk = chunk_size(flow)
-    times = []
-    for _ in range(2):
-        began = time.perf_counter()
-        jax.block_until_ready(draw(flow, sample_keys(0, 0, chunk)))
-        times.append(time.perf_counter() - began)
-    began = time.perf_counter()
-    generate(flow, target, count, seed=1)
-    return {"compile": times[0] - times[1], "each": 1e3 * (time.perf_counter() - began) / count, "memory": peak()}
 
 
 def main() -> None:
@@ -105,7 +88,13 @@ def main() -> None:
         # Not runtime.configure: programs must not come from the disk.
         jax.config.update("jax_num_cpu_devices", options.devices)
         particles, count = options.particles[0], options.batches[0]
-        print(json.dumps(sampling(particles, count) if options.worker == "sampling" else training(particles, count, options.devices)))
+        if options.worker == "training":
+            print(json.dumps(training(particles, count, options.devices)))
+        else:
+            target, flow = build(particles)
+            found = measure(flow, target, count, 0)
+            # Milliseconds of one sample are seconds of 1 000.
+            print(json.dumps({**found, "each": found["per_1000"]}))
         return
     print(f"{'job':10s}{'N':>5s}{'batch':>7s}{'ms each':>10s}{'pairing ms':>12s}{'compile s':>11s}{'peak MB':>9s}")
     jobs = [("training", n, batch) for n in options.particles for batch in options.batches]

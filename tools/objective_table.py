@@ -1,4 +1,4 @@
-"""Trains one target with every objective on one budget, and prints the table of docs/results.md.
+"""Trains one target with every objective on one budget, and prints what came out as a table for docs/results.md.
 
     python tools/objective_table.py PRESET [--steps 5000] [-n 1000] [--out runs/table] [--only CELL ...] [--print]
 

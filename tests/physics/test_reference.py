@@ -10,6 +10,7 @@ import pytest
 from boltzflow import datasets, reference, targets
 from boltzflow.errors import DataError, TargetError
 from boltzflow.reference.diagnostics import autocorrelation_time, bulk_ess, split_r_hat
+from boltzflow.reference.sampler import island_count
 from boltzflow.reference.tempering import subspace_basis
 
 
@@ -272,3 +273,9 @@ def test_diagnostics_of_an_autoregressive_process():
     assert split_r_hat(chains) == pytest.approx(1.0, abs=0.01)
     assert split_r_hat(chains + np.arange(64)[:, None] / 32) > 1.1
     assert np.isnan(split_r_hat(np.zeros((4, 100))))
+
+
+def test_islands_share_the_chains_evenly_and_are_smaller_for_larger_systems():
+    assert [island_count(256, n) for n in (4, 13, 55, 500)] == [4, 4, 16, 256]
+    # Chains that cannot be shared evenly stay together.
+    assert [island_count(chains, 55) for chains in (1, 6, 60)] == [1, 1, 4]

@@ -17,6 +17,7 @@ import pytest
 
 from boltzflow import targets
 from boltzflow.config import DataConfig, FlowConfig, RunConfig, TrainingConfig
+from boltzflow.config_io import load_config
 from boltzflow.errors import CheckpointError, ConfigError, DataError, RunError, TargetError
 from boltzflow.flows.build import build_flow
 from boltzflow.flows.continuous import ContinuousFlow
@@ -498,3 +499,14 @@ class TestModels:
         with pytest.raises(CheckpointError, match="no model or run folder 'nothing'"):
             train(missing, tmp_path / "missing")
         assert not (tmp_path / "missing").exists()
+        # A network that does not fit is told before anything is written.
+        other = dataclasses.replace(config, flow=FlowConfig(layers=1, hidden=6))
+        misfit = dataclasses.replace(other, training=dataclasses.replace(config.training, start_from=str(tmp_path)))
+        with pytest.raises(CheckpointError, match="cannot start from"):
+            train(misfit, tmp_path / "misfit")
+        assert not (tmp_path / "misfit").exists()
+        # A run goes on without the model that it was started from.
+        (tmp_path / MODEL_FILE).unlink()
+        weights = (started / MODEL_FILE).read_bytes()
+        train(load_config(started / "config.yaml"), started, resume=True)
+        assert (started / MODEL_FILE).read_bytes() == weights

@@ -214,7 +214,7 @@ class _Islands:
     """
 
     def __init__(self, target: Target, temperatures: tuple[float, ...], chains: int, draws: int, *, key: PRNGKeyArray) -> None:
-        groups = _groups(chains, target.n_particles) if jax.default_backend() == "cpu" else 1
+        groups = island_count(chains, target.n_particles) if jax.default_backend() == "cpu" else 1
         self._programs = _programs(target, temperatures)
         self._draws = draws
         self._keys = list(jax.random.split(key, groups))
@@ -268,8 +268,8 @@ class _Islands:
         return key
 
 
-def _groups(chains: int, n_particles: int) -> int:
-    """Islands among which the chains are divided evenly."""
+def island_count(chains: int, n_particles: int) -> int:
+    """Number of islands among which the chains are divided evenly, each small enough for the cache where the chains allow it."""
     if chains % _ISLANDS:
         return 1
     groups = _ISLANDS

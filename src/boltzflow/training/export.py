@@ -90,7 +90,7 @@ def load_model(name: str | os.PathLike[str], *, target: Target | None = None) ->
         CheckpointError: if there is no such model, or its file is damaged or belongs to another network.
         TargetError: if the target is not registered and not given, or not the one the model was trained for.
     """
-    path, run = find_model(name)
+    path, run = _find_model(name)
     config, metadata, arrays = _read(path)
     if target is None:
         try:
@@ -118,7 +118,7 @@ def with_parameters_of(flow: ContinuousFlow, name: str | os.PathLike[str]) -> Co
     Raises:
         CheckpointError: if there is no such model, its file is damaged, or its network is another.
     """
-    path, _ = find_model(name)
+    path, _ = _find_model(name)
     config, _, arrays = _read(path)
     shapes = jax.eval_shape(lambda: eqx.filter(flow.field, eqx.is_inexact_array))
     template = eqx.combine(shapes, eqx.filter(flow.field, eqx.is_inexact_array, inverse=True))
@@ -134,15 +134,14 @@ def with_parameters_of(flow: ContinuousFlow, name: str | os.PathLike[str]) -> Co
     return eqx.tree_at(lambda f: f.field, flow, field)
 
 
-def find_model(name: str | os.PathLike[str]) -> tuple[Path, Path | None]:
-    """The file of a model, and its run folder if it was named by that.
+def shipped_models() -> dict[str, Path]:
+    """Files of the models that ship with the package, by name."""
+    folder = Path(str(resources.files("boltzflow") / "pretrained"))
+    return {file.stem: file for file in sorted(folder.glob("*.safetensors"))}
 
-    Args:
-        name: name of a shipped model, a run folder or a safetensors file.
 
-    Raises:
-        CheckpointError: if there is no such model.
-    """
+def _find_model(name: str | os.PathLike[str]) -> tuple[Path, Path | None]:
+    """The file of a model, and its run folder if it was named by that."""
     path = Path(name)
     if path.is_dir():
         if not (path / MODEL_FILE).is_file():
@@ -154,12 +153,6 @@ def find_model(name: str | os.PathLike[str]) -> tuple[Path, Path | None]:
     if str(name) not in shipped:
         raise CheckpointError(f"there is no model or run folder {str(name)!r}; {nearest(str(name), shipped)}")
     return shipped[str(name)], None
-
-
-def shipped_models() -> dict[str, Path]:
-    """Files of the models that ship with the package, by name."""
-    folder = Path(str(resources.files("boltzflow") / "pretrained"))
-    return {file.stem: file for file in sorted(folder.glob("*.safetensors"))}
 
 
 def _card(path: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from boltzflow.progress import FractionOf, Progress, Silent
 from boltzflow.targets import Target
 from boltzflow.training.batches import prefetch
 from boltzflow.training.checkpoint import Checkpoints
-from boltzflow.training.export import MODEL_FILE, find_model, save_model, with_parameters_of
+from boltzflow.training.export import MODEL_FILE, save_model, with_parameters_of
 from boltzflow.training.folder import identity, open_folder, record, refinement_identity
 from boltzflow.training.logging import MetricsLog, versions
 from boltzflow.training.phases import Phase, phases
@@ -72,9 +72,10 @@ def train(
     mesh = data_mesh(training.devices, training.batch_size, training.microbatch)
     if config.refinement.steps:
         data_mesh(training.devices, config.refinement.batch_size, config.refinement.microbatch, section="refinement")
-    if training.start_from is not None:
-        # Before the frames are made, which can take long.
-        find_model(training.start_from)
+    if training.start_from is not None and not resume:
+        # Whether the model can be started from is told before the frames are made, which can take long; a run that is continued does not
+        # need it any more.
+        with_parameters_of(build_flow(config.flow, target, 1.0, key=jax.random.key(0)), training.start_from)
     there = open_folder(folder, config, resume, dataset)
     try:
         frames, reference_seconds = _data(config, target, folder, dataset, progress)
