@@ -22,6 +22,12 @@ def silu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return x * sigmoid(x)
 
 
+def normalized(x: Float[Array, "... F"]) -> Float[Array, "... F"]:
+    """Zero mean and unit variance over the last axis (layer norm without parameters: the map that follows has its own)."""
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    return centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + 1e-5)
+
+
 class Dense(eqx.Module):
     """Affine map of the last axis.
 

@@ -1,0 +1,165 @@
+"""E(n) equivariant graph network with several position channels per particle: the conditioner of equivariant coupling layers.
+
+Source: Midgley, Stimper et al., NeurIPS 2023, arXiv:2308.10364, appendix B; Satorras et al., 2021.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from boltzflow.nets.mlp import Dense, normalized, sigmoid, silu
+
+# Added to squared distances under roots.
+_TINY = 1e-12
+
+State = tuple[Float[Array, "N H"], Float[Array, "N C D"]]
+"""Features and position channels of all particles."""
+
+
+class Residual(eqx.Module):
+    """Dense, SiLU, then residual blocks of layer norm, dense and SiLU."""
+
+    first: Dense
+    blocks: tuple[Dense, ...]
+
+    def __init__(self, n_in: int, widths: tuple[int, ...], *, key: PRNGKeyArray) -> None:
+        """Hidden layers of the given widths, which must be equal."""
+        keys = jax.random.split(key, len(widths))
+        self.first = Dense(n_in, widths[0], key=keys[0])
+        self.blocks = tuple(Dense(widths[0], width, key=k) for width, k in zip(widths[1:], keys[1:], strict=True))
+
+    def __call__(self, x: Float[Array, "... in"]) -> Float[Array, "... out"]:
+        """Hidden features of each element."""
+        return self.after(self.first(x))
+
+    def after(self, x: Float[Array, "... out"]) -> Float[Array, "... out"]:
+        """Hidden features from what the first layer gives."""
+        x = silu(x)
+        for block in self.blocks:
+            x = x + silu(block(normalized(x)))
+        return x
+
+
+class ChannelLayer(eqx.Module):
+    """One message-passing layer on features and position channels."""
+
+    receiver: Dense
+    sender: Dense
+    distance: Dense
+    message: Residual
+    gate: Dense
+    shift_hidden: Dense
+    shift_out: Dense
+    cross_hidden: Dense
+    cross_out: Dense
+    feature_hidden: Residual
+    feature_out: Dense
+
+    def __init__(self, features: int, channels: int, width: int, gain: float, *, key: PRNGKeyArray) -> None:
+        """Layer with messages of the given width; the maps that end in shifts start at `gain` times their usual size."""
+        keys = jax.random.split(key, 11)
+        pairs = channels * (channels - 1) // 2
+        self.receiver = Dense(features + pairs, width, gain=np.sqrt(0.5), key=keys[0])
+        self.sender = Dense(features + pairs, width, bias=False, gain=np.sqrt(0.5), key=keys[1])
+        self.distance = Dense(channels, width, bias=False, gain=np.sqrt(0.5), key=keys[2])
+        self.message = Residual(width, (width, width), key=keys[3])
+        self.gate = Dense(width, 1, key=keys[4])
+        self.shift_hidden = Dense(width, width, key=keys[5])
+        self.shift_out = Dense(width, channels, bias=False, gain=gain, key=keys[6])
+        self.cross_hidden = Dense(width, width, key=keys[7])
+        self.cross_out = Dense(width, channels * channels, bias=False, gain=gain, key=keys[8])
+        self.feature_hidden = Residual(width + features, (width, width), key=keys[9])
+        self.feature_out = Dense(width, features, key=keys[10])
+
+    def __call__(self, state: State, others: Float[Array, "N N"]) -> State:
+        """New features and positions.
+
+        Args:
+            state: features and position channels.
+            others: 0 where a particle would see itself, else 1.
+        """
+        features, positions = state
+        n, channels, _ = positions.shape
+        between = positions[:, None] - positions[None]
+        squared = jnp.sum(between**2, axis=-1)
+        within = positions[:, :, None] - positions[:, None]
+        within_squared = jnp.sum(within**2, axis=-1)
+        first, second = np.triu_indices(channels, 1)
+        node = jnp.concatenate([features, within_squared[:, first, second]], axis=-1)
+        hidden = self.receiver(node)[:, None] + self.sender(node)[None] + self.distance(squared)
+        message = self.message.after(hidden) * others[..., None]
+        weight = self.shift_out(silu(self.shift_hidden(message))) / (1.0 + jnp.sqrt(squared + _TINY))
+        shift = jnp.einsum("ijc,ijca->ica", weight, between) / max(n - 1, 1)
+        total = jnp.sum(message, axis=1)
+        cross = self.cross_out(silu(self.cross_hidden(total))).reshape(n, channels, channels) / (1.0 + jnp.sqrt(within_squared + _TINY))
+        shift = shift + jnp.einsum("icd,icda->ica", cross, within) / max(channels - 1, 1)
+        gated = jnp.sum(sigmoid(self.gate(message)) * message, axis=1) / np.sqrt(max(n - 1, 1))
+        update = self.feature_out(self.feature_hidden(jnp.concatenate([gated, features], axis=-1)))
+        return features + update, positions + shift
+
+
+class ChannelEGNN(eqx.Module):
+    """Equivariant vectors and invariant features of every particle from several positions of each.
+
+    Invariant under translations; equivariant under rotations, reflections and permutations of particles of one type.
+
+    Attributes:
+        types: type of each particle; particles of the same type are treated alike.
+        copies: channels that are made of each given position.
+    """
+
+    embedding: Dense
+    layers: ChannelLayer
+    types: tuple[int, ...] = eqx.field(static=True)
+    copies: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        types: tuple[int, ...],
+        *,
+        positions: int,
+        copies: int,
+        layers: int = 3,
+        features: int = 128,
+        width: int = 64,
+        gain: float = 0.1,
+        key: PRNGKeyArray,
+    ) -> None:
+        """Network that reads some positions of each particle and returns `copies` vectors for each of them.
+
+        Args:
+            types: type of each particle, numbered from 0.
+            positions: given positions of each particle.
+            copies: vectors per given position.
+            layers: message-passing layers.
+            features: invariant features of a particle.
+            width: width of messages and hidden layers.
+            gain: size of the vectors at the start; small, but large enough for frames made of their differences.
+            key: for the initial parameters.
+        """
+        key_embedding, key_layers = jax.random.split(key)
+        self.types = types
+        self.copies = copies
+        self.embedding = Dense(max(types) + 1, features, key=key_embedding)
+
+        def make(key: PRNGKeyArray) -> ChannelLayer:
+            return ChannelLayer(features, positions * copies, width, gain, key=key)
+
+        self.layers = eqx.filter_vmap(make)(jax.random.split(key_layers, layers))
+
+    def __call__(self, positions: Float[Array, "N M D"]) -> tuple[Float[Array, "N H"], Float[Array, "N M V D"]]:
+        """Features of each particle, normalised by a softmax, and V vectors for each of its positions."""
+        n, given, dimension = positions.shape
+        centred = positions - jnp.mean(positions, axis=0)
+        start = jnp.repeat(centred, self.copies, axis=1)
+        one_hot = jax.nn.one_hot(np.asarray(self.types), max(self.types) + 1, dtype=positions.dtype)
+        others = 1.0 - jnp.eye(n, dtype=positions.dtype)
+        arrays, static = eqx.partition(self.layers, eqx.is_array)
+
+        def step(state: State, layer: ChannelLayer) -> tuple[State, None]:
+            return eqx.combine(layer, static)(state, others), None
+
+        (features, end), _ = jax.lax.scan(jax.checkpoint(step), (self.embedding(one_hot), start), arrays)
+        return jax.nn.softmax(features, axis=-1), (end - start).reshape(n, given, self.copies, dimension)
