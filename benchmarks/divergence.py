@@ -38,14 +38,13 @@ def main() -> None:
     from boltzflow.flows.build import build_flow
     from boltzflow.flows.divergence import draw_probes, velocity_and_divergence
     from boltzflow.objectives.flow_matching import centred_normal
-    from boltzflow.sampling.generate import chunk_size
     from boltzflow.targets import lennard_jones
 
     print(f"{'network':22s}{'N':>5s}{'chunk':>7s}{'velocity ms':>13s}{'sparse':>9s}{'brute':>9s}{'Hutchinson':>12s}{'brute/sparse':>14s}")
     for n in arguments.particles:
         for label, options in NETWORKS.items():
             flow = build_flow(FlowConfig(**options), lennard_jones(n), 1.0, key=jax.random.key(0))
-            count = chunk_size(flow)
+            count = flow.chunk_size
             positions = jnp.asarray(1.5 * centred_normal(np.random.default_rng(0), (count, n, 3)))
             probes = draw_probes(1, n, 3, key=jax.random.key(1))
 

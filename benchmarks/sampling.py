@@ -14,17 +14,17 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from boltzflow.flows import ContinuousFlow
+    from boltzflow.flows import AbstractFlow
     from boltzflow.targets import Target
 
 
-def measure(flow: "ContinuousFlow", target: "Target", n: int, chunk: int) -> dict[str, float]:
+def measure(flow: "AbstractFlow", target: "Target", n: int, chunk: int) -> dict[str, float]:
     """Compile time, seconds per 1 000 samples and peak memory for one number of configurations per call; 0 takes the default."""
     import jax
 
-    from boltzflow.sampling.generate import chunk_size, draw, generate, sample_keys
+    from boltzflow.sampling.generate import draw, generate, sample_keys
 
-    chunk = chunk or chunk_size(flow)
+    chunk = chunk or flow.chunk_size
     times = []
     for _ in range(2):
         began = time.perf_counter()

@@ -8,6 +8,9 @@ from typing import ClassVar, Literal
 
 PairingName = Literal["independent", "optimal-transport", "equivariant-optimal-transport"]
 ObjectiveName = Literal["flow-matching", "maximum-likelihood"]
+FamilyName = Literal["ecnf", "eacf"]
+ProjectionName = Literal["cartesian", "spherical", "vector", "none"]
+BaseName = Literal["normal", "harmonic"]
 PathName = Literal["linear", "diffusion"]
 SolverName = Literal["dopri5", "tsit5", "rk4", "gauss-legendre"]
 DivergenceName = Literal["exact", "brute-force", "hutchinson"]
@@ -70,11 +73,50 @@ class SolverConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class CouplingConfig:
+    """The coupling layers of the family "eacf" (Midgley, Stimper et al., 2023).
+
+    Attributes:
+        projection: how a particle is seen by a layer: "cartesian" or "spherical" coordinates in a learned frame, "vector" (distance from
+            a learned origin; the only one that cannot tell mirror images apart), or "none", the baseline that is not equivariant.
+        blocks: blocks of two coupling layers each.
+        augmented: copies of the positions, an odd number.
+        noise: standard deviation of the copies around the positions, in units of the prior.
+        layers: message-passing layers of each network.
+        features: invariant features of a particle.
+        width: width of messages and hidden layers.
+        bins: bins of the splines; 0 (cartesian only): affine functions.
+        reach: distance from the origin up to which splines act, in units of the prior.
+        mirror: let a spherical frame follow reflections, so that the density is the same for mirror images.
+        scaling: scaling layers between the blocks.
+        base: density of the latent positions: "normal", or "harmonic" (bonds of the target are springs).
+        stiffness: of the springs, in units of the prior.
+        marginal_draws: draws of the copies for the density of positions alone.
+    """
+
+    projection: ProjectionName = "spherical"
+    blocks: int = 12
+    augmented: int = 1
+    noise: float = 0.1
+    layers: int = 3
+    features: int = 128
+    width: int = 64
+    bins: int = 8
+    reach: float = 10.0
+    mirror: bool = False
+    scaling: bool = False
+    base: BaseName = "normal"
+    stiffness: float = 1.0
+    marginal_draws: int = 20
+
+
+@dataclasses.dataclass(frozen=True)
 class FlowConfig:
     """The flow and its network.
 
     Attributes:
-        family: "ecnf", the equivariant continuous normalizing flow.
+        family: "ecnf", the equivariant continuous normalizing flow, which all but `scale` and `coupling` describe, or "eacf", the
+            equivariant augmented coupling flow, which these two describe.
         network: "egnn" (Satorras et al., 2021) or "two-interaction" (radial functions, vector and rank-2 neighbour sums).
         layers: message-passing layers of the EGNN; node-wise residual blocks of the two-interaction network.
         hidden: width of the networks.
@@ -91,9 +133,10 @@ class FlowConfig:
         scale: length in data units that is one unit of the prior; None: the data's standard deviation per coordinate if the units are
             nm, else 1.
         solver: integration of the flow's ODE.
+        coupling: the coupling layers.
     """
 
-    family: Literal["ecnf"] = "ecnf"
+    family: FamilyName = "ecnf"
     network: Literal["egnn", "two-interaction"] = "egnn"
     layers: int = 3
     hidden: int = 32
@@ -106,6 +149,7 @@ class FlowConfig:
     cutoff: float | None = None
     scale: float | None = None
     solver: SolverConfig = SolverConfig()
+    coupling: CouplingConfig = CouplingConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +157,9 @@ class ObjectiveConfig:
     """What is minimised: flow matching (Klein, Krämer and Noé, 2023), or the negative log-likelihood.
 
     Attributes:
-        method: "flow-matching", or "maximum-likelihood" through the ODE, many times dearer a step; it uses `nodes` and `divergence` alone,
-            and flow matching the other options.
+        method: "flow-matching", or "maximum-likelihood". For a continuous flow the latter goes through the ODE, many times dearer a step;
+            it uses `nodes` and `divergence` alone, and flow matching the other options. A coupling flow has maximum likelihood only,
+            with `collinearity`. None: what the family is made for.
         path: "linear", or "diffusion" for the variance-preserving diffusion path, whose flow is the probability flow of a diffusion model
             where the pairing is independent.
         pairing: which prior sample is matched with which data sample.
@@ -124,9 +169,10 @@ class ObjectiveConfig:
         late_time: share of the times that are drawn near t = 1, where the fine structure of the density is decided; 0: uniform times.
         nodes: nodes of the Gauss-Legendre transport of maximum likelihood.
         divergence: divergence of maximum likelihood; "hutchinson" takes one probe vector for each frame.
+        collinearity: weight of the penalty against degenerate frames of a coupling flow in three dimensions.
     """
 
-    method: ObjectiveName = "flow-matching"
+    method: ObjectiveName | None = None
     path: PathName = "linear"
     pairing: PairingName = "equivariant-optimal-transport"
     full_cost: bool = False
@@ -134,6 +180,7 @@ class ObjectiveConfig:
     late_time: float = 0.0
     nodes: int = 10
     divergence: DivergenceName = "exact"
+    collinearity: float = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,6 +227,8 @@ class TrainingConfig:
         warmup_steps: linear warm-up.
         weight_decay: AdamW's; 0 is Adam.
         clip_norm: global gradient norm above which a step is scaled down.
+        clip_median: scale a step down, too, to this many times the median norm of the last 100; None: no such limit.
+        skip_median: leave out a step whose norm is more than this many times that median; None: no such limit.
         ema_decay: decay of the exponential moving average of the parameters; the average is what samples.
         seed: seed of everything that is random in training.
         devices: devices that share each batch; 0: all there are.
@@ -200,6 +249,8 @@ class TrainingConfig:
     warmup_steps: int = 200
     weight_decay: float = 0.0
     clip_norm: float = 10.0
+    clip_median: float | None = None
+    skip_median: float | None = None
     ema_decay: float = 0.999
     seed: int = 0
     devices: int = 1

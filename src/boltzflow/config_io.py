@@ -146,6 +146,20 @@ def check(config: RunConfig) -> None:
             f"training.final_learning_rate must not be above training.learning_rate ({training.learning_rate}), got "
             f"{training.final_learning_rate}."
         )
+    if flow.family == "eacf":
+        if flow.coupling.augmented % 2 == 0:
+            raise ConfigError(
+                f"flow.coupling.augmented must be odd, so that positions and copies fall into two groups of one size, got "
+                f"{flow.coupling.augmented}."
+            )
+        if config.objective.method == "flow-matching":
+            raise ConfigError("a coupling flow is trained by maximum likelihood; leave out objective.method=flow-matching.")
+        if flow.coupling.bins == 0 and flow.coupling.projection != "cartesian":
+            raise ConfigError("flow.coupling.bins must be at least 1 unless flow.coupling.projection is 'cartesian', got 0.")
+        if flow.coupling.projection == "none" and flow.coupling.features % 4:
+            raise ConfigError(
+                f"flow.coupling.features must be a multiple of 4 for the projection 'none', got {flow.coupling.features}."
+            )
     if flow.network == "two-interaction" and flow.radial < 1:
         raise ConfigError("flow.radial must be at least 1 for the two-interaction network, got 0.")
     if config.data.path is None and config.data.n <= config.data.validation:
@@ -158,19 +172,21 @@ _RANGES: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
     (
         "data.n flow.layers flow.hidden flow.solver.steps flow.solver.max_steps flow.solver.probes training.steps training.batch_size "
         "training.microbatch training.log_every training.checkpoint_every training.keep_checkpoints training.evaluate_n "
-        "objective.nodes refinement.batch_size refinement.microbatch refinement.nodes",
+        "flow.coupling.blocks flow.coupling.augmented flow.coupling.layers flow.coupling.features flow.coupling.width "
+        "flow.coupling.marginal_draws objective.nodes refinement.batch_size refinement.microbatch refinement.nodes",
         "at least 1",
         lambda value: value >= 1,
     ),
     (
         "data.seed data.split_seed data.validation flow.radial flow.channels training.warmup_steps training.seed training.devices "
-        "flow.softening training.evaluate_every objective.sigma training.final_learning_rate training.weight_decay refinement.steps "
+        "flow.softening flow.coupling.bins objective.collinearity training.evaluate_every objective.sigma training.final_learning_rate training.weight_decay refinement.steps "
         "refinement.warmup_steps refinement.final_learning_rate",
         "0 or more",
         lambda value: value >= 0,
     ),
     (
         "flow.solver.rtol flow.solver.atol flow.cutoff flow.reach flow.scale training.learning_rate training.clip_norm "
+        "flow.coupling.noise flow.coupling.reach flow.coupling.stiffness training.clip_median training.skip_median "
         "refinement.learning_rate refinement.clip",
         "greater than 0",
         lambda value: value > 0,

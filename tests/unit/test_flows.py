@@ -15,10 +15,10 @@ from boltzflow import targets
 from boltzflow.config import FlowConfig, SolverConfig
 from boltzflow.flows import prior
 from boltzflow.flows.build import build_flow
-from boltzflow.flows.continuous import STATUS_SENTENCES, ContinuousFlow, FlowSolution
+from boltzflow.flows import STATUS_SENTENCES, ContinuousFlow, FlowSolution
 from boltzflow.flows.divergence import brute_force, draw_probes, hutchinson, velocity_and_divergence
 from boltzflow.nets.base import AbstractSparseVectorField, AbstractVectorField
-from boltzflow.sampling.generate import chunk_size, log_density
+from boltzflow.sampling.generate import log_density
 
 SPIRAL = np.array([[0.5, 0.8], [-0.8, 0.5]])
 
@@ -239,7 +239,7 @@ class TestClosedForms:
         np.testing.assert_allclose(whole.log_q, parts.log_q, atol=1e-4)
 
     def test_chunks_shrink_as_systems_grow(self):
-        sizes = {n: chunk_size(ContinuousFlow(Repulsion(), n, 3)) for n in (2, 4, 13, 55, 500)}
+        sizes = {n: ContinuousFlow(Repulsion(), n, 3).chunk_size for n in (2, 4, 13, 55, 500)}
         assert all(a >= b >= 1 for a, b in itertools.pairwise(sizes.values()))
         assert sizes[4] > sizes[13] > sizes[55]
         # What a chunk occupies grows as the square of the number of particles.

@@ -20,7 +20,7 @@ from boltzflow.config import DataConfig, FlowConfig, RunConfig, TrainingConfig
 from boltzflow.config_io import load_config
 from boltzflow.errors import CheckpointError, ConfigError, DataError, RunError, TargetError
 from boltzflow.flows.build import build_flow
-from boltzflow.flows.continuous import ContinuousFlow
+from boltzflow.flows import ContinuousFlow
 from boltzflow.nets.base import AbstractVectorField
 from boltzflow.objectives.flow_matching import Batch, FlowMatching
 from boltzflow.training.batches import prefetch

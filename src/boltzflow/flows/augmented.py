@@ -4,16 +4,17 @@ Source: Midgley, Stimper et al., NeurIPS 2023, arXiv:2308.10364.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from boltzflow.flows import prior
+from boltzflow.flows.base import AbstractFlow, FlowSolution
 from boltzflow.flows.coupling.layer import Block, Transformed
 from boltzflow.flows.coupling.scaling import Scaling
+from boltzflow.flows.prior import Prior
 
 
 class JointDensity(NamedTuple):
@@ -62,30 +63,76 @@ class CouplingStack(eqx.Module):
         return jax.lax.scan(step, Transformed(channels, zero, zero), arrays, reverse=inverse)[0]
 
 
-class AugmentedCouplingFlow(eqx.Module):
-    """Normal prior on positions and copies, moved by equivariant coupling layers.
+# Pairs of particles over all configurations of a compiled call; as for continuous flows, a guess for accelerators.
+_PAIRS = {"cpu": 5_000, "accelerator": 1_000_000}
 
-    Methods act on one configuration; `vmap` them. Densities of positions are on the zero-CoM subspace, in data units.
+
+class AugmentedCouplingFlow(AbstractFlow):
+    """Normal or harmonic prior on positions, with noisy copies of them, moved by equivariant coupling layers.
+
+    The density that is known in closed form is the joint one, q(x, a), of positions and copies. A sample is reweighted with it: its
+    weight p(x) pi(a|x) / q(x, a) needs no density of x alone. That one is the mean of q(x, a) / pi(a|x) over draws of the copies.
 
     Attributes:
-        network: the coupling layers, in units of the prior.
+        stack: the coupling layers, in units of the prior.
+        prior: density of the latent positions.
         n_particles: N.
         dimension: D.
         augmented: copies k of the positions, an odd number.
         noise: standard deviation of a copy around the positions, in units of the prior.
         scale: one unit of the prior in data units.
+        marginal_draws: draws of the copies that `log_prob` averages over.
     """
 
-    network: CouplingStack
+    stack: CouplingStack
+    prior: Prior
     n_particles: int = eqx.field(static=True)
     dimension: int = eqx.field(static=True)
     augmented: int = eqx.field(static=True, default=1)
     noise: float = eqx.field(static=True, default=0.1)
     scale: float = eqx.field(static=True, default=1.0)
+    marginal_draws: int = eqx.field(static=True, default=20)
 
     @property
-    def _log_scale(self) -> float:
-        return (self.n_particles - 1) * self.dimension * math.log(self.scale)
+    def network(self) -> CouplingStack:
+        """The coupling layers."""
+        return self.stack
+
+    def with_network(self, network: eqx.Module) -> Self:
+        """The same flow with other coupling layers."""
+        return eqx.tree_at(lambda flow: flow.stack, self, network)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """That log q of samples comes from the joint density."""
+        return {"divergence": "none", "solver": f"coupling layers, joint density with {self.augmented} copies"}
+
+    @property
+    def chunk_size(self) -> int:
+        """Configurations whose messages fit into the cache together."""
+        room = _PAIRS["cpu" if jax.default_backend() == "cpu" else "accelerator"] / self.n_particles**2
+        return 2 ** min(max(round(math.log2(room)), 0), 10)
+
+    def sample_and_log_prob(self, *, key: PRNGKeyArray) -> FlowSolution:
+        """Draws one configuration; its log q is log q(x, a) - log pi(a|x), with which its weight is exact."""
+        latent, channels, log_q = self._draw(key)
+        positions = channels[:, 0]
+        return self._solution(latent[:, 0], positions, positions * self.scale, log_q - self.log_conditional(channels) - self._log_scale)
+
+    def log_prob(self, positions: Float[Array, "N D"], *, key: PRNGKeyArray | None = None) -> FlowSolution:
+        """Log density of a configuration in data units, from `marginal_draws` draws of the copies; below the exact one in the mean."""
+        key = jax.random.key(0) if key is None else key
+        draws = self.log_marginals(positions, count=self.marginal_draws, key=key)
+        log_q = jax.nn.logsumexp(draws) - math.log(self.marginal_draws)
+        centred = self._centred(positions)
+        latent = self.stack(self.draw_copies(centred, key=key), inverse=False).channels[:, 0]
+        return self._solution(centred, latent, latent, log_q)._replace(nfe=jnp.asarray(self.marginal_draws, jnp.int32))
+
+    def _solution(self, start: Array, end: Array, shown: Array, log_q: Array) -> FlowSolution:
+        """What is told of a configuration moved from `start` to `end`."""
+        status = jnp.where(jnp.all(jnp.isfinite(end)) & jnp.isfinite(log_q), 0, 2).astype(jnp.int32)
+        distance = jnp.sqrt(jnp.sum((end - start) ** 2))
+        return FlowSolution(shown, log_q, jnp.ones((), jnp.int32), jnp.full_like(distance, jnp.nan), distance, status)
 
     def draw_copies(self, positions: Float[Array, "N D"], *, key: PRNGKeyArray) -> Float[Array, "N K D"]:
         """Positions in units of the prior with k copies drawn from pi(a | x), as channels."""
@@ -99,25 +146,30 @@ class AugmentedCouplingFlow(eqx.Module):
 
     def joint(self, channels: Float[Array, "N K D"]) -> JointDensity:
         """Log q(x, a) of channels in units of the prior; the same for all places of their centre of mass."""
-        moved = self.network(channels - jnp.mean(channels[:, 0], axis=0), inverse=False)
+        moved = self.stack(channels - jnp.mean(channels[:, 0], axis=0), inverse=False)
         return JointDensity(self._log_base(moved.channels) + moved.log_det, moved.collinearity)
 
     def sample_joint(self, *, key: PRNGKeyArray) -> tuple[Float[Array, "N K D"], Float[Array, ""]]:
         """Channels in units of the prior and their log q(x, a)."""
+        return self._draw(key)[1:]
+
+    def _draw(self, key: PRNGKeyArray) -> tuple[Float[Array, "N K D"], Float[Array, "N K D"], Float[Array, ""]]:
+        """Latent channels, channels and their log q(x, a)."""
         key_positions, key_copies = jax.random.split(key)
-        latent = self.draw_copies(prior.sample(self.n_particles, self.dimension, key=key_positions), key=key_copies)
-        moved = self.network(latent, inverse=True)
-        return moved.channels, self._log_base(latent) - moved.log_det
+        latent = self.draw_copies(self.prior.sample(self.n_particles, self.dimension, key=key_positions), key=key_copies)
+        moved = self.stack(latent, inverse=True)
+        # From latent to data the log-det has the other sign.
+        return latent, moved.channels, self._log_base(latent) - moved.log_det
 
     def log_marginals(self, positions: Float[Array, "N D"], *, count: int, key: PRNGKeyArray) -> Float[Array, " K"]:
         """Log q(x, a) - log pi(a | x) for draws of a, in data units: the mean of their exponentials is q(x), without bias."""
-        centred = (positions - jnp.mean(positions, axis=0)) / self.scale
+        centred = self._centred(positions)
 
         def one(key: PRNGKeyArray) -> Float[Array, ""]:
             channels = self.draw_copies(centred, key=key)
             return self.joint(channels).log_q - self.log_conditional(channels) - self._log_scale
 
-        return jax.vmap(one)(jax.random.split(key, count))
+        return jax.lax.map(one, jax.random.split(key, count))
 
     def _log_base(self, channels: Float[Array, "N K D"]) -> Float[Array, ""]:
-        return prior.log_prob(channels[:, 0]) + self.log_conditional(channels)
+        return self.prior.log_prob(channels[:, 0]) + self.log_conditional(channels)

@@ -1,9 +1,15 @@
 """From a configuration to a flow with fresh parameters."""
 
+import equinox as eqx
+import jax
 from jaxtyping import PRNGKeyArray
 
-from boltzflow.config import FlowConfig
+from boltzflow.config import CouplingConfig, FlowConfig
+from boltzflow.flows.augmented import AugmentedCouplingFlow, CouplingStack, Stage
+from boltzflow.flows.base import AbstractFlow
 from boltzflow.flows.continuous import ContinuousFlow
+from boltzflow.flows.coupling import Block, Cartesian, CouplingLayer, PlainCoupling, Projection, Scaling, Spherical, Vector
+from boltzflow.flows.prior import Harmonic, Normal
 from boltzflow.nets import EGNN, TwoInteraction
 from boltzflow.nets.base import AbstractVectorField
 from boltzflow.targets.base import Target
@@ -44,7 +50,56 @@ def build_field(config: FlowConfig, classes: tuple[int, ...], scale: float, *, k
     )
 
 
-def build_flow(config: FlowConfig, target: Target, scale: float, *, key: PRNGKeyArray) -> ContinuousFlow:
+def build_coupling(config: CouplingConfig, classes: tuple[int, ...], dimension: int, *, key: PRNGKeyArray) -> CouplingStack:
+    """The coupling layers that a configuration names, with fresh parameters; the identity.
+
+    Args:
+        config: kind, number and sizes of the layers.
+        classes: interchangeability class of each particle; used as its type.
+        dimension: D.
+        key: for the initial parameters.
+    """
+    pairs = (config.augmented + 1) // 2
+
+    def layer(key: PRNGKeyArray) -> CouplingLayer | PlainCoupling:
+        if config.projection == "none":
+            return PlainCoupling(classes, dimension, pairs=pairs, layers=config.layers, features=config.features, key=key)
+        projection = _projection(config, dimension)
+        sizes = {"layers": config.layers, "features": config.features, "width": config.width}
+        return CouplingLayer(classes, projection, pairs=pairs, **sizes, key=key)
+
+    def stage(key: PRNGKeyArray) -> Stage:
+        first, second, third = jax.random.split(key, 3)
+        return Stage(Scaling(config.augmented + 1, key=third) if config.scaling else None, Block(layer(first), layer(second)))
+
+    return CouplingStack(eqx.filter_vmap(stage)(jax.random.split(key, config.blocks)))
+
+
+def _projection(config: CouplingConfig, dimension: int) -> Projection:
+    if config.projection == "cartesian":
+        return Cartesian(dimension, bins=config.bins, reach=config.reach)
+    if config.projection == "vector":
+        return Vector(dimension, bins=config.bins, reach=config.reach)
+    return Spherical(dimension, bins=config.bins, reach=config.reach, reflections=config.mirror)
+
+
+def build_flow(config: FlowConfig, target: Target, scale: float, *, key: PRNGKeyArray) -> AbstractFlow:
     """The flow that a configuration names, for a target, with fresh parameters."""
+    if config.family == "eacf":
+        coupling = config.coupling
+        prior = Normal()
+        if coupling.base == "harmonic":
+            prior = Harmonic(target.bonds, target.n_particles, coupling.stiffness)
+        stack = build_coupling(coupling, target.classes, target.dimension, key=key)
+        return AugmentedCouplingFlow(
+            stack,
+            prior,
+            target.n_particles,
+            target.dimension,
+            coupling.augmented,
+            coupling.noise,
+            scale,
+            coupling.marginal_draws,
+        )
     field = build_field(config, target.classes, scale, key=key)
     return ContinuousFlow(field, target.n_particles, target.dimension, scale, config.solver)

@@ -1,48 +1,27 @@
 """The equivariant continuous normalizing flow (E-CNF): prior and vector field, sampled and evaluated by integrating an ODE."""
 
-from typing import Any, NamedTuple
+import math
+from typing import Any, Self
 
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from boltzflow.config import SolverConfig
 from boltzflow.flows import prior, quadrature
+from boltzflow.flows.base import AbstractFlow, FlowSolution
 from boltzflow.flows.divergence import draw_probes, velocity_and_divergence
 from boltzflow.flows.solvers import solver_and_controller
 from boltzflow.nets.base import AbstractVectorField
 
-STATUS_SENTENCES = {
-    0: "solved",
-    1: "the solver reached its maximum number of steps; raise flow.solver.max_steps or loosen rtol and atol",
-    2: "the solution is not finite; the vector field diverges there",
-}
+# Pairs of particles times dimensions over all configurations of a compiled call. On a CPU their tangents stay in the cache
+# (benchmarks/sampling.py); for an accelerator the number is a guess that has not been measured.
+_PAIRS = {"cpu": 8_192, "accelerator": 1_000_000}
 
 
-class FlowSolution(NamedTuple):
-    """One solve of the flow's ODE.
-
-    Attributes:
-        positions: the end point, (N, D): a sample in data units, or the latent configuration in units of the prior.
-        log_q: log density of the configuration in data units on the zero-CoM subspace.
-        nfe: evaluations of the vector field.
-        path_length: length of the path x(t) in units of the prior.
-        distance: straight distance between its ends in units of the prior.
-        status: 0 for success, else a key of `STATUS_SENTENCES`.
-    """
-
-    positions: Float[Array, "N D"]
-    log_q: Float[Array, ""]
-    nfe: Int[Array, ""]
-    path_length: Float[Array, ""]
-    distance: Float[Array, ""]
-    status: Int[Array, ""]
-
-
-class ContinuousFlow(eqx.Module):
+class ContinuousFlow(AbstractFlow):
     """Normal prior on the zero-CoM subspace, transported by dx/dt = v(t, x) from t = 0 to t = 1 (Chen et al., 2018; Köhler et al., 2020).
 
     Methods act on one configuration; `vmap` them. All densities are on the zero-CoM subspace, in data units.
@@ -62,8 +41,24 @@ class ContinuousFlow(eqx.Module):
     solver: SolverConfig = eqx.field(static=True, default=SolverConfig())
 
     @property
-    def _log_scale(self) -> float:
-        return (self.n_particles - 1) * self.dimension * float(np.log(self.scale))
+    def network(self) -> AbstractVectorField:
+        """The vector field."""
+        return self.field
+
+    def with_network(self, network: eqx.Module) -> Self:
+        """The same flow with another vector field."""
+        return eqx.tree_at(lambda flow: flow.field, self, network)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Divergence and solver."""
+        return {"divergence": self.solver.divergence, "solver": str(self.solver)}
+
+    @property
+    def chunk_size(self) -> int:
+        """Configurations whose tangents fit into the cache together."""
+        room = _PAIRS["cpu" if jax.default_backend() == "cpu" else "accelerator"] / (self.n_particles**2 * self.dimension)
+        return 2 ** min(max(round(math.log2(room)), 0), 10)
 
     def sample_and_log_prob(self, *, key: PRNGKeyArray) -> FlowSolution:
         """Draws one configuration with its log density."""
@@ -79,8 +74,7 @@ class ContinuousFlow(eqx.Module):
 
     def log_prob(self, positions: Float[Array, "N D"], *, key: PRNGKeyArray | None = None) -> FlowSolution:
         """Log density of a configuration in data units, its centre of mass removed first; `positions` of the result is the latent."""
-        centred = (positions - jnp.mean(positions, axis=0)) / self.scale
-        latent, change, solution = self._solve(centred, 1.0, 0.0, key)
+        latent, change, solution = self._solve(self._centred(positions), 1.0, 0.0, key)
         log_q = prior.log_prob(latent) + change - self._log_scale
         return solution._replace(positions=latent, log_q=log_q)
 

@@ -1,5 +1,6 @@
 """The figures of a model: NLL, ESS both ways, log Z, path length, NFE and times, each with n and an interval."""
 
+import math
 import time
 from typing import Any
 
@@ -7,13 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
+from scipy.special import logsumexp
 
 from boltzflow import reference
 from boltzflow.analysis import Estimate, metrics, weights
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError
+from boltzflow.flows.augmented import AugmentedCouplingFlow
 from boltzflow.progress import FractionOf, Progress, Silent
-from boltzflow.sampling.generate import chunk_size, draw, generate, log_density, sample_keys
+from boltzflow.sampling.generate import draw, generate, log_density, log_marginals, sample_keys
 from boltzflow.sampling.samples import Samples
 from boltzflow.targets.base import Target
 from boltzflow.training.export import Model
@@ -56,7 +59,7 @@ def evaluate(
         raise DataError(f"the number of samples must be positive, got {n}.")
     progress = Silent() if progress is None else progress
     flow, target = model.flow, model.target
-    chunk = min(chunk_size(flow), n)
+    chunk = min(flow.chunk_size, n)
     first, second = (_seconds_of_chunk(model, chunk) for _ in range(2))
     # Whoever has drawn the samples has compiled already.
     seconds_compile = max(0.0, first - second) if samples is None else None
@@ -70,10 +73,17 @@ def evaluate(
         raise DataError(f"the frames belong to {frames.fingerprint}, but the model to {target.fingerprint}.")
 
     positions = frames.positions[:n]
-    solution = log_density(flow, positions, seed=seed, progress=progress)
+    if isinstance(flow, AugmentedCouplingFlow):
+        draws = np.asarray(log_marginals(flow, positions, seed=seed, progress=progress), np.float64)
+        log_q = logsumexp(draws, axis=1) - math.log(draws.shape[1])
+        augmented = _augmented_figures(flow, samples, draws, seed, progress)
+    else:
+        solution = log_density(flow, positions, seed=seed, progress=progress)
+        log_q = np.where(solution.status == 0, np.asarray(solution.log_q, np.float64), np.nan)
+        draws, augmented = log_q[:, None], {}
     progress.stop()
-    solved = (solution.status == 0) & np.isfinite(solution.log_q)
-    log_q = np.asarray(solution.log_q, np.float64)[solved]
+    solved = np.isfinite(log_q) & np.isfinite(draws[:, 0])
+    log_q, single = log_q[solved], draws[solved, 0]
     u = np.asarray(target.energies(jnp.asarray(positions)), np.float64)[solved]
     nll = metrics.mean(-log_q, seed=seed) if solved.any() else None
     ok = samples.status == 0
@@ -84,16 +94,44 @@ def evaluate(
         "nll": _plain(nll),
         "nll_minus_entropy": _plain(_divergence_from_target(log_q, u, target, seed)),
         "ess_reverse": weights.reverse_ess(samples.log_weight, seed=seed).as_dict(),
-        "ess_forward": weights.forward_ess(-u - log_q, seed=seed).as_dict() if solved.any() else None,
+        "ess_forward": weights.forward_ess(-u - single, seed=seed).as_dict() if solved.any() else None,
         "log_z": weights.log_z(samples.log_weight, seed=seed).as_dict(),
-        "path_length": _plain(metrics.mean(samples.path_length[ok], seed=seed) if ok.any() else None),
+        "path_length": _plain(metrics.mean(samples.path_length[ok], seed=seed) if np.isfinite(samples.path_length[ok]).any() else None),
         "nfe": _plain(metrics.mean(samples.nfe[ok].astype(float), seed=seed) if ok.any() else None),
         "pareto_k": _number(weights.pareto_k(samples.log_weight)),
         "failed": samples.n_failed,
         "failed_frames": int(np.sum(~solved)),
         "seconds_per_1000": 1000.0 * float(timed.meta["seconds"]) / timed.n,
         "seconds_compile": seconds_compile,
+        **augmented,
         "versions": versions(),
+    }
+
+
+# Samples whose density of positions alone is estimated: each takes many passes.
+_MARGINAL = 1_000
+
+
+def _augmented_figures(
+    flow: AugmentedCouplingFlow, samples: Samples, draws: Float[np.ndarray, "n K"], seed: int, progress: Progress
+) -> dict[str, Any]:
+    """What the copies cost: NLL with one draw of them, ESS of the draws, and reverse ESS with the density of positions alone.
+
+    The last has the noise of the estimated density, so that it is a lower bound of the ESS that draws without end would give.
+    """
+    usable = np.isfinite(draws).all(axis=1)
+    inner = np.exp(2 * logsumexp(draws[usable], axis=1) - logsumexp(2 * draws[usable], axis=1)) / draws.shape[1]
+    kept = samples.take(np.arange(min(samples.n, _MARGINAL)))
+    ok = np.isfinite(kept.log_weight)
+    log_weight = np.full(kept.n, -np.inf)
+    if ok.any():
+        again = log_marginals(flow, kept.positions[ok], seed=seed + 2, progress=progress)
+        log_weight[ok] = -kept.u[ok] - (logsumexp(again, axis=1) - math.log(again.shape[1]))
+    return {
+        "marginal_draws": draws.shape[1],
+        "nll_one_draw": _plain(metrics.mean(-draws[usable, 0], seed=seed)) if usable.any() else None,
+        "ess_of_draws": _plain(metrics.mean(inner, seed=seed)) if usable.any() else None,
+        "ess_reverse_marginal": weights.reverse_ess(log_weight, seed=seed).as_dict(),
     }
 
 

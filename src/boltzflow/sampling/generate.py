@@ -2,7 +2,6 @@
 
 import collections
 import concurrent.futures
-import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +15,8 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from boltzflow.errors import DataError
-from boltzflow.flows.continuous import ContinuousFlow, FlowSolution
+from boltzflow.flows.augmented import AugmentedCouplingFlow
+from boltzflow.flows.base import AbstractFlow, FlowSolution
 from boltzflow.progress import Progress, Silent
 from boltzflow.sampling.samples import Samples
 from boltzflow.sampling.writer import SamplesWriter
@@ -24,27 +24,22 @@ from boltzflow.targets.base import Target
 
 T = TypeVar("T")
 
-# Pairs of particles times dimensions over all configurations of a compiled call. On a CPU their tangents stay in the cache
-# (benchmarks/sampling.py); for an accelerator the number is a guess that has not been measured.
-_PAIRS = {"cpu": 8_192, "accelerator": 1_000_000}
-
-
-def chunk_size(flow: ContinuousFlow) -> int:
-    """Configurations per compiled call: a power of two, few enough that memory does not grow with the number of samples or particles."""
-    room = _PAIRS["cpu" if jax.default_backend() == "cpu" else "accelerator"] / (flow.n_particles**2 * flow.dimension)
-    return 2 ** min(max(round(math.log2(room)), 0), 10)
-
-
 @eqx.filter_jit
-def draw(flow: ContinuousFlow, keys: PRNGKeyArray) -> FlowSolution:
+def draw(flow: AbstractFlow, keys: PRNGKeyArray) -> FlowSolution:
     """A chunk of samples, one key each."""
     return jax.vmap(lambda key: flow.sample_and_log_prob(key=key))(keys)
 
 
 @eqx.filter_jit
-def density(flow: ContinuousFlow, positions: Float[Array, "B N D"], keys: PRNGKeyArray) -> FlowSolution:
+def density(flow: AbstractFlow, positions: Float[Array, "B N D"], keys: PRNGKeyArray) -> FlowSolution:
     """Log densities of a chunk of configurations, one key each (used by the Hutchinson estimate only)."""
     return jax.vmap(lambda x, key: flow.log_prob(x, key=key))(positions, keys)
+
+
+@eqx.filter_jit
+def marginals(flow: AugmentedCouplingFlow, positions: Float[Array, "B N D"], keys: PRNGKeyArray) -> Float[Array, "B K"]:
+    """Draws of the density of a chunk of configurations, one key each; see `AugmentedCouplingFlow.log_marginals`."""
+    return jax.vmap(lambda x, key: flow.log_marginals(x, count=flow.marginal_draws, key=key))(positions, keys)
 
 
 def sample_keys(seed: int, start: int, count: int) -> PRNGKeyArray:
@@ -75,7 +70,7 @@ def in_chunks(work: Callable[[int, int], T], start: int, stop: int, chunk: int) 
 
 
 def generate(
-    flow: ContinuousFlow,
+    flow: AbstractFlow,
     target: Target,
     n: int,
     *,
@@ -93,7 +88,7 @@ def generate(
         target: the target whose reduced energy weighs the samples.
         n: number of samples.
         seed: sample i depends on the seed and on i alone.
-        chunk: samples per compiled call; None: `chunk_size`.
+        chunk: samples per compiled call; None: that of the flow.
         out: file to stream to; what is written stays valid if the process is killed.
         resume: continue the file `out`.
         progress: told how many samples are done.
@@ -106,7 +101,7 @@ def generate(
         DataError: if n is not positive.
         RunError: if `out` cannot be written, or holds other samples.
     """
-    chunk = chunk_size(flow) if chunk is None else chunk
+    chunk = flow.chunk_size if chunk is None else chunk
     if n < 1 or chunk < 1:
         raise DataError(f"the numbers of samples and of samples per chunk must be positive, got {n} and {chunk}.")
     progress = Silent() if progress is None else progress
@@ -117,8 +112,7 @@ def generate(
         "units": target.units,
         "model": model,
         "seed": seed,
-        "divergence": flow.solver.divergence,
-        "solver": str(flow.solver),
+        **flow.settings,
         "precision": str(jnp.zeros(()).dtype),
     }
     began = time.perf_counter()
@@ -189,7 +183,7 @@ def to_samples(solution: FlowSolution, energies: Float[Array, " B"], scale: floa
 
 
 def log_density(
-    flow: ContinuousFlow,
+    flow: AbstractFlow,
     positions: Float[np.ndarray, "n N D"],
     *,
     seed: int = 0,
@@ -197,20 +191,44 @@ def log_density(
     progress: Progress | None = None,
 ) -> FlowSolution:
     """Log densities of configurations in data units, on the host; the columns of the result are NumPy arrays of length n."""
+    return _over_positions(lambda x, keys: density(flow, x, keys), flow, positions, seed, chunk, progress)
+
+
+def log_marginals(
+    flow: AugmentedCouplingFlow,
+    positions: Float[np.ndarray, "n N D"],
+    *,
+    seed: int = 0,
+    chunk: int | None = None,
+    progress: Progress | None = None,
+) -> Float[np.ndarray, "n K"]:
+    """Draws log q(x, a) - log pi(a|x) for configurations in data units, on the host; the mean of exponentials is the density."""
+    return _over_positions(lambda x, keys: marginals(flow, x, keys), flow, positions, seed, chunk, progress)
+
+
+def _over_positions(
+    work: Callable[[Array, PRNGKeyArray], T],
+    flow: AbstractFlow,
+    positions: Float[np.ndarray, "n N D"],
+    seed: int,
+    chunk: int | None,
+    progress: Progress | None,
+) -> T:
+    """Results of a compiled function of positions and keys, chunk by chunk; the last chunk is filled up and cut."""
     progress = Silent() if progress is None else progress
     n = len(positions)
-    chunk = min(chunk_size(flow) if chunk is None else chunk, n)
+    chunk = min(flow.chunk_size if chunk is None else chunk, n)
 
-    def work(begin: int, count: int) -> FlowSolution:
+    def one(begin: int, count: int) -> T:
         part = positions[begin : begin + count]
         kept = len(part)
         padded = np.concatenate([part, np.repeat(part[-1:], count - kept, axis=0)]) if kept < count else part
-        solution = density(flow, jnp.asarray(padded, jnp.zeros(()).dtype), sample_keys(seed, begin, count))
-        return jax.tree.map(lambda a: np.asarray(a)[:kept], solution)
+        result = work(jnp.asarray(padded, jnp.zeros(()).dtype), sample_keys(seed, begin, count))
+        return jax.tree.map(lambda a: np.asarray(a)[:kept], result)
 
     parts = []
     progress.start(n, "log density of data")
-    for done, part in in_chunks(work, 0, n, chunk):
+    for done, part in in_chunks(one, 0, n, chunk):
         parts.append(part)
         progress.update(done)
     progress.stop()

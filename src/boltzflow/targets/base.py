@@ -51,6 +51,7 @@ class Target:
         parameters: what else distinguishes this target from others of its name; part of the fingerprint.
         start: makes a starting configuration (N, D) for a sampler from a key.
         exact: values known exactly.
+        bonds: pairs of bonded particles; empty where there are none.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Target:
     parameters: Mapping[str, float | int | str | bool] = dataclasses.field(default_factory=dict)
     start: Callable[[PRNGKeyArray], Float[Array, "N D"]] | None = None
     exact: ExactValues = ExactValues()
+    bonds: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if self.n_particles < 2 or self.dimension < 1:

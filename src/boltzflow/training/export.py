@@ -17,7 +17,7 @@ from boltzflow import config_io, files
 from boltzflow.config import RunConfig
 from boltzflow.errors import CheckpointError, TargetError, nearest
 from boltzflow.flows.build import build_flow
-from boltzflow.flows.continuous import ContinuousFlow
+from boltzflow.flows.base import AbstractFlow
 from boltzflow.targets import Target
 from boltzflow.targets import get as get_target
 
@@ -38,7 +38,7 @@ class Model:
     """
 
     name: str
-    flow: ContinuousFlow
+    flow: AbstractFlow
     config: RunConfig
     target: Target
     card: dict[str, Any]
@@ -55,7 +55,7 @@ def _named_arrays(tree: PyTree) -> dict[str, np.ndarray]:
     return {name: np.asarray(leaf) for name, leaf in _named(eqx.filter(tree, eqx.is_inexact_array)).items()}
 
 
-def save_model(path: Path, flow: ContinuousFlow, config: RunConfig, target: Target, card: dict[str, Any]) -> None:
+def save_model(path: Path, flow: AbstractFlow, config: RunConfig, target: Target, card: dict[str, Any]) -> None:
     """Writes the parameters to `path` and the card beside it as .json; each file appears whole or not at all.
 
     Args:
@@ -73,7 +73,7 @@ def save_model(path: Path, flow: ContinuousFlow, config: RunConfig, target: Targ
         "fingerprint": target.fingerprint,
         "scale": repr(flow.scale),
     }
-    content = _sorted_header(save(_named_arrays(flow.field), metadata=metadata))
+    content = _sorted_header(save(_named_arrays(flow.network), metadata=metadata))
     text = json.dumps({"target": config.target, "fingerprint": target.fingerprint, **card}, indent=2) + "\n"
     for file, data in ((path, content), (path.with_suffix(".json"), text.encode())):
         files.replace(file, data)
@@ -104,11 +104,11 @@ def load_model(name: str | os.PathLike[str], *, target: Target | None = None) ->
     # Shapes only: the parameters come from the file.
     scale = float(metadata["scale"])
     flow = eqx.filter_eval_shape(lambda key: build_flow(config.flow, target, scale, key=key), jax.random.key(0))
-    flow = eqx.tree_at(lambda f: f.field, flow, _with_arrays(flow.field, arrays, path))
+    flow = flow.with_network(_with_arrays(flow.network, arrays, path))
     return Model(str(name), flow, config, target, _card(path.with_suffix(".json")), run)
 
 
-def with_parameters_of(flow: ContinuousFlow, name: str | os.PathLike[str]) -> ContinuousFlow:
+def with_parameters_of(flow: AbstractFlow, name: str | os.PathLike[str]) -> AbstractFlow:
     """The flow with the parameters of a trained model, which may be one of another target.
 
     Args:
@@ -120,10 +120,10 @@ def with_parameters_of(flow: ContinuousFlow, name: str | os.PathLike[str]) -> Co
     """
     path, _ = _find_model(name)
     config, _, arrays = _read(path)
-    shapes = jax.eval_shape(lambda: eqx.filter(flow.field, eqx.is_inexact_array))
-    template = eqx.combine(shapes, eqx.filter(flow.field, eqx.is_inexact_array, inverse=True))
+    shapes = jax.eval_shape(lambda: eqx.filter(flow.network, eqx.is_inexact_array))
+    template = eqx.combine(shapes, eqx.filter(flow.network, eqx.is_inexact_array, inverse=True))
     try:
-        field = _with_arrays(template, arrays, path)
+        network = _with_arrays(template, arrays, path)
     except CheckpointError as error:
         there = config.flow
         raise CheckpointError(
@@ -131,7 +131,7 @@ def with_parameters_of(flow: ContinuousFlow, name: str | os.PathLike[str]) -> Co
             f"flow.layers={there.layers} flow.hidden={there.hidden} flow.radial={there.radial} flow.channels={there.channels}); choose "
             "these options, or another model."
         ) from error
-    return eqx.tree_at(lambda f: f.field, flow, field)
+    return flow.with_network(network)
 
 
 def shipped_models() -> dict[str, Path]:

@@ -31,6 +31,12 @@ def identity(config: RunConfig) -> str:
     for name in ("log_every", "checkpoint_every", "keep_checkpoints", "evaluate_every", "evaluate_n", "tensorboard"):
         plain.get("training", {}).pop(name, None)
     plain.get("flow", {}).pop("solver", None)
+    natural = "maximum-likelihood" if config.flow.family == "eacf" else "flow-matching"
+    if config.objective.method == natural:
+        # Named or not, it is the same.
+        plain["objective"].pop("method")
+        if not plain["objective"]:
+            del plain["objective"]
     return "configuration " + hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -1,6 +1,7 @@
 """The training loop: from a configuration to a run folder with a trained model, interruptible at any moment."""
 
 import contextlib
+import dataclasses
 import os
 import signal
 import threading
@@ -14,11 +15,11 @@ import jax
 import numpy as np
 
 from boltzflow import config_io, datasets, targets
-from boltzflow.config import RunConfig
+from boltzflow.config import RefinementConfig, RunConfig
 from boltzflow.datasets import Dataset
 from boltzflow.errors import BoltzflowError, RunError
 from boltzflow.flows.build import build_flow
-from boltzflow.flows.continuous import ContinuousFlow
+from boltzflow.flows.base import AbstractFlow
 from boltzflow.objectives.flow_matching import Batch
 from boltzflow.objectives.pairing import PairingInfo
 from boltzflow.progress import FractionOf, Progress, Silent
@@ -68,6 +69,9 @@ def train(
     folder = Path(out)
     target = targets.get(config.target) if target is None else target
     config_io.check(config)
+    if config.flow.family == "eacf" and config.refinement.steps:
+        progress.message("the refinement is left out: it is made for continuous flows.")
+        config = dataclasses.replace(config, refinement=RefinementConfig())
     training = config.training
     mesh = data_mesh(training.devices, training.batch_size, training.microbatch)
     if config.refinement.steps:
@@ -88,7 +92,7 @@ def train(
 
     scale = _scale(config, target, train_set)
     flow = build_flow(config.flow, target, scale, key=jax.random.key(training.seed))
-    state = initial_state(flow.field, training)
+    state = initial_state(flow.network, training)
     checkpoints = Checkpoints(
         folder / "checkpoints",
         keep=training.keep_checkpoints,
@@ -101,7 +105,7 @@ def train(
     if found is not None:
         state, meta = found
     elif training.start_from is not None:
-        state = initial_state(with_parameters_of(flow, training.start_from).field, training)
+        state = initial_state(with_parameters_of(flow, training.start_from).network, training)
     first, last = int(state.step), training.steps + config.refinement.steps
     if first > training.steps and meta.get("refinement") != refinement_identity(config):
         raise RunError(f"the run in {folder} was refined with other options; choose another folder.")
@@ -200,14 +204,13 @@ def _scale(config: RunConfig, target: Target, train_set: Dataset) -> float:
     return 1.0 if target.units == "reduced" else float(np.std(train_set.positions))
 
 
-def _averaged(flow: ContinuousFlow, state: TrainState) -> ContinuousFlow:
+def _averaged(flow: AbstractFlow, state: TrainState) -> AbstractFlow:
     """The flow with the averaged parameters on one device."""
     average = jax.device_put(jax.tree.map(np.asarray, state.average))
-    field = eqx.combine(average, eqx.filter(flow.field, eqx.is_inexact_array, inverse=True))
-    return eqx.tree_at(lambda f: f.field, flow, field)
+    return flow.with_network(eqx.combine(average, eqx.filter(flow.network, eqx.is_inexact_array, inverse=True)))
 
 
-def _periodic_evaluation(flow: ContinuousFlow, target: Target, validation: Dataset, n: int, seed: int) -> dict[str, Any]:
+def _periodic_evaluation(flow: AbstractFlow, target: Target, validation: Dataset, n: int, seed: int) -> dict[str, Any]:
     """NLL of validation frames and reverse ESS, from few samples."""
     from boltzflow.analysis import metrics, weights
     from boltzflow.sampling.generate import generate, log_density
@@ -233,7 +236,7 @@ def _card(config: RunConfig, frames: Dataset, reference_seconds: float | None, s
     }
 
 
-def _write_model(folder: Path, flow: ContinuousFlow, config: RunConfig, target: Target, card: dict[str, Any]) -> None:
+def _write_model(folder: Path, flow: AbstractFlow, config: RunConfig, target: Target, card: dict[str, Any]) -> None:
     try:
         save_model(folder / MODEL_FILE, flow, config, target, card)
     except OSError as error:

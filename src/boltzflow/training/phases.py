@@ -8,7 +8,9 @@ import numpy as np
 from jaxtyping import Float
 
 from boltzflow.config import RunConfig, TrainingConfig
-from boltzflow.flows.continuous import ContinuousFlow
+from boltzflow.flows.augmented import AugmentedCouplingFlow
+from boltzflow.flows.base import AbstractFlow
+from boltzflow.objectives.augmented_likelihood import AugmentedLikelihood
 from boltzflow.objectives.flow_matching import Batch, FlowMatching
 from boltzflow.objectives.maximum_likelihood import MaximumLikelihood
 from boltzflow.objectives.pairing import PairingInfo
@@ -40,22 +42,34 @@ class Phase:
     compile: Callable[[], StepFunction]
 
 
+def _objective(config: RunConfig, flow: AbstractFlow) -> AugmentedLikelihood | FlowMatching | MaximumLikelihood:
+    """What the configuration minimises."""
+    if isinstance(flow, AugmentedCouplingFlow):
+        plain = config.flow.coupling.projection == "none"
+        return AugmentedLikelihood(flow, config.objective.collinearity if flow.dimension == 3 else 0.0, turn=plain)
+    options = dataclasses.asdict(config.objective)
+    if config.objective.method == "maximum-likelihood":
+        return MaximumLikelihood(**options)
+    return FlowMatching(**options)
+
+
 def phases(
-    config: RunConfig, flow: ContinuousFlow, target: Target, frames: Float[np.ndarray, "n N D"], mesh: jax.sharding.Mesh
+    config: RunConfig, flow: AbstractFlow, target: Target, frames: Float[np.ndarray, "n N D"], mesh: jax.sharding.Mesh
 ) -> tuple[Phase, Phase]:
     """Training on frames and its refinement; frames in units of the prior."""
     training, refinement = config.training, config.refinement
     classes = np.asarray(target.classes)
-    options = dataclasses.asdict(config.objective)
-    if config.objective.method == "maximum-likelihood":
-        objective: FlowMatching | MaximumLikelihood = MaximumLikelihood(**options)
-    else:
-        objective = FlowMatching(**options)
+    objective = _objective(config, flow)
     path_gradient = PathGradient(refinement, target.energy, flow.scale)
     shared = {field.name: getattr(refinement, field.name) for field in dataclasses.fields(refinement) if hasattr(training, field.name)}
     refining = dataclasses.replace(training, **shared)
 
     def pairs(step: int) -> tuple[Batch, PairingInfo | None]:
+        if isinstance(objective, AugmentedLikelihood):
+            batch = objective.prepare(
+                frames, batch_size=training.batch_size, seed=training.seed, step=step, reflections=target.reflections
+            )
+            return batch, None
         if isinstance(objective, MaximumLikelihood):
             return objective.prepare(frames, batch_size=training.batch_size, seed=training.seed, step=step), None
         return objective.prepare(
@@ -64,7 +78,7 @@ def phases(
 
     end = training.steps
     return (
-        Phase("training", "loss", 0, end, training, pairs, lambda: make_step(flow.field, objective, training, mesh)),
+        Phase("training", "loss", 0, end, training, pairs, lambda: make_step(flow.network, objective, training, mesh)),
         Phase(
             "refinement",
             "divergence",
@@ -72,6 +86,6 @@ def phases(
             end + refinement.steps,
             refining,
             lambda step: (path_gradient.prepare(frames, seed=training.seed, step=step), None),
-            lambda: make_step(flow.field, path_gradient, refining, mesh, begin=end),
+            lambda: make_step(flow.network, path_gradient, refining, mesh, begin=end),
         ),
     )

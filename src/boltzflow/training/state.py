@@ -1,26 +1,39 @@
 """The training state and the step that advances it: one compiled function over a device mesh."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from boltzflow.config import TrainingConfig
-from boltzflow.nets.base import AbstractVectorField
 from boltzflow.objectives.flow_matching import Batch
 
 
 class Objective(Protocol):
     """What is minimised."""
 
-    def losses(self, field: AbstractVectorField, batch: Batch) -> Float[Array, " B"]:
+    def losses(self, network: Any, batch: Batch) -> Float[Array, " B"]:
         """Loss of each pair of a batch."""
         ...
+
+
+class MedianState(NamedTuple):
+    """Gradient norms of the last steps that were taken, and what is guarded by their median.
+
+    Attributes:
+        norms: ring of norms before clipping; NaN where there is none yet.
+        taken: steps taken.
+        optimiser: state of the optimiser.
+    """
+
+    norms: Float[Array, " 100"]
+    taken: Int[Array, ""]
+    optimiser: PyTree
 
 
 class TrainState(NamedTuple):
@@ -28,10 +41,10 @@ class TrainState(NamedTuple):
 
     Attributes:
         step: optimiser steps done, skipped ones included: a skipped step does not hold the schedule back.
-        parameters: arrays of the vector field.
+        parameters: arrays of the network.
         average: exponential moving average of the parameters; the one that samples.
-        optimiser: state of the optimiser.
-        skipped: steps whose gradient was not finite and that changed nothing.
+        optimiser: state of the optimiser; with limits by the median norm a `MedianState`.
+        skipped: steps whose gradient was not finite, or far above the median, and that changed nothing.
         masked: pairs whose loss was not finite and that were left out.
     """
 
@@ -74,23 +87,47 @@ def optimiser(config: TrainingConfig) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), *adam)
 
 
+def _initial_optimiser(parameters: PyTree, config: TrainingConfig) -> PyTree:
+    """State of the optimiser before its first step."""
+    inner = optimiser(config).init(parameters)
+    if config.clip_median is None and config.skip_median is None:
+        return inner
+    dtype = jnp.result_type(*jax.tree.leaves(parameters))
+    return MedianState(jnp.full(100, jnp.nan, dtype), jnp.zeros((), jnp.int32), inner)
+
+
+def _limited(
+    gradient: PyTree, norm: Float[Array, ""], state: MedianState, config: TrainingConfig
+) -> tuple[PyTree, Bool[Array, ""], MedianState]:
+    """Gradient scaled down to `clip_median` times the median norm, whether it is below `skip_median` times it, and the norms to come.
+
+    Source: Midgley, Stimper et al., NeurIPS 2023, arXiv:2308.10364, appendix on training.
+    """
+    median = jnp.where(state.taken > 0, jnp.nanmedian(state.norms), jnp.inf)
+    clip = jnp.inf if config.clip_median is None else config.clip_median * median
+    keep = jnp.asarray(True) if config.skip_median is None else norm <= config.skip_median * median
+    gradient = jax.tree.map(lambda g: g * jnp.minimum(1.0, clip / (norm + 1e-12)).astype(g.dtype), gradient)
+    norms = state.norms.at[state.taken % state.norms.size].set(norm)
+    return gradient, keep, MedianState(norms, state.taken + 1, state.optimiser)
+
+
 def refined_from(state: TrainState, config: TrainingConfig) -> TrainState:
     """State before the first step of a refinement: the averaged parameters and a fresh optimiser; counters go on."""
     parameters, average = (jax.tree.map(jnp.copy, state.average) for _ in range(2))
-    return state._replace(parameters=parameters, average=average, optimiser=optimiser(config).init(parameters))
+    return state._replace(parameters=parameters, average=average, optimiser=_initial_optimiser(parameters, config))
 
 
-def initial_state(field: AbstractVectorField, config: TrainingConfig) -> TrainState:
+def initial_state(network: eqx.Module, config: TrainingConfig) -> TrainState:
     """State before the first step."""
-    parameters = eqx.filter(field, eqx.is_inexact_array)
-    # Every leaf has a buffer of its own, because the step donates the whole state; the field keeps its parameters.
+    parameters = eqx.filter(network, eqx.is_inexact_array)
+    # Every leaf has a buffer of its own, because the step donates the whole state; the network keeps its parameters.
     step, skipped, masked = (jnp.zeros((), jnp.int32) for _ in range(3))
     own, average = (jax.tree.map(jnp.copy, parameters) for _ in range(2))
-    return TrainState(step, own, average, optimiser(config).init(parameters), skipped, masked)
+    return TrainState(step, own, average, _initial_optimiser(parameters, config), skipped, masked)
 
 
 def make_step(
-    field: AbstractVectorField, objective: Objective, config: TrainingConfig, mesh: jax.sharding.Mesh, *, begin: int = 0
+    network: eqx.Module, objective: Objective, config: TrainingConfig, mesh: jax.sharding.Mesh, *, begin: int = 0
 ) -> StepFunction:
     """The compiled training step.
 
@@ -98,13 +135,13 @@ def make_step(
     processor's cache. Non-finite pairs get weight zero in the mean; a non-finite gradient changes nothing but the counters.
 
     Args:
-        field: gives the structure of the vector field; its parameters are taken from the state.
+        network: gives the structure of what is trained; its parameters are taken from the state.
         objective: gives the loss of each pair.
         config: the optimiser and the loop.
         mesh: devices with one axis, "data".
         begin: step at which schedule and averaging begin.
     """
-    _, static = eqx.partition(field, eqx.is_inexact_array)
+    _, static = eqx.partition(network, eqx.is_inexact_array)
     transform, rate = optimiser(config), schedule(config)
     every, split = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("data")
 
@@ -140,7 +177,12 @@ def make_step(
         norm = optax.tree.norm(gradient)
         usable = jnp.isfinite(norm) & (kept > 0)
 
-        updates, new_optimiser = transform.update(gradient, state.optimiser, state.parameters)
+        if isinstance(state.optimiser, MedianState):
+            gradient, below, guard = _limited(gradient, norm, state.optimiser, config)
+            updates, inner = transform.update(gradient, state.optimiser.optimiser, state.parameters)
+            usable, new_optimiser = usable & below, guard._replace(optimiser=inner)
+        else:
+            updates, new_optimiser = transform.update(gradient, state.optimiser, state.parameters)
         learning_rate = jnp.asarray(rate(state.step - begin))
         parameters = jax.tree.map(lambda p, u: p - learning_rate.astype(p.dtype) * u, state.parameters, updates)
         # A short memory at first, so that the average forgets the initial parameters.

@@ -2,6 +2,7 @@
 
 from boltzflow.flows.coupling.layer import Block as Block
 from boltzflow.flows.coupling.layer import CouplingLayer as CouplingLayer
+from boltzflow.flows.coupling.plain import PlainCoupling as PlainCoupling
 from boltzflow.flows.coupling.projections import Cartesian as Cartesian
 from boltzflow.flows.coupling.projections import Projection as Projection
 from boltzflow.flows.coupling.projections import Spherical as Spherical

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from boltzflow.flows.coupling.plain import PlainCoupling
 from boltzflow.flows.coupling.projections import Projection
 from boltzflow.nets.channel_egnn import ChannelEGNN, Residual
 from boltzflow.nets.mlp import Dense
@@ -125,8 +126,8 @@ class Block(eqx.Module):
     on the positions again; this keeps the positions on the zero-CoM subspace and the log-det that of the moves.
     """
 
-    second: CouplingLayer
-    first: CouplingLayer
+    second: CouplingLayer | PlainCoupling
+    first: CouplingLayer | PlainCoupling
 
     def __call__(self, channels: Float[Array, "N K D"], *, inverse: bool) -> Transformed:
         """Towards the latent space, or back to data for `inverse`."""

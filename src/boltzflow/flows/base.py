@@ -1,0 +1,88 @@
+"""What all flows have in common."""
+
+import abc
+from typing import NamedTuple, Self
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+STATUS_SENTENCES = {
+    0: "solved",
+    1: "the solver reached its maximum number of steps; raise flow.solver.max_steps or loosen rtol and atol",
+    2: "the solution is not finite; the network diverges there",
+}
+
+
+class FlowSolution(NamedTuple):
+    """A configuration carried through the flow, one way or the other.
+
+    Attributes:
+        positions: the end point, (N, D): a sample in data units, or the latent configuration in units of the prior.
+        log_q: log density of the configuration in data units on the zero-CoM subspace. Of an augmented flow it is a draw whose
+            exponential has the density as its mean (`AugmentedCouplingFlow`).
+        nfe: evaluations of the network.
+        path_length: length of the path x(t) in units of the prior; NaN where there is no path.
+        distance: straight distance between its ends in units of the prior.
+        status: 0 for success, else a key of `STATUS_SENTENCES`.
+    """
+
+    positions: Float[Array, "N D"]
+    log_q: Float[Array, ""]
+    nfe: Int[Array, ""]
+    path_length: Float[Array, ""]
+    distance: Float[Array, ""]
+    status: Int[Array, ""]
+
+
+class AbstractFlow(eqx.Module):
+    """An invertible map from a prior to configurations of N particles in D dimensions.
+
+    Methods act on one configuration; `vmap` them. All densities are on the zero-CoM subspace, in data units.
+
+    Attributes:
+        n_particles: N.
+        dimension: D.
+        scale: one unit of the prior in data units.
+    """
+
+    n_particles: eqx.AbstractVar[int]
+    dimension: eqx.AbstractVar[int]
+    scale: eqx.AbstractVar[float]
+
+    @property
+    @abc.abstractmethod
+    def network(self) -> eqx.Module:
+        """What is trained, in units of the prior."""
+
+    @abc.abstractmethod
+    def with_network(self, network: eqx.Module) -> Self:
+        """The same flow with another network."""
+
+    @property
+    @abc.abstractmethod
+    def settings(self) -> dict[str, str]:
+        """How log q is computed, in words; stored with samples."""
+
+    @property
+    @abc.abstractmethod
+    def chunk_size(self) -> int:
+        """Configurations per compiled call: a power of two, few enough that memory grows neither with samples nor with particles."""
+
+    @abc.abstractmethod
+    def sample_and_log_prob(self, *, key: PRNGKeyArray) -> FlowSolution:
+        """Draws one configuration with its log density."""
+
+    @abc.abstractmethod
+    def log_prob(self, positions: Float[Array, "N D"], *, key: PRNGKeyArray | None = None) -> FlowSolution:
+        """Log density of a configuration in data units, its centre of mass removed first; `positions` of the result is the latent."""
+
+    @property
+    def _log_scale(self) -> float:
+        """What the unit of length adds to -log q."""
+        return (self.n_particles - 1) * self.dimension * float(np.log(self.scale))
+
+    def _centred(self, positions: Float[Array, "N D"]) -> Float[Array, "N D"]:
+        """A configuration without its centre of mass, in units of the prior."""
+        return (positions - jnp.mean(positions, axis=0)) / self.scale
