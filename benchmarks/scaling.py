@@ -45,12 +45,11 @@ def training(particles: int, batch: int, devices: int) -> dict[str, float]:
 
     from boltzflow.config import TrainingConfig
     from boltzflow.objectives.flow_matching import FlowMatching, centred_normal
-    from boltzflow.sampling.generate import chunk_size
     from boltzflow.training.sharding import data_mesh
     from boltzflow.training.state import initial_state, make_step, place_batch, place_state
 
     target, flow = build(particles)
-    microbatch = min(chunk_size(flow), batch // devices)
+    microbatch = min(flow.chunk_size, batch // devices)
     options = TrainingConfig(batch_size=batch, microbatch=microbatch, devices=devices)
     mesh = data_mesh(devices, batch, microbatch)
     objective = FlowMatching()
