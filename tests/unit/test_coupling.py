@@ -10,10 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.stats
 
+from boltzflow.errors import TargetError
 from boltzflow.flows.augmented import AugmentedCouplingFlow, CouplingStack, Stage
-from boltzflow.flows.coupling import Block, Cartesian, CouplingLayer, Scaling, Spherical, Vector
+from boltzflow.flows.coupling import Block, Cartesian, CouplingLayer, PlainCoupling, Scaling, Spherical, Vector
 from boltzflow.flows.coupling.layer import Transformed
+from boltzflow.flows.prior import Harmonic, Normal
 
 TYPES = (0, 0, 1, 0)
 N = len(TYPES)
@@ -26,7 +29,9 @@ KINDS = {
 }
 # Equivariance under reflections holds for these; in the plane, too, the frame is right-handed otherwise.
 MIRROR = {"spherical-mirror", "vector", "scaling"}
-CASES = [(kind, d, k) for kind, d, k in itertools.product([*KINDS, "scaling"], (2, 3), (1, 3))]
+# "scaling" is blocks in vectors with scaling between them, "plain" is the baseline that knows no rotations.
+NAMES = (*KINDS, "scaling", "plain")
+CASES = list(itertools.product(NAMES, (2, 3), (1, 3)))
 
 
 def filled(tree: Any, size: float = 0.5) -> Any:
@@ -42,14 +47,18 @@ def filled(tree: Any, size: float = 0.5) -> Any:
 
 
 def stack(kind: str, dimension: int, augmented: int, *, depth: int = 2) -> CouplingStack:
-    """A stack of the kind; "scaling" is a block in vectors with scaling."""
-    projection = KINDS["vector" if kind == "scaling" else kind](dimension)
-    options: dict[str, Any] = {"pairs": (augmented + 1) // 2, "layers": 2, "features": 8, "width": 8}
+    """A stack of the kind."""
+    options: dict[str, Any] = {"pairs": (augmented + 1) // 2, "layers": 2, "features": 8}
+
+    def layer(key: Any) -> CouplingLayer | PlainCoupling:
+        if kind == "plain":
+            return PlainCoupling(TYPES, dimension, key=key, **options)
+        return CouplingLayer(TYPES, KINDS["vector" if kind == "scaling" else kind](dimension), width=8, key=key, **options)
 
     def make(key: Any) -> Stage:
-        first, second, third = jax.random.split(key, 3)
-        block = Block(CouplingLayer(TYPES, projection, key=first, **options), CouplingLayer(TYPES, projection, key=second, **options))
-        return Stage(Scaling(augmented + 1, key=third) if kind == "scaling" else None, block)
+        key_scaling, key_layers = jax.random.split(key)
+        block = Block(eqx.filter_vmap(layer)(jax.random.split(key_layers, 2)))
+        return Stage(Scaling(augmented + 1, key=key_scaling) if kind == "scaling" else None, block)
 
     return CouplingStack(eqx.filter_vmap(make)(jax.random.split(jax.random.key(0), depth)))
 
@@ -148,7 +157,7 @@ class TestBijection:
         assert np.abs(np.asarray(other.channels) - np.asarray(moved.channels)[order]).max() > 1e-5
 
     def test_joint_density_does_not_change_with_the_place(self, case):
-        flow = AugmentedCouplingFlow(case.network, N, case.dimension, case.augmented)
+        flow = AugmentedCouplingFlow(case.network, Normal(), N, case.dimension, case.augmented)
         here, there = flow.joint(jnp.asarray(case.channels)), flow.joint(jnp.asarray(case.channels + np.arange(1.0, case.dimension + 1)))
         np.testing.assert_allclose(there.log_q, here.log_q, atol=1e-9)
 
@@ -169,7 +178,7 @@ def degenerate(dimension: int, augmented: int) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("dimension", [2, 3])
-@pytest.mark.parametrize("kind", [*KINDS, "scaling"])
+@pytest.mark.parametrize("kind", NAMES)
 def test_finite_gradients_where_particles_or_vectors_meet(kind, dimension):
     network = filled(stack(kind, dimension, 1, depth=1))
     parameters, static = eqx.partition(network, eqx.is_inexact_array)
@@ -191,7 +200,7 @@ class TestAugmentedCouplingFlow:
     @staticmethod
     def flow():
         with jax.enable_x64(True):
-            return AugmentedCouplingFlow(filled(stack("spherical", 3, 1)), N, 3, 1, noise=0.4, scale=0.7)
+            return AugmentedCouplingFlow(filled(stack("spherical", 3, 1)), Normal(), N, 3, 1, noise=0.4, scale=0.7)
 
     def test_samples_have_the_density_that_joint_says(self, flow):
         keys = jax.random.split(jax.random.key(0), 20)
@@ -199,12 +208,24 @@ class TestAugmentedCouplingFlow:
         np.testing.assert_allclose(jax.vmap(flow.joint)(channels).log_q, log_q, atol=1e-8)
 
     def test_the_identity_has_the_density_of_the_prior(self):
-        flow = AugmentedCouplingFlow(stack("vector", 3, 3), N, 3, 3, noise=0.4, scale=0.7)
+        flow = AugmentedCouplingFlow(stack("vector", 3, 3), Normal(), N, 3, 3, noise=0.4, scale=0.7)
         x = configuration(3, 1)[:, 0] * 0.7
         # q(x, a) = q(x) pi(a | x), so that every draw of a gives q(x) itself: a normal in (N-1)·3 dimensions.
         log_q = flow.log_marginals(jnp.asarray(x + 5.0), count=7, key=jax.random.key(0))
         expected = -0.5 * np.sum((x / 0.7) ** 2) - 9 * (0.5 * np.log(2 * np.pi) + np.log(0.7))
         np.testing.assert_allclose(log_q, expected, atol=1e-9)
+
+    def test_log_prob_averages_draws_and_samples_carry_the_joint(self, flow):
+        x = jnp.asarray(configuration(3, 1)[:, 0] * 0.7)
+        key = jax.random.key(5)
+        draws = flow.log_marginals(x, count=flow.marginal_draws, key=key)
+        solution = flow.log_prob(x + 3.0, key=key)
+        np.testing.assert_allclose(solution.log_q, np.log(np.mean(np.exp(draws))), atol=1e-9)
+        assert (int(solution.status), int(solution.nfe)) == (0, flow.marginal_draws)
+        channels, log_q = flow.sample_joint(key=key)
+        sample = flow.sample_and_log_prob(key=key)
+        np.testing.assert_allclose(sample.positions, channels[:, 0] * 0.7, atol=1e-12)
+        np.testing.assert_allclose(sample.log_q, log_q - flow.log_conditional(channels) - 9 * np.log(0.7), atol=1e-9)
 
     def test_conditional_is_a_normal_around_the_positions(self, flow):
         channels = flow.draw_copies(jnp.asarray(configuration(3, 1)[:, 0]), key=jax.random.key(1))
@@ -218,11 +239,10 @@ class TestAugmentedCouplingFlow:
         options: dict[str, Any] = {"pairs": 1, "layers": 1, "features": 8, "width": 8}
 
         def make(key: Any) -> Stage:
-            a, b = (CouplingLayer((0, 0), projection, key=k, **options) for k in jax.random.split(key))
-            return Stage(None, Block(a, b))
+            return Stage(None, Block(eqx.filter_vmap(lambda k: CouplingLayer((0, 0), projection, key=k, **options))(jax.random.split(key))))
 
         network = filled(CouplingStack(eqx.filter_vmap(make)(jax.random.split(jax.random.key(0), 1))))
-        flow = AugmentedCouplingFlow(network, 2, 2, 1, noise=0.3)
+        flow = AugmentedCouplingFlow(network, Normal(), 2, 2, 1, noise=0.3)
         x = np.array([[0.4, 0.2], [-0.4, -0.2]])
         nodes, weights = np.polynomial.hermite_e.hermegauss(12)
         grid = np.stack(np.meshgrid(*[nodes] * 4, indexing="ij"), axis=-1).reshape(-1, 2, 2)
@@ -236,3 +256,31 @@ class TestAugmentedCouplingFlow:
         draws = np.exp(np.asarray(flow.log_marginals(jnp.asarray(x), count=20_000, key=jax.random.key(2))))
         assert np.std(draws) > 1e-3 * np.mean(draws)
         assert abs(np.mean(draws) - np.exp(exact)) < 5 * np.std(draws) / np.sqrt(len(draws))
+
+
+@pytest.mark.usefixtures("double")
+class TestHarmonicPrior:
+    BONDS = ((0, 1), (1, 2), (1, 3))
+
+    def test_density_is_normalised(self):
+        prior = Harmonic(self.BONDS, N, 2.5)
+        x = configuration(3, 1)[:, 0]
+        helmert = scipy.linalg.helmert(N)
+        laplacian = np.array([[1, -1, 0, 0], [-1, 3, -1, -1], [0, -1, 1, 0], [0, -1, 0, 1]]) * 2.5
+        covariance = np.kron(np.linalg.inv(helmert @ laplacian @ helmert.T), np.eye(3))
+        expected = scipy.stats.multivariate_normal(cov=covariance).logpdf((helmert @ x).ravel())
+        np.testing.assert_allclose(prior.log_prob(jnp.asarray(x)), expected, rtol=1e-12)
+
+    def test_samples_follow_it(self):
+        prior = Harmonic(self.BONDS, N, 2.5)
+        x = np.asarray(jax.vmap(lambda key: prior.sample(N, 3, key=key))(jax.random.split(jax.random.key(0), 20_000)))
+        np.testing.assert_allclose(x.mean(axis=1), 0.0, atol=1e-12)
+        # Each bond has a mean square length of D / stiffness in a chain or a star: springs in a tree are independent.
+        for i, j in self.BONDS:
+            assert abs(np.mean(np.sum((x[:, i] - x[:, j]) ** 2, axis=-1)) - 3 / 2.5) < 0.05
+
+    def test_loose_particles_are_refused(self):
+        with pytest.raises(TargetError, match="bonds that join all particles"):
+            Harmonic(((0, 1), (2, 3)), N)
+        with pytest.raises(TargetError, match="target with bonds"):
+            Harmonic((), N)

@@ -8,7 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from boltzflow.config import CouplingConfig
+from boltzflow.flows.augmented import AugmentedCouplingFlow
+from boltzflow.flows.build import build_coupling
+from boltzflow.flows.prior import Normal
 from boltzflow.nets.base import AbstractVectorField
+from boltzflow.objectives.augmented_likelihood import AugmentedLikelihood
 from boltzflow.objectives.flow_matching import Batch, FlowMatching
 from boltzflow.objectives.maximum_likelihood import MaximumLikelihood
 from boltzflow.objectives.paths import path
@@ -215,3 +220,40 @@ class TestMaximumLikelihood:
             np.testing.assert_array_equal(getattr(draw(1, 7), name), getattr(draw(1, 7), name))
             for other in (draw(1, 8), draw(2, 7)):
                 assert np.mean(getattr(other, name) == getattr(draw(1, 7), name)) < 0.5
+
+
+class TestAugmentedLikelihood:
+    @staticmethod
+    def identity(scale: float = 1.0) -> AugmentedCouplingFlow:
+        """A flow of three particles in the plane that moves nothing."""
+        config = CouplingConfig(projection="vector", blocks=1, layers=1, features=8, width=8, noise=0.3)
+        stack = build_coupling(config, (0, 0, 0), 2, key=jax.random.key(0))
+        return AugmentedCouplingFlow(stack, Normal(), 3, 2, 1, 0.3, scale)
+
+    def test_batches_depend_on_seed_and_step_alone(self):
+        objective = AugmentedLikelihood(self.identity())
+        first, again, other = (objective.prepare(FRAMES, batch_size=8, seed=1, step=step) for step in (3, 3, 4))
+        assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+        assert not np.array_equal(first.data, other.data)
+        assert not np.array_equal(first.noise, other.noise)
+        assert first.noise.shape == (8, 3, 1, 2)
+
+    def test_loss_of_the_identity_is_the_nll_of_the_prior(self):
+        flow = self.identity()
+        batch = AugmentedLikelihood(flow).prepare(FRAMES, batch_size=8, seed=1, step=3)
+        losses = jax.jit(AugmentedLikelihood(flow).losses)(flow.network, batch)
+        # The copies of the prior are drawn as those of the data, so that they cancel.
+        expected = 0.5 * np.sum(batch.data**2, axis=(1, 2)) + 2.0 * np.log(2 * np.pi)
+        np.testing.assert_allclose(losses, expected, rtol=1e-4)
+
+    @pytest.mark.parametrize("reflections", [False, True])
+    def test_turned_frames_are_the_same_up_to_rotation(self, reflections):
+        objective = AugmentedLikelihood(self.identity(), turn=True)
+        plain = AugmentedLikelihood(self.identity()).prepare(FRAMES, batch_size=200, seed=1, step=3)
+        turned = objective.prepare(FRAMES, batch_size=200, seed=1, step=3, reflections=reflections)
+        gram = [np.einsum("bij,bkj->bik", batch.data, batch.data) for batch in (plain, turned)]
+        np.testing.assert_allclose(gram[1], gram[0], atol=1e-4)
+        areas = [np.linalg.det(batch.data[:, :2]) for batch in (plain, turned)]
+        mirrored = np.mean(areas[0] * areas[1] < 0)
+        assert (0.3 < mirrored < 0.7) if reflections else mirrored == 0
+        assert np.abs(turned.data - plain.data).max() > 0.1

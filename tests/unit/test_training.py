@@ -172,6 +172,26 @@ class TestStep:
             assert_close(values, eqx.filter(start, eqx.is_array), rtol=0)
         assert_close(gradient_in(state), jax.tree.map(jnp.zeros_like, eqx.filter(start, eqx.is_array)), rtol=0)
 
+    def test_limits_by_the_median_norm(self):
+        batches = [batch_of(seed=seed) for seed in range(6)]
+        far = batches[4]._replace(data=40.0 * np.asarray(batches[4].data))
+        batches[4] = far
+        free, measured = advance(batches[:4])
+        norms = np.array([found.grad_norm for found in measured])
+        states, metrics = advance(batches, clip_median=0.5, skip_median=3.0)
+        # The first step has no median to compare with; each later one is cut to half the median of those before it.
+        assert_close(states[0].parameters, free[0].parameters, rtol=1e-6)
+        assert metrics[4].grad_norm > 3.0 * np.median(norms)
+        assert [int(state.skipped) for state in states] == [0, 0, 0, 0, 1, 1]
+        assert_close(states[4].parameters, states[3].parameters, rtol=0)
+        assert_close(states[4].optimiser.optimiser, states[3].optimiser.optimiser, rtol=0)
+        seen = np.array([found.grad_norm for found in metrics])
+        np.testing.assert_allclose(states[5].optimiser.norms[:6], seen, rtol=1e-6)
+        assert np.isnan(states[5].optimiser.norms[6:]).all()
+        mean = [state.optimiser.optimiser[1].mu for state in states]
+        second = jax.tree.map(lambda new, old: 10.0 * (np.asarray(new) - 0.9 * np.asarray(old)), mean[1], mean[0])
+        np.testing.assert_allclose(float(optax.tree.norm(second)), min(seen[1], 0.5 * seen[0]), rtol=1e-4)
+
     def test_average(self):
         states, _ = advance([batch_of(seed=seed) for seed in range(5)], ema_decay=0.25)
         expected = eqx.filter(field(), eqx.is_array)

@@ -11,15 +11,18 @@ LABELS = {
     "nll_minus_entropy": "NLL - entropy (KL divergence)",
     "ess_reverse": "reverse ESS",
     "ess_forward": "forward ESS",
+    "nll_one_draw": "NLL, one draw of the copies",
+    "ess_reverse_marginal": "reverse ESS, copies averaged out",
+    "ess_of_draws": "ESS of the draws of the copies",
     "log_z": "log Z",
     "path_length": "path length",
-    "nfe": "vector field evaluations",
+    "nfe": "network evaluations",
     "pareto_k": "Pareto k of the weights' tail",
     "failed": "failed samples",
     "seconds_per_1000": "seconds for 1000 samples",
     "seconds_compile": "seconds to compile",
 }
-_SHARES = ("ess_reverse", "ess_forward")
+_SHARES = ("ess_reverse", "ess_forward", "ess_reverse_marginal", "ess_of_draws")
 
 
 def say(sentence: str) -> None:

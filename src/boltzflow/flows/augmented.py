@@ -54,7 +54,6 @@ class CouplingStack(eqx.Module):
         """Towards the latent space, or back to data for `inverse`."""
         arrays, static = eqx.partition(self.stages, eqx.is_array)
 
-        @jax.checkpoint
         def step(carry: Transformed, stage: Any) -> tuple[Transformed, None]:
             moved = eqx.combine(stage, static)(carry.channels, inverse=inverse)
             return Transformed(moved.channels, carry.log_det + moved.log_det, carry.collinearity + moved.collinearity), None

@@ -69,8 +69,9 @@ def build_coupling(config: CouplingConfig, classes: tuple[int, ...], dimension: 
         return CouplingLayer(classes, projection, pairs=pairs, **sizes, key=key)
 
     def stage(key: PRNGKeyArray) -> Stage:
-        first, second, third = jax.random.split(key, 3)
-        return Stage(Scaling(config.augmented + 1, key=third) if config.scaling else None, Block(layer(first), layer(second)))
+        key_scaling, key_layers = jax.random.split(key)
+        scaling = Scaling(config.augmented + 1, key=key_scaling) if config.scaling else None
+        return Stage(scaling, Block(eqx.filter_vmap(layer)(jax.random.split(key_layers, 2))))
 
     return CouplingStack(eqx.filter_vmap(stage)(jax.random.split(key, config.blocks)))
 

@@ -130,16 +130,24 @@ class CircularSpline(NamedTuple):
         return wrapped(before - self.shift), log_slope
 
 
+def closed(raw: Float[Array, "... P"]) -> tuple[Float[Array, "... P"], Float[Array, "..."]]:
+    """Raw numbers of a spline with equal slopes at its ends, and the shift that takes the place of the last one.
+
+    Args:
+        raw: 3 B + 1 numbers: B widths, B heights, B slopes, the shift.
+    """
+    bins = (raw.shape[-1] - 1) // 3
+    return jnp.concatenate([raw[..., :-1], raw[..., 2 * bins : 2 * bins + 1]], axis=-1), raw[..., -1]
+
+
 def on_circle(raw: Float[Array, "... P"]) -> CircularSpline:
     """Spline of the circle; raw zeros give the identity.
 
     Args:
         raw: 3 B + 1 numbers: B widths, B heights, B slopes, the shift.
     """
-    bins = (raw.shape[-1] - 1) // 3
-    widths, heights, slopes, shift = jnp.split(raw, [bins, 2 * bins, 3 * bins], axis=-1)
-    closed = jnp.concatenate([slopes, slopes[..., :1]], axis=-1)
-    return CircularSpline(Spline(_knots(widths, -math.pi, math.pi), _knots(heights, -math.pi, math.pi), _slopes(closed)), shift[..., 0])
+    around, shift = closed(raw)
+    return CircularSpline(on_interval(around, -math.pi, math.pi), shift)
 
 
 def wrapped(angle: Float[Array, "..."]) -> Float[Array, "..."]:

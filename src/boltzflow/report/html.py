@@ -157,9 +157,12 @@ def _figures_table(run: Contents) -> str:
         ("ess_forward", "Forward ESS", "the same seen from reference data; drops where the flow misses modes"),
         ("nll", "NLL / nats", f"no flow can be below the entropy, {entropy}" if entropy else ""),
         ("nll_minus_entropy", "NLL − entropy / nats", "Kullback-Leibler divergence of the flow from the target"),
+        ("ess_reverse_marginal", "Reverse ESS, marginal", "copies averaged out; the joint one above counts their noise, too"),
+        ("nll_one_draw", "NLL, one draw / nats", "with a single draw of the copies; the gap to NLL is what averaging gains"),
+        ("ess_of_draws", "ESS of the draws", "of the copies, as a share of their number"),
         ("log_z", "log Z", f"known: {log_z}" if log_z else ""),
         ("path_length", "Path length", "of a sample from prior to data; shorter is easier to integrate"),
-        ("nfe", "NFE", "evaluations of the vector field per sample"),
+        ("nfe", "NFE", "evaluations of the network per sample"),
     ):
         estimate = _estimate(run, key)
         if estimate is None:

@@ -177,22 +177,22 @@ def make_step(
         norm = optax.tree.norm(gradient)
         usable = jnp.isfinite(norm) & (kept > 0)
 
-        if isinstance(state.optimiser, MedianState):
-            gradient, below, guard = _limited(gradient, norm, state.optimiser, config)
-            updates, inner = transform.update(gradient, state.optimiser.optimiser, state.parameters)
-            usable, new_optimiser = usable & below, guard._replace(optimiser=inner)
-        else:
-            updates, new_optimiser = transform.update(gradient, state.optimiser, state.parameters)
+        inner, guard = state.optimiser, None
+        if isinstance(inner, MedianState):
+            gradient, below, guard = _limited(gradient, norm, inner, config)
+            # The norm of a step that is left out counts, else a change for good would be left out for ever.
+            guard = jax.tree.map(lambda new, old: jnp.where(usable, new, old), guard, inner)
+            usable, inner = usable & below, inner.optimiser
+        updates, new_inner = transform.update(gradient, inner, state.parameters)
         learning_rate = jnp.asarray(rate(state.step - begin))
         parameters = jax.tree.map(lambda p, u: p - learning_rate.astype(p.dtype) * u, state.parameters, updates)
         # A short memory at first, so that the average forgets the initial parameters.
         decay = jnp.minimum(config.ema_decay, (1.0 + state.step - begin) / (10.0 + state.step - begin))
         average = jax.tree.map(lambda a, p: a + (1.0 - decay).astype(a.dtype) * (p - a), state.average, parameters)
-        parameters, average, new_optimiser = jax.tree.map(
-            lambda new, old: jnp.where(usable, new, old),
-            (parameters, average, new_optimiser),
-            (state.parameters, state.average, state.optimiser),
+        parameters, average, new_inner = jax.tree.map(
+            lambda new, old: jnp.where(usable, new, old), (parameters, average, new_inner), (state.parameters, state.average, inner)
         )
+        new_optimiser = new_inner if guard is None else guard._replace(optimiser=new_inner)
         masked = state.masked + batch.time.shape[0] - kept
         skipped = state.skipped + (~usable).astype(jnp.int32)
         state = TrainState(state.step + 1, parameters, average, new_optimiser, skipped, masked)

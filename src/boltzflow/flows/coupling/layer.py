@@ -114,35 +114,33 @@ def split(channels: Float[Array, "N K D"]) -> tuple[Float[Array, "N M D"], Float
     return channels[:, :half], channels[:, half:]
 
 
-def centred_on(channels: Float[Array, "N K D"], channel: int) -> Float[Array, "N K D"]:
-    """All channels moved so that one of them has its centre of mass at zero; a shear, whose determinant is 1."""
-    return channels - jnp.mean(channels[:, channel], axis=0)
-
-
 class Block(eqx.Module):
     """Two coupling layers: first the second group moves, then the first one.
 
-    From data to latent, the group of the positions moves in the frame of the centre of mass of the other group, and then all is centred
-    on the positions again; this keeps the positions on the zero-CoM subspace and the log-det that of the moves.
+    Each move is made in the frame of the centre of mass of the first channel that it is given, and at the end all is centred on the
+    positions. From data to latent, the second group thus moves in the frame of the positions, as it is; this keeps the positions on the
+    zero-CoM subspace and the log-det that of the moves. Seen so, both moves are the same program with the groups exchanged, which is
+    compiled once.
+
+    Attributes:
+        layers: the layers that move the second and the first group, stacked.
     """
 
-    second: CouplingLayer | PlainCoupling
-    first: CouplingLayer | PlainCoupling
+    layers: CouplingLayer | PlainCoupling
 
     def __call__(self, channels: Float[Array, "N K D"], *, inverse: bool) -> Transformed:
         """Towards the latent space, or back to data for `inverse`."""
-        log_det, penalty = jnp.zeros((), channels.dtype), jnp.zeros((), channels.dtype)
-        for move in (self._move_first, self._move_second) if inverse else (self._move_second, self._move_first):
-            channels, change, bend = move(channels, inverse=inverse)
-            log_det, penalty = log_det + change, penalty + bend
-        return Transformed(channels, log_det, penalty)
+        groups = split(channels)
+        arrays, static = eqx.partition(self.layers, eqx.is_array)
 
-    def _move_second(self, channels: Float[Array, "N K D"], *, inverse: bool) -> tuple[Array, Array, Array]:
-        one, two = split(channels)
-        two, log_det, penalty = self.second(two, one, inverse=inverse)
-        return jnp.concatenate([one, two], axis=1), log_det, penalty
+        def step(groups: tuple[Array, Array], layer: CouplingLayer) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+            given, moving = groups
+            centre = jnp.mean(given[:, 0], axis=0)
+            given = given - centre
+            moved, log_det, penalty = eqx.combine(layer, static)(moving - centre, given, inverse=inverse)
+            return (moved, given), (log_det, penalty)
 
-    def _move_first(self, channels: Float[Array, "N K D"], *, inverse: bool) -> tuple[Array, Array, Array]:
-        one, two = split(centred_on(channels, channels.shape[1] // 2))
-        one, log_det, penalty = self.first(one, two, inverse=inverse)
-        return centred_on(jnp.concatenate([one, two], axis=1), 0), log_det, penalty
+        # What moves last on the way to the latent space moves first on the way back.
+        groups, changes = jax.lax.scan(step, groups[::-1] if inverse else groups, arrays, reverse=inverse)
+        moved = jnp.concatenate(groups[::-1] if inverse else groups, axis=1)
+        return Transformed(moved - jnp.mean(moved[:, 0], axis=0), *(jnp.sum(change) for change in changes))

@@ -166,29 +166,30 @@ class Spherical:
         inverse: bool,
     ) -> Moved:
         """Positions moved by the transform, or by its inverse."""
-        first = vectors[..., 0, :]
-        origin, rotation = y + first, self._frame(vectors)
-        raw = raw.reshape(*raw.shape[:-1], self.dimension, -1)
+        origin, rotation = y + vectors[..., 0, :], self._frame(vectors)
         w = jnp.einsum("...ab,...a->...b", rotation, z - origin)
-        squared = jnp.sum(w**2, axis=-1)
-        rho = jnp.sqrt(squared + _TINY)
-        radial, around = splines.on_interval(raw[..., 0, :], 0.0, self.reach), splines.on_circle(raw[..., 1, :])
-        new_rho, log_det = radial.inverse(rho) if inverse else radial(rho)
-        log_det = log_det + (self.dimension - 1) * (jnp.log(jnp.maximum(new_rho, _TINY)) - jnp.log(rho))
+        rho = jnp.sqrt(jnp.sum(w**2, axis=-1) + _TINY)
+        # All coordinates at once, each in units of its range.
+        raw = raw.reshape(*raw.shape[:-1], self.dimension, -1)
+        around, shift = splines.closed(raw[..., 1, :])
+        spline = splines.on_interval(jnp.concatenate([raw[..., :1, :], around[..., None, :], raw[..., 2:, :]], axis=-2), 0.0, 1.0)
         if self.dimension == 2:
-            phi = _angle(w[..., 1], w[..., 0])
-            phi, log_slope = around.inverse(phi) if inverse else around(phi)
-            direction = jnp.stack([jnp.cos(phi), jnp.sin(phi)], axis=-1)
-            return origin + jnp.einsum("...ab,...b->...a", rotation, new_rho[..., None] * direction), log_det + log_slope
-        # The polar axis is the first vector of the frame.
-        across = jnp.sqrt(w[..., 1] ** 2 + w[..., 2] ** 2 + _TINY)
-        theta, phi = jnp.arctan2(across, w[..., 0]), _angle(w[..., 2], w[..., 1])
-        polar = splines.on_interval(raw[..., 2, :], 0.0, math.pi)
-        new_theta, polar_slope = polar.inverse(theta) if inverse else polar(theta)
-        new_phi, around_slope = around.inverse(phi) if inverse else around(phi)
-        sine = jnp.maximum(jnp.sin(new_theta), _TINY)
-        log_det = log_det + polar_slope + around_slope + jnp.log(sine) - jnp.log(across) + jnp.log(rho)
-        direction = jnp.stack([jnp.cos(new_theta), sine * jnp.cos(new_phi), sine * jnp.sin(new_phi)], axis=-1)
+            across, polar, phi = rho, [], _angle(w[..., 1], w[..., 0])
+        else:
+            # The polar axis is the first vector of the frame.
+            across = jnp.sqrt(w[..., 1] ** 2 + w[..., 2] ** 2 + _TINY)
+            polar, phi = [jnp.arctan2(across, w[..., 0]) / math.pi], _angle(w[..., 2], w[..., 1])
+        turns = splines.wrapped(phi if inverse else phi + shift) / (2.0 * math.pi) + 0.5
+        before = jnp.stack([rho / self.reach, turns, *polar], axis=-1)
+        after, slopes = spline.inverse(before) if inverse else spline(before)
+        new_rho, new_phi = self.reach * after[..., 0], 2.0 * math.pi * (after[..., 1] - 0.5) - (shift if inverse else 0.0)
+        log_det = jnp.sum(slopes, axis=-1) + (self.dimension - 1) * (jnp.log(jnp.maximum(new_rho, _TINY)) - jnp.log(rho))
+        direction = jnp.stack([jnp.cos(new_phi), jnp.sin(new_phi)], axis=-1)
+        if self.dimension == 3:
+            theta = math.pi * after[..., 2]
+            sine = jnp.maximum(jnp.sin(theta), _TINY)
+            log_det = log_det + jnp.log(sine) - jnp.log(across) + jnp.log(rho)
+            direction = jnp.concatenate([jnp.cos(theta)[..., None], sine[..., None] * direction], axis=-1)
         return origin + jnp.einsum("...ab,...b->...a", rotation, new_rho[..., None] * direction), log_det
 
     def _axes(self, vectors: Float[Array, "... C D"]) -> tuple[Array, Array | None]:
