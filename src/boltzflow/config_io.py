@@ -157,9 +157,7 @@ def check(config: RunConfig) -> None:
         if flow.coupling.bins == 0 and flow.coupling.projection != "cartesian":
             raise ConfigError("flow.coupling.bins must be at least 1 unless flow.coupling.projection is 'cartesian', got 0.")
         if flow.coupling.projection == "none" and flow.coupling.features % 4:
-            raise ConfigError(
-                f"flow.coupling.features must be a multiple of 4 for the projection 'none', got {flow.coupling.features}."
-            )
+            raise ConfigError(f"flow.coupling.features must be a multiple of 4 for the projection 'none', got {flow.coupling.features}.")
     if flow.network == "two-interaction" and flow.radial < 1:
         raise ConfigError("flow.radial must be at least 1 for the two-interaction network, got 0.")
     if config.data.path is None and config.data.n <= config.data.validation:
@@ -179,7 +177,8 @@ _RANGES: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
     ),
     (
         "data.seed data.split_seed data.validation flow.radial flow.channels training.warmup_steps training.seed training.devices "
-        "flow.softening flow.coupling.bins objective.collinearity training.evaluate_every objective.sigma training.final_learning_rate training.weight_decay refinement.steps "
+        "flow.softening flow.coupling.bins objective.collinearity "
+        "training.evaluate_every objective.sigma training.final_learning_rate training.weight_decay refinement.steps "
         "refinement.warmup_steps refinement.final_learning_rate",
         "0 or more",
         lambda value: value >= 0,

@@ -13,9 +13,8 @@ import scipy.stats
 
 from boltzflow import targets
 from boltzflow.config import FlowConfig, SolverConfig
-from boltzflow.flows import prior
+from boltzflow.flows import STATUS_SENTENCES, ContinuousFlow, FlowSolution, prior
 from boltzflow.flows.build import build_flow
-from boltzflow.flows import STATUS_SENTENCES, ContinuousFlow, FlowSolution
 from boltzflow.flows.divergence import brute_force, draw_probes, hutchinson, velocity_and_divergence
 from boltzflow.nets.base import AbstractSparseVectorField, AbstractVectorField
 from boltzflow.sampling.generate import log_density

@@ -19,8 +19,8 @@ from boltzflow import targets
 from boltzflow.config import DataConfig, FlowConfig, RunConfig, TrainingConfig
 from boltzflow.config_io import load_config
 from boltzflow.errors import CheckpointError, ConfigError, DataError, RunError, TargetError
-from boltzflow.flows.build import build_flow
 from boltzflow.flows import ContinuousFlow
+from boltzflow.flows.build import build_flow
 from boltzflow.nets.base import AbstractVectorField
 from boltzflow.objectives.flow_matching import Batch, FlowMatching
 from boltzflow.training.batches import prefetch

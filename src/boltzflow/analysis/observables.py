@@ -20,6 +20,22 @@ def pair_distances(positions: Float[np.ndarray, "*batch N D"]) -> Float[np.ndarr
     return np.linalg.norm(positions[..., first, :] - positions[..., second, :], axis=-1)
 
 
+def nearest_distances(positions: Float[np.ndarray, "*batch N D"]) -> Float[np.ndarray, "*batch N"]:
+    """Distance of each particle from the one nearest to it: in a molecule, its shortest bond.
+
+    Args:
+        positions: (..., N, D), in the target's units of length.
+
+    Returns:
+        (..., N), in the same units.
+    """
+    positions = _checked(positions)
+    apart = np.linalg.norm(positions[..., :, None, :] - positions[..., None, :, :], axis=-1)
+    diagonal = np.arange(positions.shape[-2])
+    apart[..., diagonal, diagonal] = np.inf
+    return apart.min(axis=-1)
+
+
 def radius_of_gyration(positions: Float[np.ndarray, "*batch N D"]) -> Float[np.ndarray, "*batch"]:
     """Root mean square distance of the particles, all of equal mass, from their centre.
 

@@ -50,7 +50,8 @@ class ReferenceResult:
         dataset: the frames; its provenance holds the diagnostics.
         diagnostics: `r_hat` and `ess` (by observable: energy, radius_of_gyration), `acceptance`, `step_sizes` (by temperature),
             `swap_rates` (of neighbouring temperatures), `temperatures`, `autocorrelation_sweeps`, `thin`, `chains`, `virial`
-            (value, standard_error, expected, ok), `mean_energy`, `mean_energy_error`, `seconds`, `converged`.
+            (value, standard_error, expected, ok), `mean_energy`, `mean_energy_error`, `seconds`, `converged`; of a density without
+            energy only `available`, the number of its frames.
     """
 
     dataset: Dataset
@@ -59,6 +60,8 @@ class ReferenceResult:
     def sentence(self) -> str:
         """The diagnostics in a few plain sentences, with a warning where the chains have not converged."""
         found = self.diagnostics
+        if "available" in found:
+            return f"{self.dataset.n} of the {found['available']} frames that this density is known by."
         worst = max(found["r_hat"].values())
         text = (
             f"{self.dataset.n} frames from {found['chains']} chains × {len(found['temperatures'])} temperatures, one frame every "
@@ -72,6 +75,17 @@ class ReferenceResult:
                 "`temperatures=` with a hotter or finer ladder."
             )
         return text[:1].upper() + text[1:]
+
+
+def _given(target: Target, n: int, seed: int) -> ReferenceResult:
+    """Frames of a density that is known by them."""
+    if target.frames is None:
+        raise TargetError(f"target {target.name!r} has neither an energy to sample nor frames; give it one of them.")
+    frames = target.frames()
+    chosen = frames[np.random.default_rng(seed).permutation(len(frames))[:n]]
+    positions = (chosen - chosen.mean(axis=1, keepdims=True)).astype(np.float32)
+    provenance = {"sampler": "frames of the target", "available": len(frames), "n": len(positions), "seed": seed}
+    return ReferenceResult(Dataset(positions, target.fingerprint, target.units, provenance), {"available": len(frames)})
 
 
 def default_temperatures(target: Target) -> tuple[float, ...]:
@@ -101,7 +115,8 @@ def sample(
     time that this many sweeps have passed. Each frame is at last moved by a random symmetry of the target (rotation, reflection where
     that is one, permutation within the classes), which leaves the density as it is.
 
-    Frames are ordered chain by chain.
+    Frames are ordered chain by chain. A density without energy has its frames already: n of them (all if there are fewer) are returned in
+    random order.
 
     Args:
         target: the target.
@@ -121,6 +136,8 @@ def sample(
     began = time.perf_counter()
     if n < 1:
         raise DataError(f"the number of reference frames must be positive, got {n}.")
+    if not target.has_energy:
+        return _given(target, n, seed)
     if chains is None:
         chains = _ISLANDS * max(1, min(_CHAINS, n // _DRAWS_PER_CHAIN) // _ISLANDS)
     if chains < 1:

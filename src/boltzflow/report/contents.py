@@ -74,7 +74,12 @@ class Contents:
     @functools.cached_property
     def data_energies(self) -> Float[np.ndarray, " n"] | None:
         """Reduced energies of the first reference frames, None where target or data are missing."""
-        if self.target is None or self.data is None or self.data.shape[1:] != (self.target.n_particles, self.target.dimension):
+        if (
+            self.target is None
+            or not self.target.has_energy
+            or self.data is None
+            or self.data.shape[1:] != (self.target.n_particles, self.target.dimension)
+        ):
             return None
         frames = self.data[:MAX_SAMPLES]
         chunks = [np.asarray(self.target.energies(frames[start : start + 5000])) for start in range(0, len(frames), 5000)]

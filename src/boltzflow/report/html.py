@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from boltzflow.analysis import metrics, weights
 from boltzflow.analysis.estimate import Estimate
-from boltzflow.analysis.observables import pair_distances
+from boltzflow.analysis.observables import nearest_distances, pair_distances
 from boltzflow.errors import RunError
 from boltzflow.report import contents as run_contents
 from boltzflow.report import structures
@@ -103,7 +103,7 @@ def _estimate(run: Contents, key: str) -> Estimate | None:
     entry = run.evaluation.get(key)
     if isinstance(entry, dict) and is_number(entry.get("value")):
         return Estimate.from_dict(entry)
-    if run.samples is not None and not run.evaluation:
+    if run.samples is not None and run.samples.has_energy and not run.evaluation:
         if key == "ess_reverse":
             return run.samples.ess()
         if key == "log_z":
@@ -114,7 +114,7 @@ def _estimate(run: Contents, key: str) -> Estimate | None:
 def _pareto_k(run: Contents) -> float:
     if is_number(run.evaluation.get("pareto_k")):
         return float(run.evaluation["pareto_k"])
-    return weights.pareto_k(run.samples.log_weight) if run.samples is not None else math.nan
+    return weights.pareto_k(run.samples.log_weight) if run.samples is not None and run.samples.has_energy else math.nan
 
 
 def _verdict(k: float) -> str:
@@ -195,14 +195,14 @@ def _weighted(run: Contents) -> tuple[Any, Float[np.ndarray, " n"] | None]:
     assert run.samples is not None
     samples = run.samples.take(slice(0, MAX_SAMPLES))
     log_w = samples.log_weight
-    return samples, log_w if np.isfinite(log_w).any() else None
+    return samples, log_w if samples.has_energy and np.isfinite(log_w).any() else None
 
 
 def _energies(run: Contents) -> str:
     values: dict[str, tuple[Any, Any]] = {}
     if run.data_energies is not None:
         values["data"] = (run.data_energies, None)
-    if run.samples is not None:
+    if run.samples is not None and run.samples.has_energy:
         samples, log_w = _weighted(run)
         values["flow"] = (samples.u, None)
         if log_w is not None:
@@ -227,30 +227,54 @@ def _energy_edges(values: Mapping[str, tuple[Any, Any]]) -> Float[np.ndarray, " 
 
 
 def _distances(run: Contents) -> str:
+    pairs = _of_configurations(run, pair_distances)
+    near = _of_configurations(run, nearest_distances)
+    if not pairs:
+        return ""
+    unit = _unit(run)
+    return _histogram_section(
+        run, "Pair distances", f"distance of two particles / {unit}", pairs, _distance_edges(pairs), "pair distances"
+    ) + _histogram_section(
+        run,
+        "Nearest neighbours",
+        f"distance to the nearest particle / {unit}",
+        near,
+        _distance_edges(near),
+        "distances to the nearest particle (in a molecule: the shortest bonds)",
+    )
+
+
+def _unit(run: Contents) -> str:
+    """The unit of length as it is written."""
+    return {"nm": "nm", "angstrom": "Å"}.get(run.units, f"{run.units} units")
+
+
+def _of_configurations(run: Contents, observable: Callable[[np.ndarray], np.ndarray]) -> dict[str, tuple[Any, Any]]:
+    """An observable of frames and samples, with log-weights where there are any; of fewer configurations for large systems."""
     values: dict[str, tuple[Any, Any]] = {}
 
     def some(positions: np.ndarray) -> np.ndarray:
         pairs = positions.shape[1] * (positions.shape[1] - 1) // 2
-        return pair_distances(positions[: max(100, min(MAX_SAMPLES, MAX_DISTANCES // max(pairs, 1)))])
+        return observable(positions[: max(100, min(MAX_SAMPLES, MAX_DISTANCES // max(pairs, 1)))])
 
     if run.data is not None:
         values["data"] = (some(run.data), None)
     if run.samples is not None:
         samples, log_w = _weighted(run)
-        distances = some(samples.positions)
-        values["flow"] = (distances, None)
-        if log_w is not None and np.isfinite(log_w[: len(distances)]).any():
-            values["reweighted flow"] = (distances, log_w[: len(distances)])
-    if not values:
-        return ""
+        found = some(samples.positions)
+        values["flow"] = (found, None)
+        if log_w is not None and np.isfinite(log_w[: len(found)]).any():
+            values["reweighted flow"] = (found, log_w[: len(found)])
+    finite = [array[np.isfinite(array)] for name, (array, _) in values.items() if name != "reweighted flow"]
+    return values if any(array.size for array in finite) else {}
+
+
+def _distance_edges(values: Mapping[str, tuple[Any, Any]]) -> Float[np.ndarray, " b_plus_1"]:
+    """Bins over nearly all values."""
     finite = np.concatenate([array[np.isfinite(array)] for name, (array, _) in values.items() if name != "reweighted flow"])
-    if finite.size == 0:
-        return ""
     low, high = np.quantile(finite, [0.0002, 0.9998])
     margin = 0.04 * max(high - low, 1e-6)
-    edges = np.linspace(max(0.0, low - margin), high + margin, 91)
-    unit = "nm" if run.units == "nm" else f"{run.units} units"
-    return _histogram_section(run, "Pair distances", f"distance of two particles / {unit}", values, edges, "pair distances")
+    return np.linspace(max(0.0, low - margin), high + margin, 91)
 
 
 def _histogram_section(
@@ -290,8 +314,9 @@ def _view(run: Contents) -> str:
         return ""
     positions, energies = run.samples.positions[indices], [float(u) for u in run.samples.u[indices]]
     classes = list(run.target.classes) if run.target is not None else [0] * positions.shape[1]
-    unit = "nm" if run.units == "nm" else f"{run.units} units"
-    words = "Samples of the flow, drawn with their weights so that they look like the target."
+    unit = _unit(run)
+    weighted = ", drawn with their weights so that they look like the target" if run.samples.has_energy else ""
+    words = f"Samples of the flow{weighted}."
     if positions.shape[2] == 2:
         svg = figures.planar_configurations(positions, energies, classes, unit)
         return section("Samples", figure(svg, words, f"{len(positions)} planar configurations"))
@@ -301,7 +326,7 @@ def _view(run: Contents) -> str:
 
 
 def _weights(run: Contents) -> str:
-    if run.samples is None:
+    if run.samples is None or not run.samples.has_energy:
         return ""
     from boltzflow.report import figures
 

@@ -1,6 +1,7 @@
 """A look at a few configurations: an interactive 3-D view, or a drawing where the system is planar."""
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -82,7 +83,8 @@ def view_3d(positions: Shaped[np.ndarray, "m N 3"], energies: Sequence[float], c
 
 
 def _title(k: int, energies: Sequence[float], size: str) -> str:
-    return f"sample {k + 1}: u = {energies[k]:.1f}, {size}"
+    energy = f" u = {energies[k]:.1f}," if math.isfinite(energies[k]) else ""
+    return f"sample {k + 1}:{energy} {size}"
 
 
 def _particles(configuration: Shaped[np.ndarray, "N 3"], classes: Sequence[int], visible: bool) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def evaluate(
     if isinstance(flow, AugmentedCouplingFlow):
         draws = np.asarray(log_marginals(flow, positions, seed=seed, progress=progress), np.float64)
         log_q = logsumexp(draws, axis=1) - math.log(draws.shape[1])
-        augmented = _augmented_figures(flow, samples, draws, seed, progress)
+        augmented = _augmented_figures(flow, target, samples, draws, seed, progress)
     else:
         solution = log_density(flow, positions, seed=seed, progress=progress)
         log_q = np.where(solution.status == 0, np.asarray(solution.log_q, np.float64), np.nan)
@@ -87,19 +87,20 @@ def evaluate(
     u = np.asarray(target.energies(jnp.asarray(positions)), np.float64)[solved]
     nll = metrics.mean(-log_q, seed=seed) if solved.any() else None
     ok = samples.status == 0
+    known = target.has_energy
     return {
         "target": model.config.target,
         "model": model.name,
         "n": samples.n,
         "nll": _plain(nll),
         "nll_minus_entropy": _plain(_divergence_from_target(log_q, u, target, seed)),
-        "ess_reverse": weights.reverse_ess(samples.log_weight, seed=seed).as_dict(),
-        "ess_forward": weights.forward_ess(-u - single, seed=seed).as_dict() if solved.any() else None,
-        "log_z": weights.log_z(samples.log_weight, seed=seed).as_dict(),
+        "ess_reverse": weights.reverse_ess(samples.log_weight, seed=seed).as_dict() if known else None,
+        "ess_forward": weights.forward_ess(-u - single, seed=seed).as_dict() if known and solved.any() else None,
+        "log_z": weights.log_z(samples.log_weight, seed=seed).as_dict() if known else None,
         "path_length": _plain(metrics.mean(samples.path_length[ok], seed=seed) if np.isfinite(samples.path_length[ok]).any() else None),
         "nfe": _plain(metrics.mean(samples.nfe[ok].astype(float), seed=seed) if ok.any() else None),
-        "pareto_k": _number(weights.pareto_k(samples.log_weight)),
-        "failed": samples.n_failed,
+        "pareto_k": _number(weights.pareto_k(samples.log_weight)) if known else None,
+        "failed": samples.n_failed if known else samples.n_solver_failed,
         "failed_frames": int(np.sum(~solved)),
         "seconds_per_1000": 1000.0 * float(timed.meta["seconds"]) / timed.n,
         "seconds_compile": seconds_compile,
@@ -113,7 +114,7 @@ _MARGINAL = 1_000
 
 
 def _augmented_figures(
-    flow: AugmentedCouplingFlow, samples: Samples, draws: Float[np.ndarray, "n K"], seed: int, progress: Progress
+    flow: AugmentedCouplingFlow, target: Target, samples: Samples, draws: Float[np.ndarray, "n K"], seed: int, progress: Progress
 ) -> dict[str, Any]:
     """What the copies cost: NLL with one draw of them, ESS of the draws, and reverse ESS with the density of positions alone.
 
@@ -121,18 +122,20 @@ def _augmented_figures(
     """
     usable = np.isfinite(draws).all(axis=1)
     inner = np.exp(2 * logsumexp(draws[usable], axis=1) - logsumexp(2 * draws[usable], axis=1)) / draws.shape[1]
-    kept = samples.take(np.arange(min(samples.n, _MARGINAL)))
-    ok = np.isfinite(kept.log_weight)
-    log_weight = np.full(kept.n, -np.inf)
-    if ok.any():
-        again = log_marginals(flow, kept.positions[ok], seed=seed + 2, progress=progress)
-        log_weight[ok] = -kept.u[ok] - (logsumexp(again, axis=1) - math.log(again.shape[1]))
-    return {
+    figures = {
         "marginal_draws": draws.shape[1],
         "nll_one_draw": _plain(metrics.mean(-draws[usable, 0], seed=seed)) if usable.any() else None,
         "ess_of_draws": _plain(metrics.mean(inner, seed=seed)) if usable.any() else None,
-        "ess_reverse_marginal": weights.reverse_ess(log_weight, seed=seed).as_dict(),
+        "ess_reverse_marginal": None,
     }
+    kept = samples.take(np.arange(min(samples.n, _MARGINAL)))
+    ok = np.isfinite(kept.log_weight)
+    if target.has_energy and ok.any():
+        again = np.asarray(log_marginals(flow, kept.positions[ok], seed=seed + 2, progress=progress), np.float64)
+        log_weight = np.full(kept.n, -np.inf)
+        log_weight[ok] = -kept.u[ok] - (logsumexp(again, axis=1) - math.log(again.shape[1]))
+        figures["ess_reverse_marginal"] = weights.reverse_ess(log_weight, seed=seed).as_dict()
+    return figures
 
 
 def _divergence_from_target(log_q: Float[np.ndarray, " n"], u: Float[np.ndarray, " n"], target: Target, seed: int) -> Estimate | None:

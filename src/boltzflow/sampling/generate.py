@@ -24,6 +24,7 @@ from boltzflow.targets.base import Target
 
 T = TypeVar("T")
 
+
 @eqx.filter_jit
 def draw(flow: AbstractFlow, keys: PRNGKeyArray) -> FlowSolution:
     """A chunk of samples, one key each."""
@@ -112,6 +113,7 @@ def generate(
         "units": target.units,
         "model": model,
         "seed": seed,
+        **({} if target.has_energy else {"energy": False}),
         **flow.settings,
         "precision": str(jnp.zeros(()).dtype),
     }

@@ -60,8 +60,18 @@ class Samples:
         return self.n
 
     @property
+    def has_energy(self) -> bool:
+        """Whether the target has an energy, so that there is something to reweight to."""
+        return bool(self.meta.get("energy", True))
+
+    @property
     def log_weight(self) -> Float[np.ndarray, " n"]:
-        """(n,) log w = -u - log q; -inf where the solver failed or u or log q is not finite, never NaN."""
+        """(n,) log w = -u - log q; -inf where the solver failed or u or log q is not finite, never NaN.
+
+        Samples of a density without energy count alike: 0 where the solver succeeded.
+        """
+        if not self.has_energy:
+            return np.where(self.status == 0, 0.0, -np.inf)
         usable = (self.status == 0) & np.isfinite(self.u) & np.isfinite(self.log_q)
         log_w = np.full(self.n, -np.inf)
         log_w[usable] = -self.u[usable] - self.log_q[usable]
@@ -79,10 +89,12 @@ class Samples:
 
     def ess(self, *, seed: int = 0) -> Estimate:
         """Reverse effective sample size as a fraction of n; see `analysis.weights.reverse_ess`."""
+        self._need_energy()
         return weights.reverse_ess(self.log_weight, seed=seed)
 
     def log_z(self, *, seed: int = 0) -> Estimate:
         """Log partition function on the zero-CoM subspace; see `analysis.weights.log_z`."""
+        self._need_energy()
         return weights.log_z(self.log_weight, seed=seed)
 
     def expectation(self, observable: Callable[[Float[np.ndarray, "n N D"]], Any] | Float[np.ndarray, " n"], *, seed: int = 0) -> Estimate:
@@ -112,6 +124,11 @@ class Samples:
             seed: seed of the bootstrap.
         """
         return free_energy.difference(self.log_weight, self._per_sample(in_a, "a region"), self._per_sample(in_b, "a region"), seed=seed)
+
+    def _need_energy(self) -> None:
+        """Raises DataError where there is nothing to reweight to."""
+        if not self.has_energy:
+            raise DataError(f"{self.meta.get('target', 'the target')} has no energy, so that its samples have no weights; look at the NLL.")
 
     def _per_sample(self, function: Any, what: str) -> np.ndarray:
         values = np.asarray(function(self.positions) if callable(function) else function)
@@ -157,18 +174,19 @@ class Samples:
     def summary(self, *, seed: int = 0) -> dict[str, Any]:
         """Key figures as plain values for JSON; null where there is nothing to say."""
         solved = self.status == 0
-        k = weights.pareto_k(self.log_weight)
+        k = weights.pareto_k(self.log_weight) if self.has_energy else math.nan
+        length = self.path_length[solved]
         return {
             "target": self.meta.get("target"),
             "model": self.meta.get("model"),
             "n": self.n,
             "failed": self.n_failed,
             "solver_failed": self.n_solver_failed,
-            "ess_reverse": self.ess(seed=seed).as_dict(),
-            "log_z": self.log_z(seed=seed).as_dict(),
+            "ess_reverse": self.ess(seed=seed).as_dict() if self.has_energy else None,
+            "log_z": self.log_z(seed=seed).as_dict() if self.has_energy else None,
             "pareto_k": k if math.isfinite(k) else None,
             "nfe": float(self.nfe[solved].mean()) if solved.any() else None,
-            "path_length": float(self.path_length[solved].mean()) if solved.any() else None,
+            "path_length": float(length.mean()) if np.isfinite(length).any() else None,
             "seconds": self.meta.get("seconds"),
         }
 

@@ -42,22 +42,23 @@ class Target:
         n_particles: N.
         dimension: D.
         energy_function: reduced energy u = U/kT of one configuration, (N, D) -> (); a JAX function. It must not depend on the
-            centre of mass.
+            centre of mass. None: the density is known by `frames` alone, and nothing can be reweighted to it.
         classes: for each particle the number of its interchangeability class; particles of one class may be permuted
             without changing u. Also the particle's type as a flow sees it.
         reflections: whether u is invariant under reflections as well as rotations.
-        units: "reduced" for toy systems, "nm" for molecules.
+        units: "reduced" for toy systems, "nm" for molecules ("angstrom" for QM9).
         temperature: in kelvin, None in reduced units.
         parameters: what else distinguishes this target from others of its name; part of the fingerprint.
         start: makes a starting configuration (N, D) for a sampler from a key.
         exact: values known exactly.
         bonds: pairs of bonded particles; empty where there are none.
+        frames: reads the frames (n, N, D) of a density without energy.
     """
 
     name: str
     n_particles: int
     dimension: int
-    energy_function: Callable[[Float[Array, "N D"]], Float[Array, ""]]
+    energy_function: Callable[[Float[Array, "N D"]], Float[Array, ""]] | None
     classes: tuple[int, ...]
     reflections: bool = True
     units: str = "reduced"
@@ -66,6 +67,7 @@ class Target:
     start: Callable[[PRNGKeyArray], Float[Array, "N D"]] | None = None
     exact: ExactValues = ExactValues()
     bonds: tuple[tuple[int, int], ...] = ()
+    frames: Callable[[], Float[np.ndarray, "n N D"]] | None = None
 
     def __post_init__(self) -> None:
         if self.n_particles < 2 or self.dimension < 1:
@@ -77,6 +79,11 @@ class Target:
                 f"target {self.name!r} has {self.n_particles} particles but {len(self.classes)} interchangeability classes; "
                 "give one class number per particle."
             )
+
+    @property
+    def has_energy(self) -> bool:
+        """Whether there is a density to reweight to."""
+        return self.energy_function is not None
 
     @property
     def degrees_of_freedom(self) -> int:
@@ -91,20 +98,22 @@ class Target:
         return f"{self.name}({parameters}) N={self.n_particles} D={self.dimension} [{self.units}{temperature}]"
 
     def energy(self, positions: Float[Array, "N D"]) -> Float[Array, ""]:
-        """Reduced energy of one configuration."""
+        """Reduced energy of one configuration; NaN where there is none."""
+        if self.energy_function is None:
+            return jnp.full((), jnp.nan, positions.dtype)
         return self.energy_function(positions)
 
     @functools.cached_property
     def energies(self) -> Callable[[Float[Array, "B N D"]], Float[Array, " B"]]:
         """Reduced energies of a batch, (B, N, D) -> (B,), compiled."""
-        return jax.jit(jax.vmap(self.energy_function))
+        return jax.jit(jax.vmap(self.energy))
 
     @functools.cached_property
     def energies_and_gradients(
         self,
     ) -> Callable[[Float[Array, "B N D"]], tuple[Float[Array, " B"], Float[Array, "B N D"]]]:
         """Reduced energies and their gradients of a batch, compiled."""
-        return jax.jit(jax.vmap(jax.value_and_grad(self.energy_function)))
+        return jax.jit(jax.vmap(jax.value_and_grad(self.energy)))
 
     def starting_positions(self, *, key: PRNGKeyArray) -> Float[Array, "N D"]:
         """A configuration to start a sampler from; a unit Gaussian on the zero-CoM subspace if the target names none."""
@@ -121,7 +130,7 @@ class Target:
         """
         positions = self.starting_positions(key=jax.random.key(0))
         try:
-            value = jax.eval_shape(self.energy_function, positions)
+            value = jax.eval_shape(self.energy, positions)
         except Exception as error:
             raise TargetError(
                 f"the energy function of target {self.name!r} fails on positions of shape {positions.shape}: "

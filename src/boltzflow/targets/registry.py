@@ -7,6 +7,7 @@ from boltzflow.errors import TargetError, nearest
 from boltzflow.targets.base import Target
 from boltzflow.targets.double_well import double_well
 from boltzflow.targets.lennard_jones import lennard_jones
+from boltzflow.targets.qm9 import qm9_positional
 
 _TARGETS: dict[str, tuple[Callable[[], Target], str]] = {
     "dw4": (double_well, "4 particles in 2-D with double-well pair interactions"),
@@ -26,6 +27,7 @@ _TARGETS: dict[str, tuple[Callable[[], Target], str]] = {
         functools.partial(lennard_jones, 55, epsilon=1.0),
         "55 Lennard-Jones particles, epsilon = 1 kT (each pair counted once)",
     ),
+    "qm9-positional": (qm9_positional, "positions of the 19-atom molecules of QM9; frames only, no energy (needs the package qm9pack)"),
 }
 
 

@@ -16,8 +16,8 @@ from jaxtyping import PyTree
 from boltzflow import config_io, files
 from boltzflow.config import RunConfig
 from boltzflow.errors import CheckpointError, TargetError, nearest
-from boltzflow.flows.build import build_flow
 from boltzflow.flows.base import AbstractFlow
+from boltzflow.flows.build import build_flow
 from boltzflow.targets import Target
 from boltzflow.targets import get as get_target
 

@@ -18,8 +18,8 @@ from boltzflow import config_io, datasets, targets
 from boltzflow.config import RefinementConfig, RunConfig
 from boltzflow.datasets import Dataset
 from boltzflow.errors import BoltzflowError, RunError
-from boltzflow.flows.build import build_flow
 from boltzflow.flows.base import AbstractFlow
+from boltzflow.flows.build import build_flow
 from boltzflow.objectives.flow_matching import Batch
 from boltzflow.objectives.pairing import PairingInfo
 from boltzflow.progress import FractionOf, Progress, Silent

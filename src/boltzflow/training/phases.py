@@ -66,9 +66,7 @@ def phases(
 
     def pairs(step: int) -> tuple[Batch, PairingInfo | None]:
         if isinstance(objective, AugmentedLikelihood):
-            batch = objective.prepare(
-                frames, batch_size=training.batch_size, seed=training.seed, step=step, reflections=target.reflections
-            )
+            batch = objective.prepare(frames, batch_size=training.batch_size, seed=training.seed, step=step, reflections=target.reflections)
             return batch, None
         if isinstance(objective, MaximumLikelihood):
             return objective.prepare(frames, batch_size=training.batch_size, seed=training.seed, step=step), None

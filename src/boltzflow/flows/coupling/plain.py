@@ -1,7 +1,7 @@
 """The baseline without equivariance: affine coupling in raw coordinates, given by a transformer over particles.
 
-Source: the non-equivariant flow of Midgley, Stimper et al., NeurIPS 2023, arXiv:2308.10364, appendix C. Rotations are learned from data that
-are rotated at random, translations are taken out by centring, and permutations of one type are a symmetry of the transformer.
+Source: the non-equivariant flow of Midgley, Stimper et al., NeurIPS 2023, arXiv:2308.10364, appendix C. Rotations are learned from
+data that are rotated at random, translations are taken out by centring, and permutations of one type are a symmetry of the transformer.
 """
 
 import equinox as eqx
