@@ -318,6 +318,69 @@ class TestSamples:
         assert json.loads((run_folder / "evaluation.json").read_text()) == figures
 
 
+class TestAugmentedCouplingFlow:
+    """The other family, chosen by one word on the preset of a continuous flow."""
+
+    OPTIONS = (
+        "flow.family=eacf flow.coupling.blocks=2 flow.coupling.layers=1 flow.coupling.features=16 flow.coupling.width=16 "
+        "flow.coupling.marginal_draws=5 refinement.steps=10 training.clip_median=2.0 training.skip_median=10.0 "
+        "training.evaluate_every=0 training.steps=60"
+    ).split()
+
+    @pytest.fixture(scope="class")
+    def words(self, train_words) -> tuple[str, ...]:
+        return (*train_words, *self.OPTIONS)
+
+    @pytest.fixture(scope="class")
+    def finished(self, words, tmp_path_factory) -> Path:
+        folder = tmp_path_factory.mktemp("runs") / "coupling"
+        done = boltzflow(*words, "-o", folder)
+        assert done.returncode == 0, done.stderr
+        assert "the refinement is left out" in done.stderr
+        return folder
+
+    def test_a_killed_run_ends_bit_identical(self, finished, words, tmp_path):
+        folder = tmp_path / "killed"
+        code, _ = ended_at((*words, "-o", folder), lambda: last_step(folder) >= 20, signal.SIGKILL)
+        assert code == -signal.SIGKILL
+        done = boltzflow("resume", folder)
+        assert done.returncode == 0, done.stderr
+        assert (folder / "model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes()
+        losses = [line["loss"] for line in metrics(folder)]
+        assert losses == [line["loss"] for line in metrics(finished)]
+        assert losses[-1] < losses[0]
+
+    def test_it_is_sampled_and_measured_as_the_other_family_is(self, finished, tmp_path):
+        done = boltzflow("evaluate", finished, "--json", "-n", 64)
+        assert done.returncode == 0, done.stderr
+        figures = json.loads(done.stdout)
+        assert (figures["marginal_draws"], figures["path_length"], figures["failed"]) == (5, None, 0)
+        # By Jensen's inequality the mean of the draws has the smaller NLL, up to noise in which draws they are.
+        assert figures["nll"]["value"] < figures["nll_one_draw"]["value"]
+        assert 1 / 5 <= figures["ess_of_draws"]["value"] <= 1
+        assert 0 < figures["ess_reverse"]["value"] <= 1
+        assert 0 < figures["ess_reverse_marginal"]["value"] <= 1
+        done = boltzflow("sample", finished, "-n", 100, "-o", tmp_path / "samples.h5")
+        assert done.returncode == 0, done.stderr
+        samples = Samples.load(tmp_path / "samples.h5")
+        assert np.isfinite(samples.log_weight).all()
+        assert "coupling layers" in samples.meta["solver"]
+        shutil.copy(tmp_path / "samples.h5", finished / "samples.h5")
+        done = boltzflow("report", finished)
+        assert done.returncode == 0, done.stderr
+        assert "NLL, one draw" in (finished / "report.html").read_text()
+
+    def test_options_that_do_not_fit(self, words, tmp_path, here, capsys):
+        for option, said in (
+            ("flow.coupling.augmented=2", "must be odd"),
+            ("objective.method=flow-matching", "is trained by maximum likelihood"),
+            ("flow.coupling.projection=sperical", "did you mean 'spherical'"),
+            ("flow.coupling.bins=0", "flow.coupling.bins must be at least 1"),
+            ("flow.coupling.noise=0", "flow.coupling.noise must be greater than 0"),
+        ):
+            assert said in refused(capsys, *words, option, "-o", tmp_path / "run")
+
+
 class TestRefusals:
     @pytest.fixture
     def out(self, tmp_path) -> Path:
