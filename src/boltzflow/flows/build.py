@@ -93,14 +93,16 @@ def build_flow(config: FlowConfig, target: Target, scale: float, *, key: PRNGKey
             prior = Harmonic(target.bonds, target.n_particles, coupling.stiffness)
         stack = build_coupling(coupling, target.classes, target.dimension, key=key)
         return AugmentedCouplingFlow(
-            stack,
-            prior,
-            target.n_particles,
-            target.dimension,
-            coupling.augmented,
-            coupling.noise,
-            scale,
-            coupling.marginal_draws,
+            stack=stack,
+            prior=prior,
+            n_particles=target.n_particles,
+            dimension=target.dimension,
+            augmented=coupling.augmented,
+            noise=coupling.noise,
+            scale=scale,
+            marginal_draws=coupling.marginal_draws,
         )
     field = build_field(config, target.classes, scale, key=key)
-    return ContinuousFlow(field, target.n_particles, target.dimension, scale, config.solver)
+    return ContinuousFlow(
+        field=field, n_particles=target.n_particles, dimension=target.dimension, scale=scale, solver=config.solver
+    )

@@ -25,13 +25,12 @@ _TINY = 1e-12
 
 
 class Projection(Protocol):
-    """What a coupling layer asks of its kind.
+    """What a coupling layer asks of its kind."""
 
-    Attributes:
-        dimension: D.
-    """
-
-    dimension: int
+    @property
+    def dimension(self) -> int:
+        """D."""
+        ...
 
     @property
     def vectors(self) -> int:
