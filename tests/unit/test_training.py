@@ -29,7 +29,7 @@ from boltzflow.training.export import MODEL_FILE, load_model, save_model, with_p
 from boltzflow.training.logging import MetricsLog
 from boltzflow.training.loop import train
 from boltzflow.training.sharding import data_mesh
-from boltzflow.training.state import TrainState, initial_state, make_step, place_batch, schedule
+from boltzflow.training.state import TrainState, flat, initial_state, make_step, place_batch, schedule, with_parameters
 
 OBJECTIVE = FlowMatching(pairing="independent", sigma=0.1)
 CONFIG = TrainingConfig(steps=20, batch_size=8, microbatch=8, warmup_steps=0, learning_rate=0.1, final_learning_rate=0.1, clip_norm=1e6)
@@ -98,6 +98,13 @@ def assert_close(found: Any, expected: Any, **tolerances: float) -> None:
         np.testing.assert_allclose(a, b, **tolerances)
 
 
+def test_parameters_as_one_array_and_back():
+    network = field()
+    assert_close(with_parameters(network, flat(network)), network, rtol=0)
+    doubled = with_parameters(network, 2.0 * flat(network))
+    assert_close(eqx.filter(doubled, eqx.is_array), jax.tree.map(lambda a: 2.0 * a, eqx.filter(network, eqx.is_array)), rtol=0)
+
+
 class TestStep:
     @pytest.mark.parametrize(("devices", "microbatch"), [(1, 2), (2, 2)])
     def test_microbatches_and_devices_change_nothing(self, devices, microbatch):
@@ -107,7 +114,7 @@ class TestStep:
         loss, gradient = exact_gradient(batches[0])
         assert metrics[0].loss == pytest.approx(loss, rel=1e-5)
         assert metrics[0].grad_norm == pytest.approx(float(optax.tree.norm(gradient)), rel=1e-5)
-        assert_close(gradient_in(states[0]), gradient, rtol=1e-4, atol=1e-6)
+        assert_close(gradient_in(states[0]), flat(gradient), rtol=1e-4, atol=1e-6)
         assert (int(states[-1].step), int(states[-1].skipped), int(states[-1].masked)) == (10, 0, 0)
         # Wherever the arithmetic is done, the same parameters come out after ten steps.
         whole, metrics_of_whole = self.in_one_piece(batches)
@@ -135,13 +142,13 @@ class TestStep:
         for batch in batches:
             updates, inner = transform.update(exact_gradient(batch, start=parameters)[1], inner)
             parameters = eqx.apply_updates(parameters, updates)
-        assert_close(states[-1].parameters, parameters, rtol=1e-4)
+        assert_close(states[-1].parameters, flat(parameters), rtol=1e-4)
         np.testing.assert_allclose([found.learning_rate for found in metrics], [rate(i) for i in range(4)], rtol=1e-6)
 
     def test_weight_decay_is_decoupled(self):
         plain, _ = self.in_one_piece([batch_of()])
         (decayed,), _ = advance([batch_of()], weight_decay=0.5)
-        expected = jax.tree.map(lambda p, start: p - 0.1 * 0.5 * start, plain.parameters, eqx.filter(field(), eqx.is_array))
+        expected = plain.parameters - 0.1 * 0.5 * flat(field())
         assert_close(decayed.parameters, expected, rtol=1e-5)
 
     def test_pairs_that_are_not_finite_are_left_out_and_counted(self):
@@ -152,7 +159,7 @@ class TestStep:
         states, metrics = advance([batch._replace(data=data, prior=prior), batch._replace(data=np.full_like(data, np.nan))], microbatch=2)
         loss, gradient = exact_gradient(batch, kept=kept)
         assert metrics[0].loss == pytest.approx(loss, rel=1e-5)
-        assert_close(gradient_in(states[0]), gradient, rtol=1e-4, atol=1e-6)
+        assert_close(gradient_in(states[0]), flat(gradient), rtol=1e-4, atol=1e-6)
         assert (int(states[0].step), int(states[0].skipped), int(states[0].masked)) == (1, 0, 3)
         # A batch without a single finite pair changes nothing but the counters.
         assert (int(states[1].step), int(states[1].skipped), int(states[1].masked)) == (2, 1, 3 + 8)
@@ -169,8 +176,8 @@ class TestStep:
         assert (int(state.step), int(state.skipped), int(state.masked)) == (1, 1, 0)
         # The start is as it was, too: its buffers were not the state's.
         for values in (state.parameters, state.average):
-            assert_close(values, eqx.filter(start, eqx.is_array), rtol=0)
-        assert_close(gradient_in(state), jax.tree.map(jnp.zeros_like, eqx.filter(start, eqx.is_array)), rtol=0)
+            assert_close(values, flat(start), rtol=0)
+        assert_close(gradient_in(state), jnp.zeros_like(flat(start)), rtol=0)
 
     def test_limits_by_the_median_norm(self):
         batches = [batch_of(seed=seed) for seed in range(6)]
@@ -194,7 +201,7 @@ class TestStep:
 
     def test_average(self):
         states, _ = advance([batch_of(seed=seed) for seed in range(5)], ema_decay=0.25)
-        expected = eqx.filter(field(), eqx.is_array)
+        expected = flat(field())
         for count, state in enumerate(states, start=1):
             # (1 + s) / (10 + s) at first, until it reaches the decay asked for.
             decay = min(0.25, count / (9 + count))

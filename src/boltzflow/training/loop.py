@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax
 import numpy as np
 
@@ -31,7 +30,7 @@ from boltzflow.training.folder import identity, open_folder, record, refinement_
 from boltzflow.training.logging import MetricsLog, versions
 from boltzflow.training.phases import Phase, phases
 from boltzflow.training.sharding import data_mesh
-from boltzflow.training.state import StepFunction, TrainState, initial_state, place_batch, place_state, refined_from
+from boltzflow.training.state import StepFunction, TrainState, initial_state, place_batch, place_state, refined_from, with_parameters
 
 
 def train(
@@ -206,8 +205,7 @@ def _scale(config: RunConfig, target: Target, train_set: Dataset) -> float:
 
 def _averaged(flow: AbstractFlow, state: TrainState) -> AbstractFlow:
     """The flow with the averaged parameters on one device."""
-    average = jax.device_put(jax.tree.map(np.asarray, state.average))
-    return flow.with_network(eqx.combine(average, eqx.filter(flow.network, eqx.is_inexact_array, inverse=True)))
+    return flow.with_network(with_parameters(flow.network, jax.device_put(np.asarray(state.average))))
 
 
 def _periodic_evaluation(flow: AbstractFlow, target: Target, validation: Dataset, n: int, seed: int) -> dict[str, Any]:

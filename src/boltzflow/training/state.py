@@ -1,4 +1,8 @@
-"""The training state and the step that advances it: one compiled function over a device mesh."""
+"""The training state and the step that advances it: one compiled function over a device mesh.
+
+Parameters are one flat array from here on: optimiser, average and sums of gradients are then a handful of programs however many arrays the
+network has, which compiles in a fraction of the time.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -41,7 +45,7 @@ class TrainState(NamedTuple):
 
     Attributes:
         step: optimiser steps done, skipped ones included: a skipped step does not hold the schedule back.
-        parameters: arrays of the network.
+        parameters: all arrays of the network, one after the other (`flat`).
         average: exponential moving average of the parameters; the one that samples.
         optimiser: state of the optimiser; with limits by the median norm a `MedianState`.
         skipped: steps whose gradient was not finite, or far above the median, and that changed nothing.
@@ -49,8 +53,8 @@ class TrainState(NamedTuple):
     """
 
     step: Int[Array, ""]
-    parameters: PyTree
-    average: PyTree
+    parameters: Float[Array, " P"]
+    average: Float[Array, " P"]
     optimiser: PyTree
     skipped: Int[Array, ""]
     masked: Int[Array, ""]
@@ -87,18 +91,31 @@ def optimiser(config: TrainingConfig) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), *adam)
 
 
-def _initial_optimiser(parameters: PyTree, config: TrainingConfig) -> PyTree:
+def flat(network: PyTree) -> Float[Array, " P"]:
+    """All parameters of a network (or a gradient of its form) one after the other."""
+    return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(eqx.filter(network, eqx.is_inexact_array))])
+
+
+def with_parameters(network: eqx.Module, parameters: Float[Array, " P"]) -> eqx.Module:
+    """The network with the parameters of a state."""
+    arrays, static = eqx.partition(network, eqx.is_inexact_array)
+    leaves, structure = jax.tree.flatten(arrays)
+    ends = np.cumsum([leaf.size for leaf in leaves])
+    parts = [parameters[end - leaf.size : end].reshape(leaf.shape) for leaf, end in zip(leaves, ends, strict=True)]
+    return eqx.combine(jax.tree.unflatten(structure, parts), static)
+
+
+def _initial_optimiser(parameters: Float[Array, " P"], config: TrainingConfig) -> PyTree:
     """State of the optimiser before its first step."""
     inner = optimiser(config).init(parameters)
     if config.clip_median is None and config.skip_median is None:
         return inner
-    dtype = jnp.result_type(*jax.tree.leaves(parameters))
-    return MedianState(jnp.full(100, jnp.nan, dtype), jnp.zeros((), jnp.int32), inner)
+    return MedianState(jnp.full(100, jnp.nan, parameters.dtype), jnp.zeros((), jnp.int32), inner)
 
 
 def _limited(
-    gradient: PyTree, norm: Float[Array, ""], state: MedianState, config: TrainingConfig
-) -> tuple[PyTree, Bool[Array, ""], MedianState]:
+    gradient: Float[Array, " P"], norm: Float[Array, ""], state: MedianState, config: TrainingConfig
+) -> tuple[Float[Array, " P"], Bool[Array, ""], MedianState]:
     """Gradient scaled down to `clip_median` times the median norm, whether it is below `skip_median` times it, and the norms to come.
 
     Source: Midgley, Stimper et al., NeurIPS 2023, arXiv:2308.10364, appendix on training.
@@ -106,24 +123,23 @@ def _limited(
     median = jnp.where(state.taken > 0, jnp.nanmedian(state.norms), jnp.inf)
     clip = jnp.inf if config.clip_median is None else config.clip_median * median
     keep = jnp.asarray(True) if config.skip_median is None else norm <= config.skip_median * median
-    gradient = jax.tree.map(lambda g: g * jnp.minimum(1.0, clip / (norm + 1e-12)).astype(g.dtype), gradient)
+    gradient = gradient * jnp.minimum(1.0, clip / (norm + 1e-12))
     norms = state.norms.at[state.taken % state.norms.size].set(norm)
     return gradient, keep, MedianState(norms, state.taken + 1, state.optimiser)
 
 
 def refined_from(state: TrainState, config: TrainingConfig) -> TrainState:
     """State before the first step of a refinement: the averaged parameters and a fresh optimiser; counters go on."""
-    parameters, average = (jax.tree.map(jnp.copy, state.average) for _ in range(2))
+    parameters, average = jnp.copy(state.average), jnp.copy(state.average)
     return state._replace(parameters=parameters, average=average, optimiser=_initial_optimiser(parameters, config))
 
 
 def initial_state(network: eqx.Module, config: TrainingConfig) -> TrainState:
     """State before the first step."""
-    parameters = eqx.filter(network, eqx.is_inexact_array)
-    # Every leaf has a buffer of its own, because the step donates the whole state; the network keeps its parameters.
+    # Every array has a buffer of its own, because the step donates the whole state.
+    parameters, average = jnp.copy(flat(network)), jnp.copy(flat(network))
     step, skipped, masked = (jnp.zeros((), jnp.int32) for _ in range(3))
-    own, average = (jax.tree.map(jnp.copy, parameters) for _ in range(2))
-    return TrainState(step, own, average, _initial_optimiser(parameters, config), skipped, masked)
+    return TrainState(step, parameters, average, _initial_optimiser(parameters, config), skipped, masked)
 
 
 def make_step(
@@ -141,29 +157,28 @@ def make_step(
         mesh: devices with one axis, "data".
         begin: step at which schedule and averaging begin.
     """
-    _, static = eqx.partition(network, eqx.is_inexact_array)
     transform, rate = optimiser(config), schedule(config)
     every, split = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("data")
 
-    def chunk_loss(parameters: PyTree, batch: Batch) -> tuple[Float[Array, ""], Int[Array, ""]]:
+    def chunk_loss(network: eqx.Module, batch: Batch) -> tuple[Float[Array, ""], Int[Array, ""]]:
         usable = jnp.all(jnp.isfinite(batch.data) & jnp.isfinite(batch.prior), axis=(1, 2))
         # A masked pair must be finite too: zero times NaN in the backward pass is NaN.
         batch = jax.tree.map(lambda a: jnp.where(usable.reshape((-1,) + (1,) * (a.ndim - 1)), a, 0.5), batch)
-        losses = objective.losses(eqx.combine(parameters, static), batch)
+        losses = objective.losses(network, batch)
         kept = usable & jnp.isfinite(losses)
         return jnp.sum(jnp.where(kept, losses, 0.0)), jnp.sum(kept, dtype=jnp.int32)
 
-    def accumulated(parameters: PyTree, own: Batch) -> tuple[Float[Array, ""], Int[Array, ""], PyTree]:
+    def accumulated(parameters: Float[Array, " P"], own: Batch) -> tuple[Float[Array, ""], Int[Array, ""], Float[Array, " P"]]:
         """Sums over the pairs of all devices, each of which has its own part of the batch; they exchange their sums once."""
         chunks = jax.tree.map(lambda a: a.reshape(-1, config.microbatch, *a.shape[1:]), own)
+        unfolded = with_parameters(network, parameters)
 
         def accumulate(carry: PyTree, part: Batch) -> tuple[PyTree, None]:
-            (loss, kept), gradient = jax.value_and_grad(chunk_loss, has_aux=True)(parameters, part)
-            return jax.tree.map(jnp.add, carry, (loss, kept, gradient)), None
+            (loss, kept), gradient = eqx.filter_value_and_grad(chunk_loss, has_aux=True)(unfolded, part)
+            return jax.tree.map(jnp.add, carry, (loss, kept, flat(gradient))), None
 
-        zeros = jax.tree.map(jnp.zeros_like, parameters)
-        dtype = jnp.result_type(chunks.data, *jax.tree.leaves(zeros))
-        start = (jnp.zeros((), dtype), jnp.zeros((), jnp.int32), zeros)
+        dtype = jnp.result_type(chunks.data, parameters)
+        start = (jnp.zeros((), dtype), jnp.zeros((), jnp.int32), jnp.zeros_like(parameters))
         return jax.lax.psum(jax.lax.scan(accumulate, start, chunks)[0], "data")
 
     # Without the check, gradients stay local until the sum at the end; with it they are summed in each chunk.
@@ -173,8 +188,8 @@ def make_step(
         loss, kept, gradient = over_devices(state.parameters, batch)
         count = jnp.maximum(kept, 1)
         loss = loss / count
-        gradient = jax.tree.map(lambda g: g / count, gradient)
-        norm = optax.tree.norm(gradient)
+        gradient = gradient / count
+        norm = jnp.sqrt(jnp.sum(gradient**2))
         usable = jnp.isfinite(norm) & (kept > 0)
 
         inner, guard = state.optimiser, None
@@ -185,10 +200,10 @@ def make_step(
             usable, inner = usable & below, inner.optimiser
         updates, new_inner = transform.update(gradient, inner, state.parameters)
         learning_rate = jnp.asarray(rate(state.step - begin))
-        parameters = jax.tree.map(lambda p, u: p - learning_rate.astype(p.dtype) * u, state.parameters, updates)
+        parameters = state.parameters - learning_rate.astype(updates.dtype) * updates
         # A short memory at first, so that the average forgets the initial parameters.
         decay = jnp.minimum(config.ema_decay, (1.0 + state.step - begin) / (10.0 + state.step - begin))
-        average = jax.tree.map(lambda a, p: a + (1.0 - decay).astype(a.dtype) * (p - a), state.average, parameters)
+        average = state.average + (1.0 - decay).astype(parameters.dtype) * (parameters - state.average)
         parameters, average, new_inner = jax.tree.map(
             lambda new, old: jnp.where(usable, new, old), (parameters, average, new_inner), (state.parameters, state.average, inner)
         )
