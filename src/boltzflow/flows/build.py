@@ -103,6 +103,4 @@ def build_flow(config: FlowConfig, target: Target, scale: float, *, key: PRNGKey
             marginal_draws=coupling.marginal_draws,
         )
     field = build_field(config, target.classes, scale, key=key)
-    return ContinuousFlow(
-        field=field, n_particles=target.n_particles, dimension=target.dimension, scale=scale, solver=config.solver
-    )
+    return ContinuousFlow(field=field, n_particles=target.n_particles, dimension=target.dimension, scale=scale, solver=config.solver)
