@@ -12,6 +12,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 CELLS = {
     "likelihood": [
@@ -55,26 +56,28 @@ def run(cell: str, options: argparse.Namespace) -> None:
         boltzflow("evaluate", str(folder), "-n", str(options.n))
 
 
+def shown(found: dict[str, Any], name: str, digits: int, factor: float = 1.0) -> str:
+    """A figure of an evaluation with its interval; empty where there is none."""
+    estimate = found.get(name)
+    if estimate is None:
+        return ""
+    low, high = (f"{factor * estimate[end]:.{digits}f}" for end in ("low", "high"))
+    return f"{factor * estimate['value']:.{digits}f} [{low}, {high}]"
+
+
 def row(cell: str, folder: Path) -> str:
     """One line of the table."""
     found = json.loads((folder / "evaluation.json").read_text())
     card = json.loads((folder / "model.json").read_text())
 
-    def shown(name: str, digits: int, factor: float = 1.0) -> str:
-        estimate = found[name]
-        if estimate is None:
-            return ""
-        low, high = (f"{factor * estimate[end]:.{digits}f}" for end in ("low", "high"))
-        return f"{factor * estimate['value']:.{digits}f} [{low}, {high}]"
-
     cells = [
         NAMES[cell],
         f"{card['steps']:,}".replace(",", " "),
-        shown("nll", 2),
-        shown("nll_minus_entropy", 2),
-        shown("ess_reverse", 1, 100.0),
-        shown("ess_forward", 1, 100.0),
-        shown("path_length", 2),
+        shown(found, "nll", 2),
+        shown(found, "nll_minus_entropy", 2),
+        shown(found, "ess_reverse", 1, 100.0),
+        shown(found, "ess_forward", 1, 100.0),
+        shown(found, "path_length", 2),
         f"{found['nfe']['value']:.0f}",
         f"{card['seconds']['training'] / 60:.1f}",
         f"{found['seconds_per_1000']:.1f}",
