@@ -30,7 +30,8 @@ CELLS = {
         "flow.softening=0.0",
         "flow.fine_time=data",
     ],
-    "diffusion": ["objective.path=diffusion", "objective.pairing=independent"],
+    # With the nodes of the presets, made for straight paths, log q of LJ13 is off by half a nat.
+    "diffusion": ["objective.path=diffusion", "objective.pairing=independent", "flow.solver.steps=48"],
     "independent": ["objective.pairing=independent"],
     "ot": ["objective.pairing=optimal-transport"],
     "eq-ot-full": ["objective.full_cost=true"],

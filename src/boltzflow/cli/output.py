@@ -15,11 +15,15 @@ LABELS = {
     "path_length": "path length",
     "nfe": "vector field evaluations",
     "pareto_k": "Pareto k of the weights' tail",
+    "solver_error": "error of log q by the solver (rms)",
     "failed": "failed samples",
     "seconds_per_1000": "seconds for 1000 samples",
     "seconds_compile": "seconds to compile",
 }
 _SHARES = ("ess_reverse", "ess_forward")
+
+TOLERABLE_ERROR = 0.1
+"""Error of log q, in nats, above which the other figures are not to be trusted."""
 
 
 def say(sentence: str) -> None:
@@ -57,6 +61,12 @@ def evaluation(figures: Mapping[str, Any]) -> None:
     """Prints the figures of an evaluation as a table, intervals beside the values."""
     rows = [(label, *cells(name, figures[name])) for name, label in LABELS.items() if name in figures]
     table(f"{figures.get('model')} on {figures.get('target')}", ("", "value", "95 % interval", "n"), rows, right=(1, 2, 3))
+    error = figures.get("solver_error")
+    if error is not None and error > TOLERABLE_ERROR:
+        say(
+            f"The solver's error of log q, {error:.2g}, makes NLL, ESS and log Z unreliable; raise flow.solver.steps (or lower rtol and "
+            "atol of the solver), and evaluate again."
+        )
 
 
 def cells(name: str, value: Any) -> tuple[str, str, str]:

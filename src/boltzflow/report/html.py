@@ -171,6 +171,10 @@ def _figures_table(run: Contents) -> str:
         return ""
     k = _pareto_k(run)
     rows.append(("Pareto k", f"{k:.2f}" if math.isfinite(k) else "–", "", "", _verdict(k)))
+    error = run.evaluation.get("solver_error")
+    if is_number(error):
+        remark = "root mean square, against a finer solver; above 0.1 nothing here is to be trusted"
+        rows.append(("Solver's error of log q", f"{error:.2g}\u202fnats", "", "", remark))
     failed = run.evaluation.get("failed", run.samples.n_failed if run.samples is not None else None)
     if is_number(failed):
         rows.append(("Failed samples", thousands(int(failed)), "", "", "solve failed or energy not finite; weight zero, counted in n"))

@@ -1,5 +1,6 @@
 """The figures of a model: NLL, ESS both ways, log Z, path length, NFE and times, each with n and an interval."""
 
+import dataclasses
 import time
 from typing import Any
 
@@ -12,6 +13,7 @@ from boltzflow import reference
 from boltzflow.analysis import Estimate, metrics, weights
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError
+from boltzflow.flows import ContinuousFlow
 from boltzflow.progress import FractionOf, Progress, Silent
 from boltzflow.sampling.generate import chunk_size, draw, generate, log_density, sample_keys
 from boltzflow.sampling.samples import Samples
@@ -47,7 +49,7 @@ def evaluate(
 
     Returns:
         The keys of `boltzflow evaluate --json`: estimates as {"value", "low", "high", "n"} with 95 % intervals; path lengths in the
-        target's units; None where a thing does not apply.
+        target's units; None where a thing does not apply. "solver_error" is the root mean square error of log q by the solver, in nats.
 
     Raises:
         DataError: if n is not positive, or the frames belong to another target.
@@ -89,12 +91,30 @@ def evaluate(
         "path_length": _plain(metrics.mean(samples.path_length[ok], seed=seed) if ok.any() else None),
         "nfe": _plain(metrics.mean(samples.nfe[ok].astype(float), seed=seed) if ok.any() else None),
         "pareto_k": _number(weights.pareto_k(samples.log_weight)),
+        "solver_error": _solver_error(flow, samples, seed),
         "failed": samples.n_failed,
         "failed_frames": int(np.sum(~solved)),
         "seconds_per_1000": 1000.0 * float(timed.meta["seconds"]) / timed.n,
         "seconds_compile": seconds_compile,
         "versions": versions(),
     }
+
+
+# Samples whose log q is evaluated again with a finer solver.
+_CHECKED = 32
+
+
+def _solver_error(flow: ContinuousFlow, samples: Samples, seed: int) -> float | None:
+    """Root mean square error of log q, against a finer solver and the exact divergence where the samples lie.
+
+    NLL and ESS of a solver that is too coarse may look better than the flow is.
+    """
+    checked = np.flatnonzero((samples.status == 0) & np.isfinite(samples.log_q))[:_CHECKED]
+    if not len(checked):
+        return None
+    again = log_density(dataclasses.replace(flow, solver=flow.solver.finer()), samples.positions[checked], seed=seed)
+    difference = (samples.log_q[checked] - np.asarray(again.log_q, np.float64))[again.status == 0]
+    return _number(np.sqrt(np.mean(difference**2))) if len(difference) else None
 
 
 def _divergence_from_target(log_q: Float[np.ndarray, " n"], u: Float[np.ndarray, " n"], target: Target, seed: int) -> Estimate | None:
