@@ -28,7 +28,7 @@ def frames_of(model: Model) -> Dataset:
 def test_a_solver_that_is_too_coarse_is_told(dw4, solver, low, high, capsys):
     flow = dw4.flow if solver is None else dataclasses.replace(dw4.flow, solver=solver)
     figures = evaluate(dataclasses.replace(dw4, flow=flow), frames_of(dw4), 32, 0)
-    assert low <= figures["solver_error"] < high
+    assert low <= figures["solver_error"]["value"] < high
     output.evaluation(figures)
     assert ("raise flow.solver.steps" in capsys.readouterr().err) == (low > 0.0)
 

@@ -61,7 +61,7 @@ def evaluation(figures: Mapping[str, Any]) -> None:
     """Prints the figures of an evaluation as a table, intervals beside the values."""
     rows = [(label, *cells(name, figures[name])) for name, label in LABELS.items() if name in figures]
     table(f"{figures.get('model')} on {figures.get('target')}", ("", "value", "95 % interval", "n"), rows, right=(1, 2, 3))
-    error = figures.get("solver_error")
+    error = (figures.get("solver_error") or {}).get("value")
     if error is not None and error > TOLERABLE_ERROR:
         say(
             f"The solver's error of log q, {error:.2g}, makes NLL, ESS and log Z unreliable; raise flow.solver.steps (or lower rtol and "

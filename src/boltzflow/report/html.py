@@ -159,6 +159,7 @@ def _figures_table(run: Contents) -> str:
         ("nll_minus_entropy", "NLL − entropy / nats", "Kullback-Leibler divergence of the flow from the target"),
         ("log_z", "log Z", f"known: {log_z}" if log_z else ""),
         ("path_length", "Path length", "of a sample from prior to data; shorter is easier to integrate"),
+        ("solver_error", "Error of log q / nats", "of the solver, root mean square; above 0.1 nothing here is to be trusted"),
         ("nfe", "NFE", "evaluations of the vector field per sample"),
     ):
         estimate = _estimate(run, key)
@@ -171,10 +172,6 @@ def _figures_table(run: Contents) -> str:
         return ""
     k = _pareto_k(run)
     rows.append(("Pareto k", f"{k:.2f}" if math.isfinite(k) else "–", "", "", _verdict(k)))
-    error = run.evaluation.get("solver_error")
-    if is_number(error):
-        remark = "root mean square, against a finer solver; above 0.1 nothing here is to be trusted"
-        rows.append(("Solver's error of log q", f"{error:.2g}\u202fnats", "", "", remark))
     failed = run.evaluation.get("failed", run.samples.n_failed if run.samples is not None else None)
     if is_number(failed):
         rows.append(("Failed samples", thousands(int(failed)), "", "", "solve failed or energy not finite; weight zero, counted in n"))

@@ -1,6 +1,7 @@
 """The figures of a model: NLL, ESS both ways, log Z, path length, NFE and times, each with n and an interval."""
 
 import dataclasses
+import math
 import time
 from typing import Any
 
@@ -91,7 +92,7 @@ def evaluate(
         "path_length": _plain(metrics.mean(samples.path_length[ok], seed=seed) if ok.any() else None),
         "nfe": _plain(metrics.mean(samples.nfe[ok].astype(float), seed=seed) if ok.any() else None),
         "pareto_k": _number(weights.pareto_k(samples.log_weight)),
-        "solver_error": _solver_error(flow, samples, seed),
+        "solver_error": _plain(_solver_error(flow, samples, seed)),
         "failed": samples.n_failed,
         "failed_frames": int(np.sum(~solved)),
         "seconds_per_1000": 1000.0 * float(timed.meta["seconds"]) / timed.n,
@@ -104,7 +105,7 @@ def evaluate(
 _CHECKED = 32
 
 
-def _solver_error(flow: ContinuousFlow, samples: Samples, seed: int) -> float | None:
+def _solver_error(flow: ContinuousFlow, samples: Samples, seed: int) -> Estimate | None:
     """Root mean square error of log q, against a finer solver and the exact divergence where the samples lie.
 
     NLL and ESS of a solver that is too coarse may look better than the flow is.
@@ -114,7 +115,10 @@ def _solver_error(flow: ContinuousFlow, samples: Samples, seed: int) -> float | 
         return None
     again = log_density(dataclasses.replace(flow, solver=flow.solver.finer()), samples.positions[checked], seed=seed)
     difference = (samples.log_q[checked] - np.asarray(again.log_q, np.float64))[again.status == 0]
-    return _number(np.sqrt(np.mean(difference**2))) if len(difference) else None
+    if not len(difference):
+        return None
+    squared = metrics.mean(difference**2, seed=seed)
+    return Estimate(*(math.sqrt(max(part, 0.0)) for part in (squared.value, squared.low, squared.high)), squared.n)
 
 
 def _divergence_from_target(log_q: Float[np.ndarray, " n"], u: Float[np.ndarray, " n"], target: Target, seed: int) -> Estimate | None:
