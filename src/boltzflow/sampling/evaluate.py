@@ -118,7 +118,8 @@ def _solver_error(flow: ContinuousFlow, samples: Samples, seed: int) -> Estimate
     if not len(difference):
         return None
     squared = metrics.mean(difference**2, seed=seed)
-    return Estimate(*(math.sqrt(max(part, 0.0)) for part in (squared.value, squared.low, squared.high)), squared.n)
+    value, low, high = (math.sqrt(part) for part in (squared.value, squared.low, squared.high))
+    return Estimate(value, low, high, squared.n)
 
 
 def _divergence_from_target(log_q: Float[np.ndarray, " n"], u: Float[np.ndarray, " n"], target: Target, seed: int) -> Estimate | None:
