@@ -118,7 +118,8 @@ def _solver_error(flow: ContinuousFlow, samples: Samples, seed: int) -> Estimate
     if not len(difference):
         return None
     squared = metrics.mean(difference**2, seed=seed)
-    value, low, high = (math.sqrt(part) for part in (squared.value, squared.low, squared.high))
+    # The ends of an interval close to zero may be rounded below it.
+    value, low, high = (math.sqrt(max(part, 0.0)) for part in (squared.value, squared.low, squared.high))
     return Estimate(value, low, high, squared.n)
 
 
