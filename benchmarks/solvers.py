@@ -3,7 +3,8 @@
     python benchmarks/solvers.py [--model lj13] [-n 64] [--reference-steps 40]
 
 Draws n samples with each solver and evaluates log q again where the solver has put them, with many fixed Runge-Kutta steps. Printed are
-evaluations of the field, processor time per sample, and the error of log q. Compilation is not counted.
+evaluations of the field, processor time per sample, the error of log q, and the reverse ESS that comes out (of the same latent
+configurations, so that differences come from the solver). Compilation is not counted.
 """
 
 import argparse
@@ -30,15 +31,17 @@ def main() -> None:
     import jax
     import numpy as np
 
+    from boltzflow.analysis import weights
     from boltzflow.config import SolverConfig
     from boltzflow.sampling.generate import draw, log_density, sample_keys
     from boltzflow.training.export import load_model
 
-    flow = load_model(arguments.model).flow
+    model = load_model(arguments.model)
+    flow = model.flow
     keys = sample_keys(0, 0, arguments.n)
     fine = dataclasses.replace(flow, solver=SolverConfig(method="rk4", steps=arguments.reference_steps))
     print(f"{arguments.model}, n = {arguments.n}, reference: {fine.solver}")
-    print(f"{'solver':36}{'NFE':>7}{'CPU ms':>9}{'rms':>9}{'median':>9}{'99 %':>9}{'max':>9}{'failed':>8}")
+    print(f"{'solver':36}{'NFE':>7}{'CPU ms':>9}{'rms':>9}{'median':>9}{'99 %':>9}{'max':>9}{'ESS %':>8}{'failed':>8}")
     for method, options in SOLVERS:
         solver = SolverConfig(method=method, **options)
         chosen = dataclasses.replace(flow, solver=solver)
@@ -48,9 +51,14 @@ def main() -> None:
         spent = (time.process_time() - began) / arguments.n * 1e3
         good = solution.status == 0
         error = np.abs(solution.log_q - log_density(fine, solution.positions).log_q)[good]
+        energies = np.asarray(model.target.energies(solution.positions), np.float64)
+        log_weight = np.where(good, -energies - np.asarray(solution.log_q, np.float64), -np.inf)
+        ess = 100.0 * weights.reverse_ess(log_weight).value
         figures = [np.sqrt(np.mean(error**2)), np.median(error), np.quantile(error, 0.99), error.max()]
         print(
-            f"{solver!s:36}{solution.nfe.mean():7.1f}{spent:9.2f}" + "".join(f"{f:9.4f}" for f in figures) + f"{np.sum(~good):8d}",
+            f"{solver!s:36}{solution.nfe.mean():7.1f}{spent:9.2f}"
+            + "".join(f"{f:9.4f}" for f in figures)
+            + f"{ess:8.1f}{np.sum(~good):8d}",
             flush=True,
         )
 

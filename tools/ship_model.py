@@ -10,7 +10,7 @@ import json
 import shutil
 from pathlib import Path
 
-FIGURES = ("n", "nll", "nll_minus_entropy", "ess_reverse", "ess_forward", "log_z", "path_length", "nfe", "pareto_k", "failed")
+FIGURES = "n nll nll_minus_entropy ess_reverse ess_forward log_z path_length nfe pareto_k solver_error failed".split()
 
 
 def main() -> None:

@@ -63,6 +63,12 @@ class SolverConfig:
     divergence: DivergenceName = "exact"
     probes: int = 1
 
+    def finer(self) -> "SolverConfig":
+        """A solver to judge this one by: twice the steps or nodes, a tenth of the tolerances, and the exact divergence."""
+        return dataclasses.replace(
+            self, rtol=0.1 * self.rtol, atol=0.1 * self.atol, steps=2 * self.steps, max_steps=4 * self.max_steps, divergence="exact"
+        )
+
     def __str__(self) -> str:
         """The method with the settings that matter to it."""
         if self.method == "rk4":

@@ -28,8 +28,8 @@ TINY = (
     f"training.steps={STEPS} training.log_every=7 training.checkpoint_every=10 training.evaluate_every=90 training.evaluate_n=64"
 ).split()
 KEYS = (
-    "target model n nll nll_minus_entropy ess_reverse ess_forward log_z path_length nfe pareto_k failed seconds_per_1000 seconds_compile "
-    "versions"
+    "target model n nll nll_minus_entropy ess_reverse ess_forward log_z path_length nfe pareto_k solver_error failed "
+    "seconds_per_1000 seconds_compile versions"
 ).split()
 
 

@@ -11,6 +11,9 @@ from boltzflow.analysis.estimate import LEVEL, Estimate, as_column, bootstrap, b
 from boltzflow.analysis.weights import normalized
 from boltzflow.errors import DataError
 
+TOLERABLE_ERROR = 0.1
+"""Error of log q, in nats, above which figures of a flow are not to be trusted."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Histogram:

@@ -18,6 +18,7 @@ LABELS = {
     "path_length": "path length",
     "nfe": "network evaluations",
     "pareto_k": "Pareto k of the weights' tail",
+    "solver_error": "error of log q by the solver (rms)",
     "failed": "failed samples",
     "seconds_per_1000": "seconds for 1000 samples",
     "seconds_compile": "seconds to compile",
@@ -58,8 +59,17 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, 
 
 def evaluation(figures: Mapping[str, Any]) -> None:
     """Prints the figures of an evaluation as a table, intervals beside the values."""
+    # NumPy and SciPy come with it; other commands print without them.
+    from boltzflow.analysis.metrics import TOLERABLE_ERROR
+
     rows = [(label, *cells(name, figures[name])) for name, label in LABELS.items() if name in figures]
     table(f"{figures.get('model')} on {figures.get('target')}", ("", "value", "95 % interval", "n"), rows, right=(1, 2, 3))
+    error = (figures.get("solver_error") or {}).get("value")
+    if error is not None and error > TOLERABLE_ERROR:
+        say(
+            f"The solver's error of log q, {error:.2g}, makes NLL, ESS and log Z unreliable; raise flow.solver.steps (or lower rtol and "
+            "atol of the solver), and evaluate again."
+        )
 
 
 def cells(name: str, value: Any) -> tuple[str, str, str]:

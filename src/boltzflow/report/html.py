@@ -162,6 +162,11 @@ def _figures_table(run: Contents) -> str:
         ("ess_of_draws", "ESS of the draws", "of the copies, as a share of their number"),
         ("log_z", "log Z", f"known: {log_z}" if log_z else ""),
         ("path_length", "Path length", "of a sample from prior to data; shorter is easier to integrate"),
+        (
+            "solver_error",
+            "Error of log q / nats",
+            f"of the solver, root mean square; above {metrics.TOLERABLE_ERROR} nothing here is to be trusted",
+        ),
         ("nfe", "NFE", "evaluations of the network per sample"),
     ):
         estimate = _estimate(run, key)

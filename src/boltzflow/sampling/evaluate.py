@@ -1,5 +1,6 @@
 """The figures of a model: NLL, ESS both ways, log Z, path length, NFE and times, each with n and an interval."""
 
+import dataclasses
 import math
 import time
 from typing import Any
@@ -14,7 +15,7 @@ from boltzflow import reference
 from boltzflow.analysis import Estimate, metrics, weights
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError
-from boltzflow.flows.augmented import AugmentedCouplingFlow
+from boltzflow.flows import AugmentedCouplingFlow, ContinuousFlow
 from boltzflow.progress import FractionOf, Progress, Silent
 from boltzflow.sampling.generate import draw, generate, log_density, log_marginals, sample_keys
 from boltzflow.sampling.samples import Samples
@@ -50,7 +51,7 @@ def evaluate(
 
     Returns:
         The keys of `boltzflow evaluate --json`: estimates as {"value", "low", "high", "n"} with 95 % intervals; path lengths in the
-        target's units; None where a thing does not apply.
+        target's units; None where a thing does not apply. "solver_error" is the root mean square error of log q by the solver, in nats.
 
     Raises:
         DataError: if n is not positive, or the frames belong to another target.
@@ -100,6 +101,7 @@ def evaluate(
         "path_length": _plain(metrics.mean(samples.path_length[ok], seed=seed) if np.isfinite(samples.path_length[ok]).any() else None),
         "nfe": _plain(metrics.mean(samples.nfe[ok].astype(float), seed=seed) if ok.any() else None),
         "pareto_k": _number(weights.pareto_k(samples.log_weight)) if known else None,
+        "solver_error": _plain(_solver_error(flow, samples, seed) if isinstance(flow, ContinuousFlow) else None),
         "failed": samples.n_failed if known else samples.n_solver_failed,
         "failed_frames": int(np.sum(~solved)),
         "seconds_per_1000": 1000.0 * float(timed.meta["seconds"]) / timed.n,
@@ -136,6 +138,28 @@ def _augmented_figures(
         log_weight[ok] = -kept.u[ok] - (logsumexp(again, axis=1) - math.log(again.shape[1]))
         figures["ess_reverse_marginal"] = weights.reverse_ess(log_weight, seed=seed).as_dict()
     return figures
+
+
+# Samples whose log q is evaluated again with a finer solver.
+_CHECKED = 32
+
+
+def _solver_error(flow: ContinuousFlow, samples: Samples, seed: int) -> Estimate | None:
+    """Root mean square error of log q, against a finer solver and the exact divergence where the samples lie.
+
+    NLL and ESS of a solver that is too coarse may look better than the flow is.
+    """
+    checked = np.flatnonzero((samples.status == 0) & np.isfinite(samples.log_q))[:_CHECKED]
+    if not len(checked):
+        return None
+    again = log_density(dataclasses.replace(flow, solver=flow.solver.finer()), samples.positions[checked], seed=seed)
+    difference = (samples.log_q[checked] - np.asarray(again.log_q, np.float64))[again.status == 0]
+    if not len(difference):
+        return None
+    squared = metrics.mean(difference**2, seed=seed)
+    # The ends of an interval close to zero may be rounded below it.
+    value, low, high = (math.sqrt(max(part, 0.0)) for part in (squared.value, squared.low, squared.high))
+    return Estimate(value, low, high, squared.n)
 
 
 def _divergence_from_target(log_q: Float[np.ndarray, " n"], u: Float[np.ndarray, " n"], target: Target, seed: int) -> Estimate | None:
