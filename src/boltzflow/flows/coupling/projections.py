@@ -20,7 +20,7 @@ from boltzflow.flows.coupling import frames
 Moved = tuple[Float[Array, "... D"], Float[Array, "..."]]
 """Positions after a transform, and its log-det of each."""
 
-# Added to squared lengths under roots and logarithms.
+# Lengths and sines below this one count as it. Nothing is added to what is larger, else the inverse would miss its start near a pole.
 _TINY = 1e-12
 
 
@@ -167,7 +167,7 @@ class Spherical:
         """Positions moved by the transform, or by its inverse."""
         origin, rotation = y + vectors[..., 0, :], self._frame(vectors)
         w = jnp.einsum("...ab,...a->...b", rotation, z - origin)
-        rho = jnp.sqrt(jnp.sum(w**2, axis=-1) + _TINY)
+        rho = _length(w)
         # All coordinates at once, each in units of its range.
         raw = raw.reshape(*raw.shape[:-1], self.dimension, -1)
         around, shift = splines.closed(raw[..., 1, :])
@@ -176,7 +176,7 @@ class Spherical:
             across, polar, phi = rho, [], _angle(w[..., 1], w[..., 0])
         else:
             # The polar axis is the first vector of the frame.
-            across = jnp.sqrt(w[..., 1] ** 2 + w[..., 2] ** 2 + _TINY)
+            across = _length(w[..., 1:])
             polar, phi = [jnp.arctan2(across, w[..., 0]) / math.pi], _angle(w[..., 2], w[..., 1])
         turns = splines.wrapped(phi if inverse else phi + shift) / (2.0 * math.pi) + 0.5
         before = jnp.stack([rho / self.reach, turns, *polar], axis=-1)
@@ -252,7 +252,7 @@ class Vector:
         """Positions moved by the transform, or by its inverse."""
         origin = y + vectors[..., 0, :]
         difference = z - origin
-        rho = jnp.sqrt(jnp.sum(difference**2, axis=-1) + _TINY)
+        rho = _length(difference)
         spline = splines.on_interval(raw, 0.0, self.reach)
         new, log_slope = spline.inverse(rho) if inverse else spline(rho)
         log_stretch = jnp.log(jnp.maximum(new, _TINY)) - jnp.log(rho)
@@ -261,6 +261,11 @@ class Vector:
     def collinearity(self, vectors: Float[Array, "... C D"]) -> Float[Array, "..."]:
         """There is no frame."""
         return jnp.zeros(vectors.shape[:-2], vectors.dtype)
+
+
+def _length(w: Float[Array, "... D"]) -> Float[Array, "..."]:
+    """Length with gradient 0 at the origin."""
+    return jnp.sqrt(jnp.maximum(jnp.sum(w**2, axis=-1), _TINY**2))
 
 
 def _angle(y: Float[Array, "..."], x: Float[Array, "..."]) -> Float[Array, "..."]:
