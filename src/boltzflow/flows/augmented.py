@@ -4,7 +4,7 @@ Source: Midgley, Stimper et al., NeurIPS 2023, arXiv:2308.10364.
 """
 
 import math
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import equinox as eqx
 import jax
@@ -12,8 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from boltzflow.flows.base import AbstractFlow, FlowSolution
-from boltzflow.flows.coupling.layer import Block, Transformed
-from boltzflow.flows.coupling.scaling import Scaling
+from boltzflow.flows.coupling.stack import CouplingStack
 from boltzflow.flows.prior import Prior
 
 
@@ -27,39 +26,6 @@ class JointDensity(NamedTuple):
 
     log_q: Float[Array, ""]
     collinearity: Float[Array, ""]
-
-
-class Stage(eqx.Module):
-    """A block and the scaling on its data side."""
-
-    scaling: Scaling | None
-    block: Block
-
-    def __call__(self, channels: Float[Array, "N K D"], *, inverse: bool) -> Transformed:
-        """Towards the latent space, or back to data for `inverse`."""
-        if self.scaling is None:
-            return self.block(channels, inverse=inverse)
-        first, second = (self.block, self.scaling) if inverse else (self.scaling, self.block)
-        one = first(channels, inverse=inverse)
-        two = second(one.channels, inverse=inverse)
-        return Transformed(two.channels, one.log_det + two.log_det, one.collinearity + two.collinearity)
-
-
-class CouplingStack(eqx.Module):
-    """Stages one after the other, stacked and scanned over: compile time does not grow with depth."""
-
-    stages: Stage
-
-    def __call__(self, channels: Float[Array, "N K D"], *, inverse: bool) -> Transformed:
-        """Towards the latent space, or back to data for `inverse`."""
-        arrays, static = eqx.partition(self.stages, eqx.is_array)
-
-        def step(carry: Transformed, stage: Any) -> tuple[Transformed, None]:
-            moved = eqx.combine(stage, static)(carry.channels, inverse=inverse)
-            return Transformed(moved.channels, carry.log_det + moved.log_det, carry.collinearity + moved.collinearity), None
-
-        zero = jnp.zeros((), channels.dtype)
-        return jax.lax.scan(step, Transformed(channels, zero, zero), arrays, reverse=inverse)[0]
 
 
 # Pairs of particles over all configurations of a compiled call; as for continuous flows, a guess for accelerators.

@@ -1,17 +1,17 @@
 """From a configuration to a flow with fresh parameters."""
 
-import equinox as eqx
 import jax
 from jaxtyping import PRNGKeyArray
 
 from boltzflow.config import CouplingConfig, FlowConfig
-from boltzflow.flows.augmented import AugmentedCouplingFlow, CouplingStack, Stage
+from boltzflow.flows.augmented import AugmentedCouplingFlow
 from boltzflow.flows.base import AbstractFlow
 from boltzflow.flows.continuous import ContinuousFlow
-from boltzflow.flows.coupling import Block, Cartesian, CouplingLayer, PlainCoupling, Projection, Scaling, Spherical, Vector
+from boltzflow.flows.coupling import Cartesian, CouplingLayer, CouplingStack, PlainCoupling, Projection, Scaling, Spherical, Vector
 from boltzflow.flows.prior import Harmonic, Normal
 from boltzflow.nets import EGNN, TwoInteraction
 from boltzflow.nets.base import AbstractVectorField
+from boltzflow.nets.stacking import stacked
 from boltzflow.targets.base import Target
 
 
@@ -68,12 +68,11 @@ def build_coupling(config: CouplingConfig, classes: tuple[int, ...], dimension: 
         sizes = {"layers": config.layers, "features": config.features, "width": config.width}
         return CouplingLayer(classes, projection, pairs=pairs, **sizes, key=key)
 
-    def stage(key: PRNGKeyArray) -> Stage:
-        key_scaling, key_layers = jax.random.split(key)
-        scaling = Scaling(config.augmented + 1, key=key_scaling) if config.scaling else None
-        return Stage(scaling, Block(eqx.filter_vmap(layer)(jax.random.split(key_layers, 2))))
-
-    return CouplingStack(eqx.filter_vmap(stage)(jax.random.split(key, config.blocks)))
+    key_layers, key_scalings = jax.random.split(key)
+    scalings = None
+    if config.scaling:
+        scalings = stacked(lambda key: Scaling(config.augmented + 1, key=key), config.blocks, key=key_scalings)
+    return CouplingStack(stacked(layer, 2 * config.blocks, key=key_layers), scalings)
 
 
 def _projection(config: CouplingConfig, dimension: int) -> Projection:

@@ -65,13 +65,10 @@ class Spline(NamedTuple):
         # One true element each: chosen by masked sums, whose gradient is no scatter.
         chosen = jnp.concatenate([ones, inner], axis=-1) & ~jnp.concatenate([inner, ~ones], axis=-1)
 
-        def of(values: Float[Array, "... B"]) -> Float[Array, "..."]:
-            return jnp.sum(jnp.where(chosen, values, 0.0), axis=-1)
-
-        width, height = of(jnp.diff(self.x)), of(jnp.diff(self.y))
-        return _Bin(
-            of(self.x[..., :-1]), of(self.y[..., :-1]), width, height, of(self.slope[..., :-1]), of(self.slope[..., 1:]), height / width
-        )
+        ends = (self.x[..., :-1], self.y[..., :-1], jnp.diff(self.x), jnp.diff(self.y), self.slope[..., :-1], self.slope[..., 1:])
+        of_bin = jnp.sum(jnp.where(chosen[..., None, :], jnp.stack(ends, axis=-2), 0.0), axis=-1)
+        x, y, width, height, left, right = jnp.moveaxis(of_bin, -1, 0)
+        return _Bin(x, y, width, height, left, right, height / width)
 
 
 class _Bin(NamedTuple):
@@ -105,8 +102,9 @@ def on_interval(raw: Float[Array, "... P"], low: float, high: float) -> Spline:
         high: last knot.
     """
     bins = (raw.shape[-1] - 1) // 3
-    widths, heights, slopes = jnp.split(raw, [bins, 2 * bins], axis=-1)
-    return Spline(_knots(widths, low, high), _knots(heights, low, high), _slopes(slopes))
+    shares, slopes = jnp.split(raw, [2 * bins], axis=-1)
+    knots = _knots(shares.reshape(*raw.shape[:-1], 2, bins), low, high)
+    return Spline(knots[..., 0, :], knots[..., 1, :], _slopes(slopes))
 
 
 class CircularSpline(NamedTuple):

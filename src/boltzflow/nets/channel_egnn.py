@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from boltzflow.nets.mlp import Dense, normalized, sigmoid, silu
+from boltzflow.nets.stacking import Packed, pack, stacked
 
 # Added to squared distances under roots.
 _TINY = 1e-12
@@ -106,12 +107,13 @@ class ChannelEGNN(eqx.Module):
     Invariant under translations; equivariant under rotations, reflections and permutations of particles of one type.
 
     Attributes:
+        layers: message-passing layers, stacked (and packed while a stack of networks is scanned).
         types: type of each particle; particles of the same type are treated alike.
         copies: channels that are made of each given position.
     """
 
     embedding: Dense
-    layers: ChannelLayer
+    layers: ChannelLayer | Packed
     types: tuple[int, ...] = eqx.field(static=True)
     copies: int = eqx.field(static=True)
 
@@ -147,7 +149,7 @@ class ChannelEGNN(eqx.Module):
         def make(key: PRNGKeyArray) -> ChannelLayer:
             return ChannelLayer(features, positions * copies, width, gain, key=key)
 
-        self.layers = eqx.filter_vmap(make)(jax.random.split(key_layers, layers))
+        self.layers = stacked(make, layers, key=key_layers)
 
     def __call__(self, positions: Float[Array, "N M D"]) -> tuple[Float[Array, "N H"], Float[Array, "N M V D"]]:
         """Features of each particle, normalised by a softmax, and V vectors for each of its positions."""
@@ -156,10 +158,10 @@ class ChannelEGNN(eqx.Module):
         start = jnp.repeat(centred, self.copies, axis=1)
         one_hot = jax.nn.one_hot(np.asarray(self.types), max(self.types) + 1, dtype=positions.dtype)
         others = 1.0 - jnp.eye(n, dtype=positions.dtype)
-        arrays, static = eqx.partition(self.layers, eqx.is_array)
+        layers = self.layers if isinstance(self.layers, Packed) else pack(self.layers)
 
-        def step(state: State, layer: ChannelLayer) -> tuple[State, None]:
-            return eqx.combine(layer, static)(state, others), None
+        def step(state: State, layer: Packed) -> tuple[State, None]:
+            return layer.unpack()(state, others), None
 
-        (features, end), _ = jax.lax.scan(jax.checkpoint(step), (self.embedding(one_hot), start), arrays)
+        (features, end), _ = jax.lax.scan(jax.checkpoint(step), (self.embedding(one_hot), start), layers)
         return jax.nn.softmax(features, axis=-1), (end - start).reshape(n, given, self.copies, dimension)

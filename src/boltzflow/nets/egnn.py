@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from boltzflow.nets.base import AbstractSparseVectorField
 from boltzflow.nets.mlp import Dense, RadialFunctions, cutoff_envelope, sigmoid, silu
 from boltzflow.nets.sparse import tangents_of_sums, unit_displacements
+from boltzflow.nets.stacking import stacked
 
 # The published network scales each coordinate update by 15 / layers, which lets tanh-bounded messages reach the velocities needed.
 _COORDINATE_RANGE = 15.0
@@ -169,7 +170,7 @@ class EGNN(AbstractSparseVectorField):
             return EGNNLayer(hidden, edge_features, attention=attention, last=False, key=key)
 
         # One stacked layer that is scanned over: compile time does not grow with depth.
-        self.body = eqx.filter_vmap(make)(jax.random.split(key_body, layers - 1)) if layers > 1 else None
+        self.body = stacked(make, layers - 1, key=key_body) if layers > 1 else None
         self.last = EGNNLayer(hidden, edge_features, attention=attention, last=True, key=key_last)
 
     @property

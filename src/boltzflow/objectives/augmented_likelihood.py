@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from boltzflow.flows.augmented import AugmentedCouplingFlow, CouplingStack
+from boltzflow.flows.augmented import AugmentedCouplingFlow
+from boltzflow.flows.coupling import CouplingStack
 from boltzflow.objectives.flow_matching import Batch
 
 

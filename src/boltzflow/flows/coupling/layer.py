@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from boltzflow.flows.coupling.plain import PlainCoupling
 from boltzflow.flows.coupling.projections import Projection
 from boltzflow.nets.channel_egnn import ChannelEGNN, Residual
 from boltzflow.nets.mlp import Dense
+from boltzflow.nets.stacking import stacked
 
 
 class Transformed(NamedTuple):
@@ -76,8 +76,8 @@ class CouplingLayer(eqx.Module):
         self.conditioner = ChannelEGNN(
             types, positions=pairs, copies=copies, layers=layers, features=features, width=width, key=key_conditioner
         )
-        make = eqx.filter_vmap(lambda key: Head(features, width, pairs * projection.parameters, key=key))
-        self.heads = make(jax.random.split(key_heads, projection.transforms))
+        count = pairs * projection.parameters
+        self.heads = stacked(lambda key: Head(features, width, count, key=key), projection.transforms, key=key_heads)
 
     def __call__(
         self, moving: Float[Array, "N M D"], given: Float[Array, "N M D"], *, inverse: bool
@@ -93,54 +93,34 @@ class CouplingLayer(eqx.Module):
         features, vectors = self.conditioner(given)
         transforms = self.projection.transforms
         vectors = jnp.moveaxis(vectors.reshape(n, pairs, transforms, self.projection.vectors, dimension), 2, 0)
+        # Recomputed on the way back: the many intermediate values of splines and frames would be stored for every layer, one by one.
+        moved, log_det = eqx.filter_checkpoint(CouplingLayer._transform)(self, moving, given, features, vectors, inverse=inverse)
+        return moved, log_det, _collinearity_penalty(self.projection.collinearity(vectors))
+
+    def _transform(
+        self,
+        moving: Float[Array, "N M D"],
+        given: Float[Array, "N M D"],
+        features: Array,
+        vectors: Float[Array, "T N M C D"],
+        *,
+        inverse: bool,
+    ) -> tuple[Float[Array, "N M D"], Float[Array, ""]]:
+        """Moved channels and the log-det, all transforms one after the other."""
+        n, pairs, _ = given.shape
+        transforms = self.projection.transforms
         raw = eqx.filter_vmap(lambda head: head(features))(self.heads).reshape(transforms, n, pairs, self.projection.parameters)
 
         def step(z: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
             z, log_det = self.projection(z, given, *inputs, inverse=inverse)
             return z, jnp.sum(log_det)
 
+        if transforms == 1:
+            return step(moving, (vectors[0], raw[0]))
         moved, log_dets = jax.lax.scan(step, moving, (vectors, raw), reverse=inverse)
-        return moved, jnp.sum(log_dets), _collinearity_penalty(self.projection.collinearity(vectors))
+        return moved, jnp.sum(log_dets)
 
 
 def _collinearity_penalty(cosine: Float[Array, "..."]) -> Float[Array, ""]:
     """Mean of -ln(1 - |c|), smooth and finite where the vectors are parallel, so that these are still pushed apart."""
     return -jnp.mean(jnp.log1p(-jnp.abs(cosine) + 1e-3))
-
-
-def split(channels: Float[Array, "N K D"]) -> tuple[Float[Array, "N M D"], Float[Array, "N M D"]]:
-    """The two groups: the positions with the first augmented variables, and the rest."""
-    half = channels.shape[1] // 2
-    return channels[:, :half], channels[:, half:]
-
-
-class Block(eqx.Module):
-    """Two coupling layers: first the second group moves, then the first one.
-
-    Each move is made in the frame of the centre of mass of the first channel that it is given, and at the end all is centred on the
-    positions. From data to latent, the second group thus moves in the frame of the positions, as it is; this keeps the positions on the
-    zero-CoM subspace and the log-det that of the moves. Seen so, both moves are the same program with the groups exchanged, which is
-    compiled once.
-
-    Attributes:
-        layers: the layers that move the second and the first group, stacked.
-    """
-
-    layers: CouplingLayer | PlainCoupling
-
-    def __call__(self, channels: Float[Array, "N K D"], *, inverse: bool) -> Transformed:
-        """Towards the latent space, or back to data for `inverse`."""
-        groups = split(channels)
-        arrays, static = eqx.partition(self.layers, eqx.is_array)
-
-        def step(groups: tuple[Array, Array], layer: CouplingLayer) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-            given, moving = groups
-            centre = jnp.mean(given[:, 0], axis=0)
-            given = given - centre
-            moved, log_det, penalty = eqx.combine(layer, static)(moving - centre, given, inverse=inverse)
-            return (moved, given), (log_det, penalty)
-
-        # What moves last on the way to the latent space moves first on the way back.
-        groups, changes = jax.lax.scan(step, groups[::-1] if inverse else groups, arrays, reverse=inverse)
-        moved = jnp.concatenate(groups[::-1] if inverse else groups, axis=1)
-        return Transformed(moved - jnp.mean(moved[:, 0], axis=0), *(jnp.sum(change) for change in changes))

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from boltzflow.nets.mlp import Dense, normalized, silu
+from boltzflow.nets.stacking import stacked
 
 # softplus of it is 1.
 _ONE = float(np.log(np.e - 1.0))
@@ -57,7 +58,7 @@ class PlainCoupling(eqx.Module):
         key_embedding, key_layers, key_out = jax.random.split(key, 3)
         self.types = types
         self.embedding = Dense(pairs * dimension + max(types) + 1, features, key=key_embedding)
-        self.layers = eqx.filter_vmap(lambda key: TransformerLayer(features, 4, key=key))(jax.random.split(key_layers, layers))
+        self.layers = stacked(lambda key: TransformerLayer(features, 4, key=key), layers, key=key_layers)
         self.out = jax.tree.map(jnp.zeros_like, Dense(features, 2 * pairs * dimension, key=key_out))
 
     def __call__(
