@@ -318,26 +318,29 @@ class TestSamples:
         assert json.loads((run_folder / "evaluation.json").read_text()) == figures
 
 
+COUPLING = (
+    "flow.family=eacf flow.coupling.blocks=2 flow.coupling.layers=1 flow.coupling.features=16 flow.coupling.width=16 "
+    "flow.coupling.marginal_draws=5 refinement.steps=10 training.clip_median=2.0 training.skip_median=10.0 "
+    "training.evaluate_every=0 training.steps=60"
+).split()
+
+
+@pytest.fixture(scope="module")
+def words(train_words) -> tuple[str, ...]:
+    return (*train_words, *COUPLING)
+
+
+@pytest.fixture(scope="module")
+def finished(words, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "coupling"
+    done = boltzflow(*words, "-o", folder)
+    assert done.returncode == 0, done.stderr
+    assert "the refinement is left out" in done.stderr
+    return folder
+
+
 class TestAugmentedCouplingFlow:
     """The other family, chosen by one word on the preset of a continuous flow."""
-
-    OPTIONS = (
-        "flow.family=eacf flow.coupling.blocks=2 flow.coupling.layers=1 flow.coupling.features=16 flow.coupling.width=16 "
-        "flow.coupling.marginal_draws=5 refinement.steps=10 training.clip_median=2.0 training.skip_median=10.0 "
-        "training.evaluate_every=0 training.steps=60"
-    ).split()
-
-    @pytest.fixture(scope="class")
-    def words(self, train_words) -> tuple[str, ...]:
-        return (*train_words, *self.OPTIONS)
-
-    @pytest.fixture(scope="class")
-    def finished(self, words, tmp_path_factory) -> Path:
-        folder = tmp_path_factory.mktemp("runs") / "coupling"
-        done = boltzflow(*words, "-o", folder)
-        assert done.returncode == 0, done.stderr
-        assert "the refinement is left out" in done.stderr
-        return folder
 
     def test_a_killed_run_ends_bit_identical(self, finished, words, tmp_path):
         folder = tmp_path / "killed"
@@ -374,7 +377,7 @@ class TestAugmentedCouplingFlow:
         for option, said in (
             ("flow.coupling.augmented=2", "must be odd"),
             ("objective.method=flow-matching", "is trained by maximum likelihood"),
-            ("flow.coupling.projection=sperical", "did you mean 'spherical'"),
+            ("flow.coupling.projection=sperical", "Did you mean 'spherical'"),
             ("flow.coupling.bins=0", "flow.coupling.bins must be at least 1"),
             ("flow.coupling.noise=0", "flow.coupling.noise must be greater than 0"),
         ):

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
-from scipy.special import logsumexp
 
 from boltzflow import reference
 from boltzflow.analysis import Estimate, metrics, weights
@@ -76,7 +75,7 @@ def evaluate(
     positions = frames.positions[:n]
     if isinstance(flow, AugmentedCouplingFlow):
         draws = np.asarray(log_marginals(flow, positions, seed=seed, progress=progress), np.float64)
-        log_q = logsumexp(draws, axis=1) - math.log(draws.shape[1])
+        log_q = np.logaddexp.reduce(draws, axis=1) - math.log(draws.shape[1])
         augmented = _augmented_figures(flow, target, samples, draws, seed, progress)
     else:
         solution = log_density(flow, positions, seed=seed, progress=progress)
@@ -123,7 +122,7 @@ def _augmented_figures(
     The last has the noise of the estimated density, so that it is a lower bound of the ESS that draws without end would give.
     """
     usable = np.isfinite(draws).all(axis=1)
-    inner = np.exp(2 * logsumexp(draws[usable], axis=1) - logsumexp(2 * draws[usable], axis=1)) / draws.shape[1]
+    inner = np.exp(2 * np.logaddexp.reduce(draws[usable], axis=1) - np.logaddexp.reduce(2 * draws[usable], axis=1)) / draws.shape[1]
     figures = {
         "marginal_draws": draws.shape[1],
         "nll_one_draw": _plain(metrics.mean(-draws[usable, 0], seed=seed)) if usable.any() else None,
@@ -135,7 +134,7 @@ def _augmented_figures(
     if target.has_energy and ok.any():
         again = np.asarray(log_marginals(flow, kept.positions[ok], seed=seed + 2, progress=progress), np.float64)
         log_weight = np.full(kept.n, -np.inf)
-        log_weight[ok] = -kept.u[ok] - (logsumexp(again, axis=1) - math.log(again.shape[1]))
+        log_weight[ok] = -kept.u[ok] - (np.logaddexp.reduce(again, axis=1) - math.log(again.shape[1]))
         figures["ess_reverse_marginal"] = weights.reverse_ess(log_weight, seed=seed).as_dict()
     return figures
 

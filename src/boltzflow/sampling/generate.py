@@ -205,7 +205,7 @@ def log_marginals(
     progress: Progress | None = None,
 ) -> Float[np.ndarray, "n K"]:
     """Draws log q(x, a) - log pi(a|x) for configurations in data units, on the host; the mean of exponentials is the density."""
-    return _over_positions(lambda x, keys: marginals(flow, x, keys), flow, positions, seed, chunk, progress)
+    return np.asarray(_over_positions(lambda x, keys: marginals(flow, x, keys), flow, positions, seed, chunk, progress))
 
 
 def _over_positions(

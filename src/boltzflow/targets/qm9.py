@@ -55,7 +55,7 @@ def read_frames(folder: Path | None = None) -> Float[np.ndarray, "n 19 3"]:
     parts = sorted(folder.glob("qm9_part*.csv"))
     if not parts:
         raise DataError(f"there are no files qm9_part*.csv in {folder}; install them with `pip install --no-deps qm9pack` (225 MB).")
-    frames = []
+    frames, part = [], folder
     limit = csv.field_size_limit(_LONGEST_FIELD)
     try:
         for part in parts:

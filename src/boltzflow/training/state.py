@@ -21,7 +21,7 @@ from boltzflow.objectives.flow_matching import Batch
 class Objective(Protocol):
     """What is minimised."""
 
-    def losses(self, network: Any, batch: Batch) -> Float[Array, " B"]:
+    def losses(self, network: Any, batch: Batch, /) -> Float[Array, " B"]:
         """Loss of each pair of a batch."""
         ...
 
@@ -199,6 +199,7 @@ def make_step(
             guard = jax.tree.map(lambda new, old: jnp.where(usable, new, old), guard, inner)
             usable, inner = usable & below, inner.optimiser
         updates, new_inner = transform.update(gradient, inner, state.parameters)
+        updates = jnp.asarray(updates)
         learning_rate = jnp.asarray(rate(state.step - begin))
         parameters = state.parameters - learning_rate.astype(updates.dtype) * updates
         # A short memory at first, so that the average forgets the initial parameters.

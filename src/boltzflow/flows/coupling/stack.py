@@ -37,7 +37,7 @@ class CouplingStack(eqx.Module):
         scalings = None if self.scalings is None else pack(jax.tree.map(lambda a: jnp.repeat(a, 2, axis=0), self.scalings))
         opens = jnp.arange(layers.array.shape[0]) % 2 == 0
         half = channels.shape[1] // 2
-        groups = channels[:, :half], channels[:, half:]
+        first, second = channels[:, :half], channels[:, half:]
 
         def step(
             groups: tuple[Array, Array], inputs: tuple[Packed, Packed | None, Bool[Array, ""]]
@@ -56,7 +56,8 @@ class CouplingStack(eqx.Module):
             return groups, (log_det + scaled, penalty)
 
         # What moves last on the way to the latent space moves first on the way back, when the pair is held the other way round.
-        groups, changes = jax.lax.scan(step, groups[::-1] if inverse else groups, (layers, scalings, opens), reverse=inverse)
+        start = (second, first) if inverse else (first, second)
+        groups, changes = jax.lax.scan(step, start, (layers, scalings, opens), reverse=inverse)
         moved = jnp.concatenate(groups[::-1] if inverse else groups, axis=1)
         return Transformed(moved - jnp.mean(moved[:, 0], axis=0), *(jnp.sum(change) for change in changes))
 
