@@ -3,11 +3,10 @@
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from boltzflow.config import DataConfig, FlowConfig, RunConfig, TrainingConfig
+from boltzflow.config import DataConfig, FamilyName, FlowConfig, ObjectiveConfig, RunConfig, TrainingConfig
 from boltzflow.datasets import Dataset
-from boltzflow.objectives.flow_matching import FlowMatching
 from boltzflow.progress import Progress
 from boltzflow.sampling.samples import Samples
 from boltzflow.targets import Target
@@ -53,8 +52,8 @@ def fit(
     target: Target,
     data: Dataset | Any,
     *,
-    flow: Literal["ecnf"] | FlowConfig = "ecnf",
-    objective: FlowMatching | None = None,
+    flow: FamilyName | FlowConfig = "ecnf",
+    objective: ObjectiveConfig | None = None,
     training: TrainingConfig | None = None,
     out: str | os.PathLike[str],
     validation: int | None = None,
@@ -66,8 +65,8 @@ def fit(
     Args:
         target: the target, registered or not.
         data: the frames: a `Dataset`, or the result of `reference.sample`.
-        flow: family, or the full configuration of the flow.
-        objective: what is minimised; default `FlowMatching()`.
+        flow: "ecnf" or "eacf", or the full configuration of the flow.
+        objective: what is minimised; default: flow matching for a continuous flow, maximum likelihood for a coupling flow.
         training: optimiser and loop; default `TrainingConfig()`.
         out: the run folder.
         validation: frames held out; default a tenth, at most 10 000.
@@ -83,7 +82,7 @@ def fit(
         target=_registered_name(target),
         data=DataConfig(n=dataset.n, validation=held_out),
         flow=flow if isinstance(flow, FlowConfig) else FlowConfig(family=flow),
-        objective=FlowMatching() if objective is None else objective,
+        objective=ObjectiveConfig() if objective is None else objective,
         training=TrainingConfig() if training is None else training,
     )
     folder = train(config, out, resume=resume, progress=progress, target=target, dataset=dataset)
