@@ -121,6 +121,7 @@ class TestPage:
             "Key figures",
             "Energies",
             "Pair distances",
+            "Nearest neighbours",
             "Samples",
             "Weights",
             "Training",
