@@ -108,7 +108,9 @@ class Checkpoints:
                 )
                 arrays = {name: np.asarray(a) for name, a in restored["state"].items()}
         except Exception as error:  # orbax and tensorstore raise many kinds
-            raise CheckpointError(f"the checkpoint of step {step} is damaged or incomplete ({type(error).__name__}).") from error
+            raise CheckpointError(
+                f"the checkpoint of step {step} is damaged, incomplete or of another version of boltzflow ({type(error).__name__})."
+            ) from error
         if foreign:
             raise CheckpointError(f"the checkpoint of step {step} belongs to another run ({meta['identity']}, not {self._identity}).")
         if _checksum(arrays) != meta["checksum"]:
