@@ -22,6 +22,11 @@ def silu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return x * sigmoid(x)
 
 
+def positive(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Softplus, shifted so that 0 gives 1: factors that start as the identity."""
+    return jax.nn.softplus(x + math.log(math.e - 1.0))
+
+
 def normalized(x: Float[Array, "... F"]) -> Float[Array, "... F"]:
     """Zero mean and unit variance over the last axis (layer norm without parameters: the map that follows has its own)."""
     centred = x - jnp.mean(x, axis=-1, keepdims=True)

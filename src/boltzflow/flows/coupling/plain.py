@@ -10,11 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from boltzflow.nets.mlp import Dense, normalized, silu
+from boltzflow.nets.mlp import Dense, normalized, positive, silu
 from boltzflow.nets.stacking import stacked
-
-# softplus of it is 1.
-_ONE = float(np.log(np.e - 1.0))
 
 
 class TransformerLayer(eqx.Module):
@@ -77,7 +74,7 @@ class PlainCoupling(eqx.Module):
         tokens, _ = jax.lax.scan(step, tokens, arrays)
         raw = self.out(normalized(tokens)).reshape(n, 2, *moving.shape[1:])
         raw_scale, shift = raw[:, 0], raw[:, 1]
-        scale = jax.nn.softplus(raw_scale + _ONE)
+        scale = positive(raw_scale)
         log_det = jnp.sum(jnp.log(scale))
         # Relative to the given group, so that translations are a symmetry.
         moved = (moving - given - shift) / scale + given if inverse else scale * (moving - given) + given + shift

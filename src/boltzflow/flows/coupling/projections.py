@@ -10,12 +10,12 @@ import dataclasses
 import math
 from typing import Protocol
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from boltzflow.flows import splines
 from boltzflow.flows.coupling import frames
+from boltzflow.nets.mlp import positive
 
 Moved = tuple[Float[Array, "... D"], Float[Array, "..."]]
 """Positions after a transform, and its log-det of each."""
@@ -111,7 +111,7 @@ class Cartesian:
             spline = splines.on_interval(raw, -self.reach, self.reach)
             w, log_slope = spline.inverse(w) if inverse else spline(w)
         else:
-            log_scale = jnp.log(jax.nn.softplus(raw[..., 0] + math.log(math.e - 1.0)))
+            log_scale = jnp.log(positive(raw[..., 0]))
             shift = raw[..., 1]
             w = (w - shift) * jnp.exp(-log_scale) if inverse else w * jnp.exp(log_scale) + shift
             log_slope = -log_scale if inverse else log_scale

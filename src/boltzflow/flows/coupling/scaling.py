@@ -3,8 +3,6 @@
 Source: Midgley, Stimper et al., NeurIPS 2023, arXiv:2308.10364, appendix on alanine dipeptide.
 """
 
-import math
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -12,10 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from boltzflow.flows.coupling.layer import Transformed
 from boltzflow.nets.channel_egnn import Residual
-from boltzflow.nets.mlp import Dense
-
-# softplus of it is 1.
-_ONE = math.log(math.e - 1.0)
+from boltzflow.nets.mlp import Dense, positive
 
 
 class Scaling(eqx.Module):
@@ -36,12 +31,12 @@ class Scaling(eqx.Module):
         n, _, dimension = channels.shape
         given = jnp.mean(channels, axis=0)
         shapes = channels - given
-        factor = jnp.concatenate([jnp.ones(1, channels.dtype), jax.nn.softplus(self.centres + _ONE)])
+        factor = jnp.concatenate([jnp.ones(1, channels.dtype), positive(self.centres)])
         # The sizes depend on the centres on the side of the data.
         before = given / factor[:, None] if inverse else given
         after = before if inverse else before * factor[:, None]
         distances = jnp.sqrt(jnp.sum(before[1:] ** 2, axis=-1) + 1e-12)
-        size = jax.nn.softplus(self.out(self.hidden(distances)) + _ONE)
+        size = positive(self.out(self.hidden(distances)))
         log_det = (n - 1) * dimension * jnp.sum(jnp.log(size)) + dimension * jnp.sum(jnp.log(factor))
         shapes = (shapes / size[:, None]) if inverse else shapes * size[:, None]
         # The first centre is zero by definition; written out, so that it stays so.
