@@ -10,7 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-from objective_table import boltzflow, shown
+from objective_table import boltzflow, evaluated, print_table, shown
 
 PROJECTIONS = ("vector", "cartesian", "spherical", "none")
 NAMES = {
@@ -33,7 +33,7 @@ def run(cell: str, options: argparse.Namespace, data: Path) -> None:
         own = [f"training.steps={options.steps}", f"flow.coupling.projection={cell}", *options.coupling]
     if not (folder / "model.safetensors").is_file():
         boltzflow("train", preset, "-o", str(folder), "--set", *own, *shared)
-    if not (folder / "evaluation.json").is_file():
+    if not evaluated(folder):
         boltzflow("evaluate", str(folder), "-n", str(options.n))
 
 
@@ -80,12 +80,8 @@ def main() -> None:
             boltzflow("reference", options.target, "-n", str(options.frames), "--seed", "0", "-o", str(data))
         for cell in options.only:
             run(cell, options, data)
-    print("| flow | steps | NLL | one draw: + | NLL - entropy | reverse ESS, % | forward ESS, % | training, min | s per 1 000 |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    for cell in NAMES:
-        folder = options.out / options.target / cell
-        if (folder / "evaluation.json").is_file():
-            print(row(cell, folder))
+    columns = "flow | steps | NLL | one draw: + | NLL - entropy | reverse ESS, % | forward ESS, % | training, min | s per 1 000"
+    print_table(columns, [row(cell, folder) for cell in NAMES if evaluated(folder := options.out / options.target / cell)])
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def run(cell: str, options: argparse.Namespace) -> None:
     settings = [f"training.steps={steps}", "refinement.steps=0", f"training.devices={options.devices}", f"data.path={data}"]
     if not (folder / "model.safetensors").is_file():
         boltzflow("train", options.preset, "-o", str(folder), "--set", *settings, *CELLS[cell], *options.settings)
-    if not (folder / "evaluation.json").is_file():
+    if not evaluated(folder):
         boltzflow("evaluate", str(folder), "-n", str(options.n))
 
 
@@ -73,6 +73,16 @@ def shown(found: dict[str, Any], name: str, digits: int, factor: float = 1.0) ->
         return ""
     low, high = (f"{factor * estimate[end]:.{digits}f}" for end in ("low", "high"))
     return f"{factor * estimate['value']:.{digits}f} [{low}, {high}]"
+
+
+def evaluated(folder: Path) -> bool:
+    """Whether a cell has its figures."""
+    return (folder / "evaluation.json").is_file()
+
+
+def print_table(columns: str, rows: list[str]) -> None:
+    """A table in Markdown."""
+    print(f"| {columns} |", "|---" * (columns.count(" | ") + 1) + "|", *rows, sep="\n")
 
 
 def row(cell: str, folder: Path) -> str:
@@ -119,12 +129,8 @@ def main() -> None:
             boltzflow("reference", preset.target, "-n", str(preset.data.n), "--seed", str(preset.data.seed), "-o", str(data))
         for cell in options.only:
             run(cell, options)
-    print("| objective | steps | NLL | NLL - entropy | reverse ESS, % | forward ESS, % | path length | NFE | training, min | s per 1 000 |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    for cell in CELLS:
-        folder = options.out / options.preset / cell
-        if (folder / "evaluation.json").is_file():
-            print(row(cell, folder))
+    columns = "objective | steps | NLL | NLL - entropy | reverse ESS, % | forward ESS, % | path length | NFE | training, min | s per 1 000"
+    print_table(columns, [row(cell, folder) for cell in CELLS if evaluated(folder := options.out / options.preset / cell)])
 
 
 if __name__ == "__main__":

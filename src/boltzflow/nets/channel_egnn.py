@@ -50,7 +50,6 @@ class ChannelLayer(eqx.Module):
     sender: Dense
     distance: Dense
     message: Residual
-    gate: Dense
     shift_hidden: Dense
     shift_out: Dense
     cross_hidden: Dense
@@ -60,19 +59,18 @@ class ChannelLayer(eqx.Module):
 
     def __init__(self, features: int, channels: int, width: int, gain: float, *, key: PRNGKeyArray) -> None:
         """Layer with messages of the given width; the maps that end in shifts start at `gain` times their usual size."""
-        keys = jax.random.split(key, 11)
+        keys = jax.random.split(key, 10)
         pairs = channels * (channels - 1) // 2
         self.receiver = Dense(features + pairs, width, gain=np.sqrt(0.5), key=keys[0])
         self.sender = Dense(features + pairs, width, bias=False, gain=np.sqrt(0.5), key=keys[1])
         self.distance = Dense(channels, width, bias=False, gain=np.sqrt(0.5), key=keys[2])
         self.message = Residual(width, (width, width), key=keys[3])
-        self.gate = Dense(width, 1, key=keys[4])
-        self.shift_hidden = Dense(width, width, key=keys[5])
-        self.shift_out = Dense(width, channels, bias=False, gain=gain, key=keys[6])
-        self.cross_hidden = Dense(width, width, key=keys[7])
-        self.cross_out = Dense(width, channels * channels, bias=False, gain=gain, key=keys[8])
-        self.feature_hidden = Residual(width + features, (width, width), key=keys[9])
-        self.feature_out = Dense(width, features, key=keys[10])
+        self.shift_hidden = Dense(width, width + 1, key=keys[4])
+        self.shift_out = Dense(width, channels, bias=False, gain=gain, key=keys[5])
+        self.cross_hidden = Dense(width, width, key=keys[6])
+        self.cross_out = Dense(width, channels * channels, bias=False, gain=gain, key=keys[7])
+        self.feature_hidden = Residual(width + features, (width, width), key=keys[8])
+        self.feature_out = Dense(width, features, key=keys[9])
 
     def __call__(self, state: State, others: Float[Array, "N N"]) -> State:
         """New features and positions.
@@ -91,12 +89,14 @@ class ChannelLayer(eqx.Module):
         node = jnp.concatenate([features, within_squared[:, first, second]], axis=-1)
         hidden = self.receiver(node)[:, None] + self.sender(node)[None] + self.distance(squared)
         message = self.message.after(hidden) * others[..., None]
-        weight = self.shift_out(silu(self.shift_hidden(message))) / (1.0 + jnp.sqrt(squared + _TINY))
+        # The gate as a column of the same product: the gradient of a map to one number alone is slow.
+        hidden, gate = jnp.split(self.shift_hidden(message), [message.shape[-1]], axis=-1)
+        weight = self.shift_out(silu(hidden)) / (1.0 + jnp.sqrt(squared + _TINY))
         shift = jnp.einsum("ijc,ijca->ica", weight, between) / max(n - 1, 1)
         total = jnp.sum(message, axis=1)
         cross = self.cross_out(silu(self.cross_hidden(total))).reshape(n, channels, channels) / (1.0 + jnp.sqrt(within_squared + _TINY))
         shift = shift + jnp.einsum("icd,icda->ica", cross, within) / max(channels - 1, 1)
-        gated = jnp.sum(sigmoid(self.gate(message)) * message, axis=1) / np.sqrt(max(n - 1, 1))
+        gated = jnp.sum(sigmoid(gate) * message, axis=1) / np.sqrt(max(n - 1, 1))
         update = self.feature_out(self.feature_hidden(jnp.concatenate([gated, features], axis=-1)))
         return features + update, positions + shift
 

@@ -8,13 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-# Beyond it a sigmoid equals 0 or 1 to double precision.
-_SATURATION = 40.0
 
-
+@jax.custom_jvp
 def sigmoid(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Logistic function. XLA's code for an exponential whose argument is bounded takes half the time on a CPU."""
-    return jax.nn.sigmoid(jnp.clip(x, -_SATURATION, _SATURATION))
+    """Logistic function, in the form that XLA evaluates fastest on a CPU."""
+    return 0.5 + 0.5 * jnp.tanh(0.5 * x)
+
+
+@sigmoid.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    value = sigmoid(*primals)
+    return value, value * (1.0 - value) * tangents[0]
 
 
 def silu(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -29,8 +33,10 @@ def positive(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 def normalized(x: Float[Array, "... F"]) -> Float[Array, "... F"]:
     """Zero mean and unit variance over the last axis (layer norm without parameters: the map that follows has its own)."""
-    centred = x - jnp.mean(x, axis=-1, keepdims=True)
-    return centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + 1e-5)
+    # Means as matrix products, which take half the time of reductions on a CPU.
+    share = jnp.full((x.shape[-1], 1), 1.0 / x.shape[-1], x.dtype)
+    centred = x - x @ share
+    return centred * jax.lax.rsqrt(centred**2 @ share + 1e-5)
 
 
 class Dense(eqx.Module):

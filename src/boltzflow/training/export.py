@@ -126,10 +126,16 @@ def with_parameters_of(flow: AbstractFlow, name: str | os.PathLike[str]) -> Abst
         network = _with_arrays(template, arrays, path)
     except CheckpointError as error:
         there = config.flow
+        own = there.coupling if there.family == "eacf" else there
+        prefix, names = (
+            ("flow.coupling", "projection blocks augmented layers features width bins scaling")
+            if there.family == "eacf"
+            else ("flow", "network layers hidden radial channels")
+        )
+        options = " ".join([f"flow.family={there.family}", *(f"{prefix}.{name}={getattr(own, name)}" for name in names.split())])
         raise CheckpointError(
-            f"training cannot start from the model {str(name)!r}, whose network is another (flow.network={there.network} "
-            f"flow.layers={there.layers} flow.hidden={there.hidden} flow.radial={there.radial} flow.channels={there.channels}); choose "
-            "these options, or another model."
+            f"training cannot start from the model {str(name)!r}, whose network is another ({options}); choose these options, or another "
+            "model."
         ) from error
     return flow.with_network(network)
 
