@@ -217,6 +217,16 @@ def test_finite_gradients_where_particles_or_vectors_meet(kind, dimension):
         assert all(np.all(np.isfinite(g)) for g in jax.tree.leaves(gradients)), name
 
 
+def test_the_penalty_against_degenerate_frames_is_a_mean_over_layers():
+    # At the start the layers are the identity: the same ones twice see the same channels.
+    once = stack("spherical", 3, 1, depth=1)
+    twice = eqx.tree_at(lambda found: found.layers, once, jax.tree.map(lambda a: jnp.concatenate([a, a]), once.layers))
+    channels = jnp.asarray(configuration(3, 1), jnp.float32)
+    penalties = [float(network(channels, inverse=False).collinearity) for network in (once, twice)]
+    assert penalties[0] > 0.1
+    assert penalties[1] == pytest.approx(penalties[0], rel=1e-5)
+
+
 @pytest.mark.usefixtures("double")
 class TestAugmentedCouplingFlow:
     @pytest.fixture(scope="class")

@@ -22,7 +22,7 @@ class Transformed(NamedTuple):
     Attributes:
         channels: the position channels.
         log_det: log determinant of the map.
-        collinearity: penalty against degenerate frames, summed over layers.
+        collinearity: penalty against degenerate frames, mean over layers.
     """
 
     channels: Float[Array, "N K D"]

@@ -59,7 +59,8 @@ class CouplingStack(eqx.Module):
         start = (second, first) if inverse else (first, second)
         groups, changes = jax.lax.scan(step, start, (layers, scalings, opens), reverse=inverse)
         moved = jnp.concatenate(groups[::-1] if inverse else groups, axis=1)
-        return Transformed(moved - jnp.mean(moved[:, 0], axis=0), *(jnp.sum(change) for change in changes))
+        log_dets, penalties = changes
+        return Transformed(moved - jnp.mean(moved[:, 0], axis=0), jnp.sum(log_dets), jnp.mean(penalties))
 
 
 def _scaled(
