@@ -10,7 +10,7 @@ import json
 import shutil
 from pathlib import Path
 
-FIGURES = "n nll nll_minus_entropy ess_reverse ess_forward log_z path_length nfe pareto_k solver_error failed".split()
+FIGURES = "n nll nll_one_draw nll_minus_entropy ess_reverse ess_forward log_z path_length nfe pareto_k solver_error failed".split()
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     evaluation = json.loads((arguments.run / "evaluation.json").read_text())
     card = json.loads((arguments.run / "model.json").read_text())
     card["command"] = arguments.command
-    card["figures"] = {name: evaluation[name] for name in FIGURES}
+    card["figures"] = {name: evaluation[name] for name in FIGURES if evaluation.get(name) is not None}
     card["figures"]["seconds_per_1000"] = evaluation["seconds_per_1000"]
     shutil.copyfile(arguments.run / "model.safetensors", folder / f"{arguments.name}.safetensors")
     (folder / f"{arguments.name}.json").write_text(json.dumps(card, indent=2) + "\n")
