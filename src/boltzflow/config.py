@@ -14,6 +14,7 @@ BaseName = Literal["normal", "harmonic"]
 PathName = Literal["linear", "diffusion"]
 SolverName = Literal["dopri5", "tsit5", "rk4", "gauss-legendre"]
 DivergenceName = Literal["exact", "brute-force", "hutchinson"]
+OptimiserName = Literal["adam", "muon"]
 Precision = Literal["single", "double"]
 
 
@@ -91,6 +92,7 @@ class CouplingConfig:
         layers: message-passing layers of each network.
         features: invariant features of a particle.
         width: width of messages and hidden layers.
+        radial: Gaussian radial functions of the distance, added to the edge features of the networks; 0: none, as published.
         bins: bins of the splines; 0 (cartesian only): affine functions.
         reach: distance from the origin up to which splines act, in units of the prior.
         mirror: let a spherical frame follow reflections, so that the density is the same for mirror images.
@@ -107,6 +109,7 @@ class CouplingConfig:
     layers: int = 3
     features: int = 128
     width: int = 64
+    radial: int = 0
     bins: int = 8
     reach: float = 10.0
     mirror: bool = False
@@ -228,10 +231,11 @@ class TrainingConfig:
         steps: optimiser steps.
         batch_size: pairs per step.
         microbatch: pairs per chunk of the gradient accumulation; small chunks stay in the processor's cache.
+        optimiser: "adam", or "muon", which orthogonalises the steps of all weights.
         learning_rate: peak learning rate.
         final_learning_rate: learning rate at the end of the cosine schedule.
         warmup_steps: linear warm-up.
-        weight_decay: AdamW's; 0 is Adam.
+        weight_decay: decay of the weights, apart from the gradient; 0: none.
         clip_norm: global gradient norm above which a step is scaled down.
         clip_median: scale a step down, too, to this many times the median norm of the last 100; None: no such limit.
         skip_median: leave out a step whose norm is more than this many times that median; None: no such limit.
@@ -250,6 +254,7 @@ class TrainingConfig:
     steps: int = 10_000
     batch_size: int = 256
     microbatch: int = 32
+    optimiser: OptimiserName = "adam"
     learning_rate: float = 5e-4
     final_learning_rate: float = 1e-6
     warmup_steps: int = 200

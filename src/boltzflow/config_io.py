@@ -177,7 +177,7 @@ _RANGES: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
     ),
     (
         "data.seed data.split_seed data.validation flow.radial flow.channels training.warmup_steps training.seed training.devices "
-        "flow.softening flow.coupling.bins objective.collinearity "
+        "flow.softening flow.coupling.bins flow.coupling.radial objective.collinearity "
         "training.evaluate_every objective.sigma training.final_learning_rate training.weight_decay refinement.steps "
         "refinement.warmup_steps refinement.final_learning_rate",
         "0 or more",

@@ -28,8 +28,10 @@ from boltzflow.training.checkpoint import Checkpoints
 from boltzflow.training.export import MODEL_FILE, load_model, save_model, with_parameters_of
 from boltzflow.training.logging import MetricsLog
 from boltzflow.training.loop import train
+from boltzflow.training.optimisers import schedule
+from boltzflow.training.parameters import flat, with_parameters
 from boltzflow.training.sharding import data_mesh
-from boltzflow.training.state import TrainState, flat, initial_state, make_step, place_batch, schedule, with_parameters
+from boltzflow.training.state import TrainState, initial_state, make_step, place_batch
 
 OBJECTIVE = FlowMatching(pairing="independent", sigma=0.1)
 CONFIG = TrainingConfig(steps=20, batch_size=8, microbatch=8, warmup_steps=0, learning_rate=0.1, final_learning_rate=0.1, clip_norm=1e6)

@@ -65,7 +65,7 @@ def build_coupling(config: CouplingConfig, classes: tuple[int, ...], dimension: 
         if config.projection == "none":
             return PlainCoupling(classes, dimension, pairs=pairs, layers=config.layers, features=config.features, key=key)
         projection = _projection(config, dimension)
-        sizes = {"layers": config.layers, "features": config.features, "width": config.width}
+        sizes = {"layers": config.layers, "features": config.features, "width": config.width, "radial": config.radial}
         return CouplingLayer(classes, projection, pairs=pairs, **sizes, key=key)
 
     key_layers, key_scalings = jax.random.split(key)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from boltzflow.nets.mlp import Dense, normalized, sigmoid, silu
+from boltzflow.nets.mlp import Dense, RadialFunctions, normalized, sigmoid, silu
 from boltzflow.nets.stacking import Packed, pack, stacked
 
 # Added to squared distances under roots.
@@ -57,13 +57,16 @@ class ChannelLayer(eqx.Module):
     feature_hidden: Residual
     feature_out: Dense
 
-    def __init__(self, features: int, channels: int, width: int, gain: float, *, key: PRNGKeyArray) -> None:
-        """Layer with messages of the given width; the maps that end in shifts start at `gain` times their usual size."""
+    def __init__(self, features: int, channels: int, width: int, gain: float, *, radial: int, key: PRNGKeyArray) -> None:
+        """Layer with messages of the given width that reads `radial` more features of each edge.
+
+        The maps that end in shifts start at `gain` times their usual size.
+        """
         keys = jax.random.split(key, 10)
         pairs = channels * (channels - 1) // 2
         self.receiver = Dense(features + pairs, width, gain=np.sqrt(0.5), key=keys[0])
         self.sender = Dense(features + pairs, width, bias=False, gain=np.sqrt(0.5), key=keys[1])
-        self.distance = Dense(channels, width, bias=False, gain=np.sqrt(0.5), key=keys[2])
+        self.distance = Dense(channels + radial, width, bias=False, gain=np.sqrt(0.5), key=keys[2])
         self.message = Residual(width, (width, width), key=keys[3])
         self.shift_hidden = Dense(width, width + 1, key=keys[4])
         self.shift_out = Dense(width, channels, bias=False, gain=gain, key=keys[5])
@@ -72,12 +75,13 @@ class ChannelLayer(eqx.Module):
         self.feature_hidden = Residual(width + features, (width, width), key=keys[8])
         self.feature_out = Dense(width, features, key=keys[9])
 
-    def __call__(self, state: State, others: Float[Array, "N N"]) -> State:
+    def __call__(self, state: State, others: Float[Array, "N N"], radial: Float[Array, "N N R"] | None) -> State:
         """New features and positions.
 
         Args:
             state: features and position channels.
             others: 0 where a particle would see itself, else 1.
+            radial: more features of each edge; None: no more.
         """
         features, positions = state
         n, channels, _ = positions.shape
@@ -86,8 +90,10 @@ class ChannelLayer(eqx.Module):
         within = positions[:, :, None] - positions[:, None]
         within_squared = jnp.sum(within**2, axis=-1)
         first, second = np.triu_indices(channels, 1)
-        node = jnp.concatenate([features, within_squared[:, first, second]], axis=-1)
-        hidden = self.receiver(node)[:, None] + self.sender(node)[None] + self.distance(squared)
+        node = jnp.concatenate([features, jnp.log1p(within_squared[:, first, second])], axis=-1)
+        distances = jnp.log1p(squared)
+        edge = distances if radial is None else jnp.concatenate([distances, radial], axis=-1)
+        hidden = self.receiver(node)[:, None] + self.sender(node)[None] + self.distance(edge)
         message = self.message.after(hidden) * others[..., None]
         # The gate as a column of the same product: the gradient of a map to one number alone is slow.
         hidden, gate = jnp.split(self.shift_hidden(message), [message.shape[-1]], axis=-1)
@@ -110,12 +116,14 @@ class ChannelEGNN(eqx.Module):
         layers: message-passing layers, stacked (and packed while a stack of networks is scanned).
         types: type of each particle; particles of the same type are treated alike.
         copies: channels that are made of each given position.
+        radial: functions of the distances between given positions, read by every layer; None: no such functions, as published.
     """
 
     embedding: Dense
     layers: ChannelLayer | Packed
     types: tuple[int, ...] = eqx.field(static=True)
     copies: int = eqx.field(static=True)
+    radial: RadialFunctions | None
 
     def __init__(
         self,
@@ -126,6 +134,7 @@ class ChannelEGNN(eqx.Module):
         layers: int = 3,
         features: int = 128,
         width: int = 64,
+        radial: int = 0,
         gain: float = 0.1,
         key: PRNGKeyArray,
     ) -> None:
@@ -138,16 +147,18 @@ class ChannelEGNN(eqx.Module):
             layers: message-passing layers.
             features: invariant features of a particle.
             width: width of messages and hidden layers.
+            radial: radial functions of each distance between given positions; 0: none, as published.
             gain: size of the vectors at the start; small, but large enough for frames made of their differences.
             key: for the initial parameters.
         """
         key_embedding, key_layers = jax.random.split(key)
         self.types = types
         self.copies = copies
+        self.radial = RadialFunctions(radial) if radial else None
         self.embedding = Dense(max(types) + 1, features, key=key_embedding)
 
         def make(key: PRNGKeyArray) -> ChannelLayer:
-            return ChannelLayer(features, positions * copies, width, gain, key=key)
+            return ChannelLayer(features, positions * copies, width, gain, radial=positions * radial, key=key)
 
         self.layers = stacked(make, layers, key=key_layers)
 
@@ -158,10 +169,14 @@ class ChannelEGNN(eqx.Module):
         start = jnp.repeat(centred, self.copies, axis=1)
         one_hot = jax.nn.one_hot(np.asarray(self.types), max(self.types) + 1, dtype=positions.dtype)
         others = 1.0 - jnp.eye(n, dtype=positions.dtype)
+        radial = None
+        if self.radial is not None:
+            between = centred[:, None] - centred[None]
+            radial = self.radial(jnp.sqrt(jnp.sum(between**2, axis=-1) + _TINY)).reshape(n, n, -1)
         layers = self.layers if isinstance(self.layers, Packed) else pack(self.layers)
 
         def step(state: State, layer: Packed) -> tuple[State, None]:
-            return layer.unpack()(state, others), None
+            return layer.unpack()(state, others, radial), None
 
         (features, end), _ = jax.lax.scan(jax.checkpoint(step), (self.embedding(one_hot), start), layers)
         return jax.nn.softmax(features, axis=-1), (end - start).reshape(n, given, self.copies, dimension)

@@ -28,9 +28,10 @@ from boltzflow.training.checkpoint import Checkpoints
 from boltzflow.training.export import MODEL_FILE, save_model, with_parameters_of
 from boltzflow.training.folder import identity, open_folder, record, refinement_identity
 from boltzflow.training.logging import MetricsLog, versions
+from boltzflow.training.parameters import with_parameters
 from boltzflow.training.phases import Phase, phases
 from boltzflow.training.sharding import data_mesh
-from boltzflow.training.state import StepFunction, TrainState, initial_state, place_batch, place_state, refined_from, with_parameters
+from boltzflow.training.state import StepFunction, TrainState, initial_state, place_batch, place_state, refined_from
 
 
 def train(
@@ -136,7 +137,7 @@ def train(
     with contextlib.closing(checkpoints), contextlib.closing(log), _interruptible() as interrupted:
         for step, (phase, advance, batch, info) in enumerate(batches(), start=first + 1):
             if step == training.steps + 1:
-                state = place_state(refined_from(state, refining.training), mesh)
+                state = place_state(refined_from(state, flow.network, refining.training), mesh)
                 losses.clear()
                 costs.clear()
             state, metrics = advance(state, place_batch(batch, mesh))

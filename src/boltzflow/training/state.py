@@ -11,11 +11,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from boltzflow.config import TrainingConfig
 from boltzflow.objectives.flow_matching import Batch
+from boltzflow.training.optimisers import optimiser, schedule
+from boltzflow.training.parameters import flat, with_parameters
 
 
 class Objective(Protocol):
@@ -71,43 +72,9 @@ class StepMetrics(NamedTuple):
 StepFunction = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
 
 
-def schedule(config: TrainingConfig) -> optax.Schedule:
-    """Linear warm-up, then a cosine to the final learning rate."""
-    warmup = min(config.warmup_steps, max(config.steps - 1, 0))
-    return optax.warmup_cosine_decay_schedule(
-        init_value=0.0 if warmup else config.learning_rate,
-        peak_value=config.learning_rate,
-        warmup_steps=warmup,
-        decay_steps=max(config.steps, warmup + 1),
-        end_value=config.final_learning_rate,
-    )
-
-
-def optimiser(config: TrainingConfig) -> optax.GradientTransformation:
-    """Adam, or AdamW with weight decay, on gradients clipped by their global norm; the learning rate is applied in the step."""
-    adam = [optax.scale_by_adam()]
-    if config.weight_decay:
-        adam.append(optax.add_decayed_weights(config.weight_decay))
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), *adam)
-
-
-def flat(network: PyTree) -> Float[Array, " P"]:
-    """All parameters of a network (or a gradient of its form) one after the other."""
-    return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(eqx.filter(network, eqx.is_inexact_array))])
-
-
-def with_parameters(network: eqx.Module, parameters: Float[Array, " P"]) -> eqx.Module:
-    """The network with the parameters of a state."""
-    arrays, static = eqx.partition(network, eqx.is_inexact_array)
-    leaves, structure = jax.tree.flatten(arrays)
-    ends = np.cumsum([leaf.size for leaf in leaves])
-    parts = [parameters[end - leaf.size : end].reshape(leaf.shape) for leaf, end in zip(leaves, ends, strict=True)]
-    return eqx.combine(jax.tree.unflatten(structure, parts), static)
-
-
-def _initial_optimiser(parameters: Float[Array, " P"], config: TrainingConfig) -> PyTree:
+def _initial_optimiser(network: eqx.Module, parameters: Float[Array, " P"], config: TrainingConfig) -> PyTree:
     """State of the optimiser before its first step."""
-    inner = optimiser(config).init(parameters)
+    inner = optimiser(config, network).init(parameters)
     if config.clip_median is None and config.skip_median is None:
         return inner
     return MedianState(jnp.full(100, jnp.nan, parameters.dtype), jnp.zeros((), jnp.int32), inner)
@@ -128,10 +95,10 @@ def _limited(
     return gradient, keep, MedianState(norms, state.taken + 1, state.optimiser)
 
 
-def refined_from(state: TrainState, config: TrainingConfig) -> TrainState:
+def refined_from(state: TrainState, network: eqx.Module, config: TrainingConfig) -> TrainState:
     """State before the first step of a refinement: the averaged parameters and a fresh optimiser; counters go on."""
     parameters, average = jnp.copy(state.average), jnp.copy(state.average)
-    return state._replace(parameters=parameters, average=average, optimiser=_initial_optimiser(parameters, config))
+    return state._replace(parameters=parameters, average=average, optimiser=_initial_optimiser(network, parameters, config))
 
 
 def initial_state(network: eqx.Module, config: TrainingConfig) -> TrainState:
@@ -139,7 +106,7 @@ def initial_state(network: eqx.Module, config: TrainingConfig) -> TrainState:
     # Every array has a buffer of its own, because the step donates the whole state.
     parameters, average = jnp.copy(flat(network)), jnp.copy(flat(network))
     step, skipped, masked = (jnp.zeros((), jnp.int32) for _ in range(3))
-    return TrainState(step, parameters, average, _initial_optimiser(parameters, config), skipped, masked)
+    return TrainState(step, parameters, average, _initial_optimiser(network, parameters, config), skipped, masked)
 
 
 def make_step(
@@ -157,7 +124,7 @@ def make_step(
         mesh: devices with one axis, "data".
         begin: step at which schedule and averaging begin.
     """
-    transform, rate = optimiser(config), schedule(config)
+    transform, rate = optimiser(config, network), schedule(config)
     every, split = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("data")
 
     def chunk_loss(network: eqx.Module, batch: Batch) -> tuple[Float[Array, ""], Int[Array, ""]]:

@@ -67,6 +67,7 @@ class CouplingLayer(eqx.Module):
         layers: int,
         features: int,
         width: int,
+        radial: int = 0,
         key: PRNGKeyArray,
     ) -> None:
         """Layer for groups of `pairs` channels; the other arguments are those of `ChannelEGNN`."""
@@ -74,7 +75,7 @@ class CouplingLayer(eqx.Module):
         self.projection, self.pairs = projection, pairs
         copies = projection.transforms * projection.vectors
         self.conditioner = ChannelEGNN(
-            types, positions=pairs, copies=copies, layers=layers, features=features, width=width, key=key_conditioner
+            types, positions=pairs, copies=copies, layers=layers, features=features, width=width, radial=radial, key=key_conditioner
         )
         count = pairs * projection.parameters
         self.heads = stacked(lambda key: Head(features, width, count, key=key), projection.transforms, key=key_heads)
