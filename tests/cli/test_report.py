@@ -177,7 +177,7 @@ def spoil(templates: Path, tmp_path: Path) -> Callable[[str], Path]:
 @pytest.fixture
 def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are put together but not laid out, which takes most of the time; `TestPage` renders them all."""
-    monkeypatch.setattr("boltzflow.report.figures._svg", lambda _: "<svg/>")
+    monkeypatch.setattr("boltzflow.report.figures.svg", lambda _: "<svg/>")
 
 
 class TestIncomplete:

@@ -101,7 +101,7 @@ def test_energy_keeps_the_precision(target: targets.Target):
 
 
 def test_registry():
-    assert set(targets.names()) == {"dw4", "lj13", "lj13-once", "lj55", "lj55-once", "qm9-positional"}
+    assert set(targets.names()) == {"alanine-dipeptide", "dw4", "lj13", "lj13-once", "lj55", "lj55-once", "qm9-positional"}
     assert all(description for description in targets.names().values())
     assert targets.get("lj13") is targets.get("lj13")
     assert targets.get("lj13").fingerprint == targets.lennard_jones(13).fingerprint

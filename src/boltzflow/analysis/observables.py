@@ -15,7 +15,7 @@ def pair_distances(positions: Float[np.ndarray, "*batch N D"]) -> Float[np.ndarr
     Returns:
         (..., N(N-1)/2), in the same units.
     """
-    positions = _checked(positions)
+    positions = checked(positions)
     first, second = np.triu_indices(positions.shape[-2], k=1)
     return np.linalg.norm(positions[..., first, :] - positions[..., second, :], axis=-1)
 
@@ -29,7 +29,7 @@ def nearest_distances(positions: Float[np.ndarray, "*batch N D"]) -> Float[np.nd
     Returns:
         (..., N), in the same units.
     """
-    positions = _checked(positions)
+    positions = checked(positions)
     apart = np.linalg.norm(positions[..., :, None, :] - positions[..., None, :, :], axis=-1)
     diagonal = np.arange(positions.shape[-2])
     apart[..., diagonal, diagonal] = np.inf
@@ -45,12 +45,17 @@ def radius_of_gyration(positions: Float[np.ndarray, "*batch N D"]) -> Float[np.n
     Returns:
         (...,), in the same units.
     """
-    positions = _checked(positions)
+    positions = checked(positions)
     centered = positions - positions.mean(axis=-2, keepdims=True)
     return np.sqrt((centered**2).sum(axis=-1).mean(axis=-1))
 
 
-def _checked(positions: Float[np.ndarray, "*batch N D"]) -> Float[np.ndarray, "*batch N D"]:
+def checked(positions: Float[np.ndarray, "*batch N D"]) -> Float[np.ndarray, "*batch N D"]:
+    """Positions as an array.
+
+    Raises:
+        DataError: if they are not (..., N, D).
+    """
     positions = np.asarray(positions)
     if positions.ndim < 2:
         raise DataError(f"positions must have shape (..., N, D), but have shape {positions.shape}.")

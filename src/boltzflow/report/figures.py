@@ -46,16 +46,18 @@ MAX_POINTS = 1500
 """Points of a curve; more do not show at the width of a page."""
 
 
-def _draw(width: float, height: float, columns: int = 1, rows: int = 1, **options: Any) -> tuple[Figure, np.ndarray]:
+def draw(width: float, height: float, columns: int = 1, rows: int = 1, **options: Any) -> tuple[Figure, np.ndarray]:
+    """An empty figure of a size in inches and its axes, row by row."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, np.atleast_1d(figure.subplots(rows, columns, **options)).ravel()
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
+    """The figure as an SVG image."""
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]
+    drawn = text.getvalue()
+    return drawn[drawn.index("<svg") :]
 
 
 def histograms(shown: Mapping[str, Histogram], xlabel: str, ylabel: str = "probability density") -> str:
@@ -67,7 +69,7 @@ def histograms(shown: Mapping[str, Histogram], xlabel: str, ylabel: str = "proba
         ylabel: what is on the other.
     """
     with rc_context(STYLE):
-        figure, (axes,) = _draw(7.6, 3.3)
+        figure, (axes,) = draw(7.6, 3.3)
         for name, histogram in shown.items():
             label = f"{name} (n = {histogram.n:,})".replace(",", "\u202f")
             if name == "data":
@@ -83,7 +85,7 @@ def histograms(shown: Mapping[str, Histogram], xlabel: str, ylabel: str = "proba
         axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(float(axes.dataLim.x0), float(axes.dataLim.x1)))
         axes.set_ylim(bottom=0)
         axes.legend()
-        return _svg(figure)
+        return svg(figure)
 
 
 def training(metrics: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]) -> str:
@@ -104,14 +106,14 @@ def training(metrics: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping
     ]
     with rc_context(STYLE):
         columns = len(panels) + len(curves)
-        figure, all_axes = _draw(max(7.6, 3.7 * columns), 3.0, columns=columns)
+        figure, all_axes = draw(max(7.6, 3.7 * columns), 3.0, columns=columns)
         remaining = list(all_axes)
         for chosen, key, title in curves:
             _curve(remaining.pop(0), chosen, key, title)
         for axes, (key, label, factor) in zip(remaining, panels, strict=True):
             _estimates(axes, evaluations, key, factor)
             axes.set(xlabel="step", title=label)
-        return _svg(figure)
+        return svg(figure)
 
 
 def _curve(axes: Axes, metrics: Sequence[Mapping[str, Any]], key: str, title: str) -> None:
@@ -161,7 +163,7 @@ def weight_distribution(log_w: Float[np.ndarray, " n"], pareto_k: float) -> str:
     log_relative = np.sort(log_relative[np.isfinite(log_relative)])[::-1]
     n = log_w.size
     with rc_context(STYLE):
-        figure, (left, right) = _draw(7.6, 3.2, columns=2)
+        figure, (left, right) = draw(7.6, 3.2, columns=2)
         low, high = np.quantile(log_relative, 0.005), log_relative[0]
         margin = 0.05 * max(high - low, 1e-3)
         left.hist(log_relative, bins=np.linspace(low - margin, high + margin, 61), color=FLOW, alpha=0.85)
@@ -186,7 +188,7 @@ def weight_distribution(log_w: Float[np.ndarray, " n"], pareto_k: float) -> str:
         right.yaxis.set_minor_locator(NullLocator())
         right.set(xlabel="weight over its mean", ylabel="share of heavier samples", title="tail of the weights")
         right.legend(loc="lower left")
-        return _svg(figure)
+        return svg(figure)
 
 
 def _pareto_line(axes: Axes, log_relative: Float[np.ndarray, " n"], tail: int, n: int, k: float) -> None:
@@ -216,7 +218,7 @@ def planar_configurations(positions: Shaped[np.ndarray, "m N 2"], energies: Sequ
     columns = math.ceil(len(positions) / rows)
     limit = 1.15 * float(np.abs(positions).max())
     with rc_context(STYLE):
-        figure, all_axes = _draw(1.9 * columns, 2.05 * rows + 0.35, columns=columns, rows=rows, sharex=True, sharey=True)
+        figure, all_axes = draw(1.9 * columns, 2.05 * rows + 0.35, columns=columns, rows=rows, sharex=True, sharey=True)
         for axes, configuration, energy in zip(all_axes, positions, energies, strict=False):
             pairs = np.stack(np.triu_indices(len(configuration), k=1), axis=1)
             axes.add_collection(LineCollection(list(configuration[pairs]), colors=LIGHT, linewidths=1.0, zorder=1))
@@ -229,4 +231,4 @@ def planar_configurations(positions: Shaped[np.ndarray, "m N 2"], energies: Sequ
             axes.set_axis_off()
         figure.supxlabel(f"x / {unit}", fontsize=9)
         figure.supylabel(f"y / {unit}", fontsize=9)
-        return _svg(figure)
+        return svg(figure)

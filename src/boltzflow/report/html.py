@@ -14,7 +14,7 @@ from boltzflow.analysis.estimate import Estimate
 from boltzflow.analysis.observables import nearest_distances, pair_distances
 from boltzflow.errors import RunError
 from boltzflow.report import contents as run_contents
-from boltzflow.report import structures
+from boltzflow.report import molecules, structures
 from boltzflow.report.contents import MAX_SAMPLES, Contents, is_number
 from boltzflow.report.page import CSS, POLICY, duration, escape, figure, known, numbers, section, sentence, short, table, thousands
 
@@ -78,7 +78,7 @@ densities and partition functions are on the zero-centre-of-mass subspace.</foot
 
 
 def _sections(run: Contents) -> Iterator[str]:
-    for make in (_figures_table, _energies, _distances, _view, _weights, _training, _durations, _configuration):
+    for make in (_figures_table, _energies, *molecules.sections(run), _distances, _view, _weights, _training, _durations, _configuration):
         try:
             yield make(run)
         # One section that fails, on files of another version say, must not cost the reader the others.
@@ -325,9 +325,19 @@ def _view(run: Contents) -> str:
     if positions.shape[2] == 2:
         svg = figures.planar_configurations(positions, energies, classes, unit)
         return section("Samples", figure(svg, words, f"{len(positions)} planar configurations"))
-    colors = "by their distance from the centre" if len(set(classes)) == 1 else "by their kind"
-    note = f"{words} Particles are coloured {colors}, lines join neighbours. Drag to turn, scroll to zoom, move the slider for another one."
-    return section("Samples", f"<p>{note}</p>{structures.view_3d(positions, energies, classes, unit)}")
+    molecule = run.target is not None and run.target.topology is not None
+    colors = "by their element" if molecule else "by their distance from the centre" if len(set(classes)) == 1 else "by their kind"
+    joined = "bonded atoms" if molecule else "neighbours"
+    note = f"{words} Particles are coloured {colors}, lines join {joined}. Drag to turn, scroll to zoom, move the slider for another one."
+    return section("Samples", f"<p>{note}</p>{structures.view_3d(positions, energies, *_looks(run, classes), unit)}")
+
+
+def _looks(run: Contents, classes: list[int]) -> tuple[list[int] | list[str], list[tuple[int, int]] | None]:
+    """Classes, or elements and bonds of a molecule."""
+    if run.target is None or run.target.topology is None:
+        return classes, None
+    elements = [atom.element.symbol if atom.element is not None else "X" for atom in run.target.topology.atoms()]
+    return elements, list(run.target.bonds)
 
 
 def _weights(run: Contents) -> str:

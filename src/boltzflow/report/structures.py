@@ -13,6 +13,8 @@ from boltzflow.analysis.observables import pair_distances
 from boltzflow.errors import DataError
 from boltzflow.sampling.samples import Samples
 
+# After the usual colours of atoms, dark enough for a white page.
+ELEMENTS = {"H": "#d9dde1", "C": "#4a4f55", "N": "#0072b2", "O": "#d55e00", "S": "#e6b800", "P": "#e69f00"}
 PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a"]
 
 
@@ -27,13 +29,20 @@ def representatives(samples: Samples, count: int = 8) -> Int[np.ndarray, " m"]:
     return unique[np.isin(unique, finite)][:count]
 
 
-def view_3d(positions: Shaped[np.ndarray, "m N 3"], energies: Sequence[float], classes: Sequence[int], unit: str) -> str:
+def view_3d(
+    positions: Shaped[np.ndarray, "m N 3"],
+    energies: Sequence[float],
+    kinds: Sequence[int] | Sequence[str],
+    bonds: Sequence[tuple[int, int]] | None,
+    unit: str,
+) -> str:
     """HTML of a view that can be turned, with a slider over the configurations; plotly's JavaScript is inlined.
 
     Args:
         positions: (m, N, 3) configurations.
         energies: (m,) reduced energies.
-        classes: (N,) interchangeability classes, told apart by colour.
+        kinds: (N,) interchangeability classes or element symbols, told apart by colour.
+        bonds: pairs of bonded particles; None joins neighbours.
         unit: unit of length.
     """
     from plotly.offline import get_plotlyjs
@@ -41,7 +50,7 @@ def view_3d(positions: Shaped[np.ndarray, "m N 3"], energies: Sequence[float], c
     size = f"about {2 * float(np.median(np.linalg.norm(positions, axis=2).max(axis=1))):.2g} {unit} across"
     traces: list[dict[str, Any]] = []
     for k, configuration in enumerate(positions):
-        traces += [_bonds(configuration, k == 0), _particles(configuration, classes, k == 0)]
+        traces += [_bonds(configuration, bonds, k == 0), _particles(configuration, kinds, k == 0)]
     steps = [
         {
             "method": "update",
@@ -87,16 +96,17 @@ def _title(k: int, energies: Sequence[float], size: str) -> str:
     return f"sample {k + 1}:{energy} {size}"
 
 
-def _particles(configuration: Shaped[np.ndarray, "N 3"], classes: Sequence[int], visible: bool) -> dict[str, Any]:
+def _particles(configuration: Shaped[np.ndarray, "N 3"], kinds: Sequence[int] | Sequence[str], visible: bool) -> dict[str, Any]:
     n = len(configuration)
     size = float(np.clip(60.0 / n ** (1 / 3), 8.0, 26.0))
     # One class: shade by the distance from the centre, which shows what lies inside. Several: one colour each.
-    if len(set(classes)) == 1:
+    names = [f"{kind} {i + 1}" if isinstance(kind, str) else f"particle {i + 1}" for i, kind in enumerate(kinds)]
+    if len(set(kinds)) == 1:
         radius = np.linalg.norm(configuration, axis=1)
         scale = [[0.0, "#d55e00"], [0.5, "#e9b44c"], [1.0, "#0072b2"]]
         marker: dict[str, Any] = {"color": np.round(radius, 3).tolist(), "colorscale": scale}
     else:
-        marker = {"color": [PALETTE[number % len(PALETTE)] for number in classes]}
+        marker = {"color": [ELEMENTS.get(kind, "#cc79a7") if isinstance(kind, str) else PALETTE[kind % len(PALETTE)] for kind in kinds]}
     x, y, z = np.round(configuration.astype(float), 4).T.tolist()
     return {
         "type": "scatter3d",
@@ -106,20 +116,26 @@ def _particles(configuration: Shaped[np.ndarray, "N 3"], classes: Sequence[int],
         "z": z,
         "visible": visible,
         "marker": {"size": size, "opacity": 1.0, "line": {"color": "#ffffff", "width": 1}, **marker},
-        "text": [f"particle {i + 1}" for i in range(n)],
+        "text": names,
         "hovertemplate": "%{text}<br>(%{x:.2f}, %{y:.2f}, %{z:.2f})<extra></extra>",
     }
 
 
-def _bonds(configuration: Shaped[np.ndarray, "N 3"], visible: bool) -> dict[str, Any]:
-    """Lines between neighbours, which give the eye depth: pairs closer than 1.35 times the typical nearest distance."""
+def _neighbours(configuration: Shaped[np.ndarray, "N 3"]) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
+    """Pairs closer than 1.35 times the typical nearest distance; lines between them give the eye depth."""
     distances = pair_distances(configuration)
     first, second = np.triu_indices(len(configuration), k=1)
     square = np.full((len(configuration),) * 2, np.inf)
     square[first, second] = square[second, first] = distances
     near = distances < 1.35 * np.median(square.min(axis=1))
-    lines = np.full((int(near.sum()), 3, 3), np.nan)
-    ends, other = configuration[first[near]], configuration[second[near]]
+    return first[near], second[near]
+
+
+def _bonds(configuration: Shaped[np.ndarray, "N 3"], bonds: Sequence[tuple[int, int]] | None, visible: bool) -> dict[str, Any]:
+    """Lines along the bonds, or between neighbours where there are none."""
+    first, second = _neighbours(configuration) if bonds is None else np.array(bonds, np.int64).reshape(-1, 2).T
+    lines = np.full((len(first), 3, 3), np.nan)
+    ends, other = configuration[first], configuration[second]
     # Short of the centres, or the lines would show through the particles.
     lines[:, 0], lines[:, 1] = ends + 0.15 * (other - ends), other + 0.15 * (ends - other)
     x, y, z = ([None if np.isnan(value) else round(float(value), 4) for value in column] for column in lines.reshape(-1, 3).T)

@@ -2,8 +2,23 @@
 
 from boltzflow.targets.base import ExactValues as ExactValues
 from boltzflow.targets.base import Target as Target
+from boltzflow.targets.calculators import failures as failures
+from boltzflow.targets.calculators import from_calculator as from_calculator
+from boltzflow.targets.chirality import ChiralCentre as ChiralCentre
+from boltzflow.targets.chirality import find_chiral_centres as find_chiral_centres
+from boltzflow.targets.chirality import hands as hands
 from boltzflow.targets.double_well import double_well as double_well
+from boltzflow.targets.from_ase import from_ase as from_ase
+from boltzflow.targets.from_ase import gfn2_xtb as gfn2_xtb
 from boltzflow.targets.from_function import from_function as from_function
 from boltzflow.targets.lennard_jones import lennard_jones as lennard_jones
+from boltzflow.targets.molecule_files import from_amber as from_amber
+from boltzflow.targets.molecule_files import from_pdb as from_pdb
+from boltzflow.targets.molecule_files import from_xml as from_xml
+from boltzflow.targets.molecules import from_openmm as from_openmm
+from boltzflow.targets.peptides import alanine_dipeptide as alanine_dipeptide
+from boltzflow.targets.peptides import peptide as peptide
 from boltzflow.targets.registry import get as get
+from boltzflow.targets.registry import name_of as name_of
 from boltzflow.targets.registry import names as names
+from boltzflow.targets.symmetry import interchangeable as interchangeable

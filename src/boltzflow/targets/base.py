@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from boltzflow.errors import TargetError
+from boltzflow.targets.chirality import ChiralCentre
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Target:
         exact: values known exactly.
         bonds: pairs of bonded particles; empty where there are none.
         frames: reads the frames (n, N, D) of a density without energy.
+        topology: the `openmm.app.Topology` of a molecule, for trajectory formats and dihedrals.
+        chiral_centres: atoms with a hand, and the hand that is meant; `chirality.hands` tells that of samples.
     """
 
     name: str
@@ -68,6 +72,8 @@ class Target:
     exact: ExactValues = ExactValues()
     bonds: tuple[tuple[int, int], ...] = ()
     frames: Callable[[], Float[np.ndarray, "n N D"]] | None = None
+    topology: Any = None
+    chiral_centres: tuple[ChiralCentre, ...] = ()
 
     def __post_init__(self) -> None:
         if self.n_particles < 2 or self.dimension < 1:

@@ -7,27 +7,42 @@ from boltzflow.errors import TargetError, nearest
 from boltzflow.targets.base import Target
 from boltzflow.targets.double_well import double_well
 from boltzflow.targets.lennard_jones import lennard_jones
+from boltzflow.targets.peptides import alanine_dipeptide
 from boltzflow.targets.qm9 import qm9_positional
 
-_TARGETS: dict[str, tuple[Callable[[], Target], str]] = {
-    "dw4": (double_well, "4 particles in 2-D with double-well pair interactions"),
+# What makes each target, its own name, and a description; targets of molecules take seconds to make, and need OpenMM.
+_TARGETS: dict[str, tuple[Callable[[], Target], str, str]] = {
+    "dw4": (double_well, "double_well", "4 particles in 2-D with double-well pair interactions"),
     "lj13": (
         functools.partial(lennard_jones, 13, epsilon=2.0),
+        "lennard_jones",
         "13 Lennard-Jones particles, epsilon = 2 kT (ordered pairs counted; the published frames)",
     ),
     "lj13-once": (
         functools.partial(lennard_jones, 13, epsilon=1.0),
+        "lennard_jones",
         "13 Lennard-Jones particles, epsilon = 1 kT (each pair counted once)",
     ),
     "lj55": (
         functools.partial(lennard_jones, 55, epsilon=2.0),
+        "lennard_jones",
         "55 Lennard-Jones particles, epsilon = 2 kT (ordered pairs counted; the published frames)",
     ),
     "lj55-once": (
         functools.partial(lennard_jones, 55, epsilon=1.0),
+        "lennard_jones",
         "55 Lennard-Jones particles, epsilon = 1 kT (each pair counted once)",
     ),
-    "qm9-positional": (qm9_positional, "positions of the 19-atom molecules of QM9; frames only, no energy (needs the package qm9pack)"),
+    "alanine-dipeptide": (
+        alanine_dipeptide,
+        "alanine_dipeptide",
+        "Ace-Ala-NMe, 22 atoms, amber99sbildn with implicit water at 300 K (needs boltzflow[molecules])",
+    ),
+    "qm9-positional": (
+        qm9_positional,
+        "qm9_positional",
+        "positions of the 19-atom molecules of QM9; frames only, no energy (needs the package qm9pack)",
+    ),
 }
 
 
@@ -51,4 +66,13 @@ def _make(name: str) -> Target:
 
 def names() -> dict[str, str]:
     """Name and one-line description of every registered target."""
-    return {name: description for name, (_, description) in _TARGETS.items()}
+    return {name: description for name, (_, _, description) in _TARGETS.items()}
+
+
+def name_of(target: Target) -> str | None:
+    """The name under which a target of the same fingerprint is registered; None if there is none.
+
+    Only targets that share the target's own name are made to compare.
+    """
+    candidates = (name for name, (_, own_name, _) in _TARGETS.items() if own_name == target.name)
+    return next((name for name in candidates if get(name).fingerprint == target.fingerprint), None)

@@ -9,7 +9,7 @@ from boltzflow.config import DataConfig, FamilyName, FlowConfig, ObjectiveConfig
 from boltzflow.datasets import Dataset
 from boltzflow.progress import Progress
 from boltzflow.sampling.samples import Samples
-from boltzflow.targets import Target
+from boltzflow.targets import Target, name_of
 from boltzflow.training.export import Model, load_model
 from boltzflow.training.loop import train
 
@@ -79,7 +79,7 @@ def fit(
     dataset = data if isinstance(data, Dataset) else data.dataset
     held_out = min(10_000, dataset.n // 10) if validation is None else validation
     config = RunConfig(
-        target=_registered_name(target),
+        target=name_of(target) or target.name,
         data=DataConfig(n=dataset.n, validation=held_out),
         flow=flow if isinstance(flow, FlowConfig) else FlowConfig(family=flow),
         objective=ObjectiveConfig() if objective is None else objective,
@@ -87,11 +87,3 @@ def fit(
     )
     folder = train(config, out, resume=resume, progress=progress, target=target, dataset=dataset)
     return Run(folder, load_model(folder, target=target))
-
-
-def _registered_name(target: Target) -> str:
-    """Name under which the target is registered, or its own."""
-    from boltzflow import targets
-
-    matches = (name for name in targets.names() if targets.get(name).fingerprint == target.fingerprint)
-    return next(matches, target.name)

@@ -1,0 +1,91 @@
+"""Where the pieces of a batch run: worker processes of our own, or an executor of the user."""
+
+import concurrent.futures
+import multiprocessing
+import os
+import pickle
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float
+
+from boltzflow.blackbox import worker
+from boltzflow.errors import TargetError
+
+
+class Pool(Protocol):
+    """Takes pieces of a batch."""
+
+    workers: int
+
+    @property
+    def renewable(self) -> bool:
+        """Whether the pool can be made anew after one of its processes died."""
+        ...
+
+    def submit(self, positions: Float[np.ndarray, "B N D"], gradient: bool) -> "concurrent.futures.Future[worker.Outcome]":
+        """Starts work on a piece."""
+        ...
+
+    def renew(self) -> None:
+        """Drops the broken pool; the next piece starts a new one."""
+        ...
+
+
+class OwnProcesses:
+    """Worker processes, started when they are first needed and ended with the interpreter or when nothing refers to them any more."""
+
+    renewable = True
+
+    def __init__(self, function: worker.Function, workers: int | None, timeout: float | None, label: str) -> None:
+        try:
+            self._pickled = pickle.dumps(function)
+        except Exception as error:
+            raise TargetError(
+                f"the energy function of {label} cannot be sent to worker processes ({error}); define it at the top level of a module, "
+                "or pass executor=concurrent.futures.ThreadPoolExecutor() to run it in threads of this process."
+            ) from error
+        self.workers = workers or available_cores()
+        self._timeout = timeout
+        self._pool: concurrent.futures.ProcessPoolExecutor | None = None
+
+    def submit(self, positions: Float[np.ndarray, "B N D"], gradient: bool) -> "concurrent.futures.Future[worker.Outcome]":
+        """Starts work on a piece."""
+        if self._pool is None:
+            # Spawned, for a fork of a process with JAX's threads can hang.
+            self._pool = concurrent.futures.ProcessPoolExecutor(
+                self.workers,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=worker.initialise,
+                initargs=(self._pickled, self._timeout),
+            )
+        return self._pool.submit(worker.evaluate_here, positions, gradient)
+
+    def renew(self) -> None:
+        """Drops the broken pool; the next piece starts a new one."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool = None
+
+
+class GivenExecutor:
+    """An executor of the user: threads, MPI, Dask's `client.get_executor()`."""
+
+    renewable = False
+
+    def __init__(self, function: worker.Function, executor: concurrent.futures.Executor, workers: int | None) -> None:
+        self._function = function
+        self._executor = executor
+        self.workers = workers or available_cores()
+
+    def submit(self, positions: Float[np.ndarray, "B N D"], gradient: bool) -> "concurrent.futures.Future[worker.Outcome]":
+        """Starts work on a piece."""
+        return self._executor.submit(worker.evaluate, self._function, positions, gradient)
+
+    def renew(self) -> None:
+        """Does nothing: what broke belongs to the user."""
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

@@ -1,0 +1,117 @@
+"""What runs in a worker: the energy function on one configuration after another, failures caught one by one."""
+
+import faulthandler
+import os
+import pickle
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+# (positions (N, D), whether a gradient is wanted) -> energy, or (energy, gradient (N, D)); the units are those of the caller.
+Function = Callable[[Float[np.ndarray, "N D"], bool], Any]
+
+
+class Outcome(NamedTuple):
+    """Results of a piece of a batch.
+
+    Attributes:
+        energies: one per configuration, not finite where it failed.
+        gradients: zero where there is none.
+        has_gradient: whether the function gave a gradient each time; None if no configuration told.
+        failures: one sentence for each configuration that failed, by its place in the piece.
+    """
+
+    energies: Float[np.ndarray, " B"]
+    gradients: Float[np.ndarray, "B N D"]
+    has_gradient: bool | None
+    failures: dict[int, str]
+
+
+def evaluate(function: Function, positions: Float[np.ndarray, "B N D"], gradient: bool, timeout: float | None = None) -> Outcome:
+    """Energies of a piece of a batch; a configuration that raises fails alone.
+
+    Args:
+        function: the energy function.
+        positions: the configurations.
+        gradient: whether gradients are wanted.
+        timeout: seconds that one configuration may take before this process ends itself; None: no limit.
+    """
+    outcome = Outcome(np.full(len(positions), np.inf), np.zeros(positions.shape), None, {})
+    for place, configuration in enumerate(positions):
+        if timeout is not None:
+            # A watchdog in C: unlike a signal or a thread it also stops compiled code, which a Python exception cannot reach.
+            faulthandler.dump_traceback_later(timeout, exit=True, file=_nowhere())
+        try:
+            energy, slope = _one(function, configuration, gradient)
+        except (Exception, SystemExit) as error:
+            outcome.failures[place] = _describe(error)
+            continue
+        finally:
+            if timeout is not None:
+                faulthandler.cancel_dump_traceback_later()
+        outcome = outcome._replace(has_gradient=slope is not None and outcome.has_gradient is not False)
+        if np.isfinite(energy):
+            outcome.energies[place] = energy
+        else:
+            outcome.failures[place] = f"its energy is {energy}"
+        if slope is not None and np.all(np.isfinite(slope)):
+            outcome.gradients[place] = slope
+        elif slope is not None:
+            outcome.failures.setdefault(place, "its gradient is not finite")
+    return outcome
+
+
+def _one(function: Function, positions: Float[np.ndarray, "N D"], gradient: bool) -> tuple[float, Float[np.ndarray, "N D"] | None]:
+    value = function(positions, gradient)
+    energy, slope = value if isinstance(value, tuple) else (value, None)
+    energy = np.asarray(energy, np.float64)
+    if energy.shape != ():
+        raise ValueError(f"the energy of one configuration must be a number, but has shape {energy.shape}")
+    if slope is None:
+        return float(energy), None
+    slope = np.asarray(slope, np.float64)
+    if slope.shape != positions.shape:
+        raise ValueError(f"the gradient must have the shape {positions.shape} of the positions, but has {slope.shape}")
+    return float(energy), slope
+
+
+def _describe(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+# Of the worker process of a pool of ours: its function, or why it has none, and the time limit.
+_state: dict[str, Any] = {}
+
+
+def initialise(pickled: bytes, timeout: float | None) -> None:
+    """Makes a process of a pool of ours ready; the function comes as bytes so that it is imported after the environment is set."""
+    import signal
+
+    # Ctrl-C reaches the whole process group; the parent ends its workers itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Processes are the parallelism here; threads of each one's numerical libraries would only fight over the cores.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    _state["timeout"] = timeout
+    try:
+        _state["function"] = pickle.loads(pickled)
+    except Exception as error:
+        _state["problem"] = (
+            f"the worker processes cannot import it ({_describe(error)}); define it in a module file, not in a notebook or at a prompt"
+        )
+
+
+def evaluate_here(positions: Float[np.ndarray, "B N D"], gradient: bool) -> Outcome:
+    """`evaluate` with the function and the time limit of this process."""
+    if "problem" in _state:
+        problems = {place: str(_state["problem"]) for place in range(len(positions))}
+        return Outcome(np.full(len(positions), np.inf), np.zeros(positions.shape), None, problems)
+    return evaluate(_state["function"], positions, gradient, _state["timeout"])
+
+
+def _nowhere() -> Any:
+    if "nowhere" not in _state:
+        _state["nowhere"] = open(os.devnull, "w")  # kept open as long as the process lives
+    return _state["nowhere"]

@@ -1,0 +1,120 @@
+"""What targets need of OpenMM: importing it, numbers with units, energies and minima, and a hash of a system."""
+
+import hashlib
+import importlib
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from boltzflow.errors import TargetError
+
+# What OpenMM writes about a system that does not change the energy, or changes from version to version.
+_IRRELEVANT_ATTRIBUTES = {"openmmVersion", "version", "forceGroup", "name", "mass"}
+_IRRELEVANT_FORCES = {"CMMotionRemover", "AndersenThermostat"}
+# Digits kept of numbers in the hash: enough to tell parameters apart, few enough that rounding in another version does not matter.
+_DIGITS = 9
+
+
+def import_openmm() -> Any:
+    """The module openmm with its submodules app and unit.
+
+    Raises:
+        TargetError: if it is not installed.
+    """
+    try:
+        for submodule in ("app", "unit"):
+            importlib.import_module(f"openmm.{submodule}")
+        return importlib.import_module("openmm")
+    except ImportError as error:
+        raise TargetError("targets of molecules need OpenMM; install it with: pip install 'boltzflow[molecules]'.") from error
+
+
+def in_unit(value: Any, unit: str) -> Any:
+    """A plain number or array of an OpenMM quantity; what has no unit is in that unit already.
+
+    Args:
+        value: a quantity, a number, or a sequence of them.
+        unit: name of the unit in openmm.unit, such as "nanometer".
+
+    Raises:
+        TargetError: if the quantity has another dimension.
+    """
+    units = import_openmm().unit
+    if isinstance(value, list | tuple):
+        return [in_unit(entry, unit) for entry in value] if any(units.is_quantity(entry) for entry in value) else value
+    if not units.is_quantity(value):
+        return value
+    try:
+        return value.value_in_unit(getattr(units, unit))
+    except TypeError as error:
+        raise TargetError(f"a value in {value.unit} was given where one in {unit} is needed.") from error
+
+
+class Mechanics:
+    """Energies and minima of a system in double precision on OpenMM's reference platform."""
+
+    def __init__(self, system: Any) -> None:
+        openmm = import_openmm()
+        self._openmm = openmm
+        self._context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
+
+    def energy(self, positions: Float[np.ndarray, "N 3"]) -> float:
+        """Potential energy in kJ/mol of positions in nm; infinite if OpenMM finds it is not a number."""
+        self._context.setPositions(np.asarray(positions, np.float64))
+        value = float(self._context.getState(energy=True).getPotentialEnergy().value_in_unit(self._openmm.unit.kilojoule_per_mole))
+        return value if np.isfinite(value) else np.inf
+
+    def minimise(self, positions: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
+        """The local minimum in nm downhill of positions in nm.
+
+        Raises:
+            TargetError: if there is no way down to a finite energy.
+        """
+        self._context.setPositions(np.asarray(positions, np.float64))
+        try:
+            self._openmm.LocalEnergyMinimizer.minimize(self._context)
+            state = self._context.getState(positions=True)
+        except self._openmm.OpenMMException as error:
+            raise TargetError(f"the energy of the positions cannot be minimised ({error}); give a structure without clashes.") from error
+        minimum = np.asarray(state.getPositions(asNumpy=True).value_in_unit(self._openmm.unit.nanometer), np.float64)
+        if not np.isfinite(minimum).all() or not np.isfinite(self.energy(minimum)):
+            raise TargetError("the energy of the positions cannot be minimised to a finite number; give a structure without clashes.")
+        return minimum
+
+
+def system_hash(system: Any, hands: Sequence[int] = ()) -> str:
+    """8 hexadecimal digits that tell a system from others of another energy function or another hand.
+
+    Taken from OpenMM's serialisation without what has no influence on the energy (masses, the default box, names and groups of forces)
+    and without version numbers, so that a newer OpenMM does not make old data unreadable.
+
+    Args:
+        system: an `openmm.System`.
+        hands: signs of the chiral centres, which the energy does not know but the density means.
+    """
+    root = ElementTree.fromstring(import_openmm().XmlSerializer.serialize(system))
+    lines = [f"hands {list(hands)}"]
+
+    def walk(node: ElementTree.Element) -> None:
+        if node.tag == "PeriodicBoxVectors" or node.get("type") in _IRRELEVANT_FORCES:
+            return
+        kept = sorted((key, _rounded(value)) for key, value in node.attrib.items() if key not in _IRRELEVANT_ATTRIBUTES)
+        # Custom forces name their parameters, which does matter.
+        name = node.get("name", "") if node.tag != "Force" else ""
+        lines.append(f"{node.tag} {name} {kept}")
+        for child in node:
+            walk(child)
+        lines.append("/")
+
+    walk(root)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8]
+
+
+def _rounded(value: str) -> str:
+    try:
+        return f"{float(value):.{_DIGITS}g}"
+    except ValueError:
+        return value

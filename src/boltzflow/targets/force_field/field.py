@@ -1,0 +1,99 @@
+"""A compiled force field: energies and forces of batches, with the batch kept last inside."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from boltzflow.targets.force_field.bonded import Term
+from boltzflow.targets.force_field.geometry import Geometry
+
+# Configurations that are worked on together on a CPU: enough to fill vector registers, few enough for the cache.
+_CHUNK = 64
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ForceField:
+    """The sum of the forces of a system.
+
+    Attributes:
+        n_particles: N.
+        terms: energies of each force.
+        names: names of the forces, in the same order.
+    """
+
+    n_particles: int
+    terms: tuple[Term, ...]
+    names: tuple[str, ...]
+
+    def energy(self, positions: Float[Array, "N 3"]) -> Float[Array, ""]:
+        """Potential energy in kJ/mol of positions in nm.
+
+        Under `vmap` the batch is worked on as a whole. Derivatives are computed along with the energy, once: it can be differentiated
+        once, in reverse mode.
+        """
+        return self._energy(positions)
+
+    def energies(self, positions: Float[Array, "N 3 B"]) -> Float[Array, " B"]:
+        """Potential energies in kJ/mol of a batch that is the last axis; an ordinary function of JAX, to be differentiated at will."""
+        geometry = Geometry(positions)
+        zero = jnp.zeros(positions.shape[2], positions.dtype)
+        return sum((term(geometry) for term in self.terms), zero)
+
+    def energies_by_force(self, positions: Float[Array, "N 3"]) -> dict[str, Float[Array, ""]]:
+        """Energy in kJ/mol of each force, to compare with other programs."""
+        geometry = Geometry(positions[..., None])
+        return {f"{i}:{name}": term(geometry)[0] for i, (name, term) in enumerate(zip(self.names, self.terms, strict=True))}
+
+    @functools.cached_property
+    def _energy(self):  # noqa: ANN202
+        @jax.custom_vjp
+        def energy(positions: Float[Array, "N 3"]) -> Float[Array, ""]:
+            return single(positions)
+
+        def forward(positions: Float[Array, "N 3"]) -> tuple[Float[Array, ""], Float[Array, "N 3"]]:
+            return with_gradient(positions)
+
+        def backward(gradient: Float[Array, "N 3"], cotangent: Float[Array, ""]) -> tuple[Float[Array, "N 3"]]:
+            return (cotangent * gradient,)
+
+        energy.defvjp(forward, backward)
+        single, with_gradient = _batched_last(self.energies), _batched_last(self._with_gradients)
+        return energy
+
+    def _with_gradients(self, positions: Float[Array, "N 3 B"]) -> tuple[Float[Array, " B"], Float[Array, "N 3 B"]]:
+        energies, pull = jax.vjp(self.energies, positions)
+        gradients = pull(jnp.ones_like(energies))[0]
+        # Where atoms coincide there is no direction to go; the energy says what is wrong.
+        return energies, jnp.where(jnp.isfinite(gradients), gradients, 0.0)
+
+
+def _batched_last(function):  # noqa: ANN001, ANN202
+    """A function of batches (..., B) as one of a single configuration that `vmap` hands whole batches."""
+
+    @jax.custom_batching.custom_vmap
+    def single(positions: Float[Array, "N 3"]):  # noqa: ANN202
+        return jax.tree.map(lambda a: a[..., 0], function(positions[..., None]))
+
+    @single.def_vmap
+    def whole(size: int, batched: list[bool], positions: Float[Array, "B N 3"]):  # noqa: ANN202
+        del batched
+        chunk = _CHUNK if jax.default_backend() == "cpu" else size
+        return jax.tree.map(
+            lambda a: jnp.moveaxis(a, -1, 0), _in_chunks(function, jnp.moveaxis(positions, 0, -1), size, chunk)
+        ), jax.tree.map(lambda _: True, jax.eval_shape(single, positions[0]))
+
+    return single
+
+
+def _in_chunks(function, positions: Float[Array, "N 3 B"], size: int, chunk: int):  # noqa: ANN001, ANN202
+    """Results for a batch, a chunk at a time."""
+    if size <= chunk:
+        return function(positions)
+    count = -(-size // chunk)
+    padded = jnp.pad(positions, ((0, 0), (0, 0), (0, count * chunk - size)), mode="edge")
+    parts = jnp.moveaxis(padded.reshape(*positions.shape[:2], count, chunk), 2, 0)
+    found = jax.lax.map(function, parts)
+    return jax.tree.map(lambda a: jnp.moveaxis(a, 0, -2).reshape(*a.shape[1:-1], -1)[..., :size], found)

@@ -1,0 +1,94 @@
+"""Lennard-Jones, Coulomb and the solvent model of Onufriev, Bashford and Case, without cut-off."""
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from boltzflow.targets.force_field.bonded import Term, constant, plain
+from boltzflow.targets.force_field.geometry import Geometry, pairs
+
+COULOMB = 138.93545764438198
+"""1 / (4 pi epsilon_0) in kJ/mol nm / e², OpenMM's value."""
+
+# Onufriev, Bashford and Case, Proteins 55, 383 (2004), model II; lengths in nm.
+_ALPHA, _BETA, _GAMMA = 1.0, 0.8, 4.85
+_OFFSET = 0.009
+_PROBE = 0.14
+
+
+def nonbonded(force: Any) -> Term:
+    """NonbondedForce: 4 epsilon ((sigma/r)^12 - (sigma/r)^6) + q q / (4 pi epsilon_0 r), exceptions in place of their pairs."""
+    count = force.getNumParticles()
+    charge, sigma, epsilon = (
+        np.array(column) for column in zip(*[map(plain, force.getParticleParameters(i)) for i in range(count)], strict=True)
+    )
+    first, second = pairs(count)
+    charges = charge[first] * charge[second]
+    sigmas, epsilons = 0.5 * (sigma[first] + sigma[second]), np.sqrt(epsilon[first] * epsilon[second])
+    place = np.zeros((count, count), np.int32)
+    place[first, second] = place[second, first] = np.arange(len(first))
+    for i in range(force.getNumExceptions()):
+        a, b, *changed = force.getExceptionParameters(i)
+        charges[place[a, b]], sigmas[place[a, b]], epsilons[place[a, b]] = map(plain, changed)
+    # Pairs that are excluded cost nothing.
+    used = np.flatnonzero((charges != 0.0) | (epsilons != 0.0)).astype(np.int32)
+    everything = len(used) == len(first)
+    coulomb = COULOMB * charges[used, None]
+    # As c12 / r^12 - c6 / r^6; in single precision their ratio is kept inside the power, where it does not overflow.
+    scale, depth = sigmas[used, None], 4.0 * epsilons[used, None]
+
+    def energy(geometry: Geometry) -> Float[Array, " B"]:
+        r = geometry.pair_distances
+        inverse = 1.0 / (r if everything else r[used])
+        sixth = (constant(scale, geometry) * inverse) ** 6
+        return jnp.sum(constant(depth, geometry) * (sixth * sixth - sixth) + constant(coulomb, geometry) * inverse, axis=0)
+
+    return energy
+
+
+def obc(force: Any) -> Term:
+    """GBSAOBCForce: generalised Born energy of charges in a solvent, and the surface term of Schaefer, Bartels and Karplus.
+
+    Source: Onufriev, Bashford and Case, Proteins 55, 383 (2004), as in OpenMM's theory guide.
+    """
+    count = force.getNumParticles()
+    charge, radius, factor = (
+        np.array(column) for column in zip(*[map(plain, force.getParticleParameters(i)) for i in range(count)], strict=True)
+    )
+    first, second = pairs(count)
+    offset = radius - _OFFSET
+    scaled = offset * factor
+    strength = -COULOMB * (1.0 / force.getSoluteDielectric() - 1.0 / force.getSolventDielectric())
+    surface = 4.0 * math.pi * plain(force.getSurfaceAreaEnergy())
+    products = strength * (charge[first] * charge[second])[:, None]
+    own = 0.5 * strength * (charge**2)[:, None]
+
+    def energy(geometry: Geometry) -> Float[Array, " B"]:
+        r = geometry.pair_distances
+        seen = jnp.zeros((count, r.shape[1]), r.dtype)
+        seen = seen.at[first].add(_descreening(r, constant(offset[first, None], geometry), constant(scaled[second, None], geometry)))
+        seen = seen.at[second].add(_descreening(r, constant(offset[second, None], geometry), constant(scaled[first, None], geometry)))
+        inner, outer = constant(offset[:, None], geometry), constant(radius[:, None], geometry)
+        psi = 0.5 * inner * seen
+        born = 1.0 / (1.0 / inner - jnp.tanh(_ALPHA * psi - _BETA * psi**2 + _GAMMA * psi**3) / outer)
+        product = born[first] * born[second]
+        square = r * r
+        between = constant(products, geometry) / jnp.sqrt(square + product * jnp.exp(-0.25 * square / product))
+        surfaces = surface * (outer + _PROBE) ** 2 * (outer / born) ** 6 if surface else 0.0
+        return jnp.sum(between, axis=0) + jnp.sum(constant(own, geometry) / born + surfaces, axis=0)
+
+    return energy
+
+
+def _descreening(r: Float[Array, "P B"], own: Float[Array, "P 1"], other: Float[Array, "P 1"]) -> Float[Array, "P B"]:
+    """What one atom's sphere takes from the solvent around another, the Coulomb-field integral."""
+    outer = r + other
+    lower, upper = 1.0 / jnp.maximum(own, jnp.abs(r - other)), 1.0 / outer
+    inverse = 1.0 / r
+    squares = lower * lower - upper * upper
+    value = lower - upper - 0.25 * r * squares + 0.5 * inverse * jnp.log(upper / lower) + 0.25 * other * other * inverse * squares
+    inside = jnp.where(own < other - r, 2.0 * (1.0 / own - lower), 0.0)
+    return jnp.where(own < outer, value + inside, 0.0)

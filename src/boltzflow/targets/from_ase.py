@@ -1,0 +1,169 @@
+"""Any ASE calculator as a target, with GFN2-xTB as the one that is ready made."""
+
+import functools
+import importlib.util
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from boltzflow.blackbox.functions import AseEnergy, make_gfn2_xtb
+from boltzflow.errors import TargetError
+from boltzflow.targets.base import Target
+from boltzflow.targets.calculators import from_worker_function
+
+# Standard deviation in nm of the noise on the coordinates of a start: chains must not start alike, nor with torn bonds.
+_START_NOISE = 0.002
+
+
+def from_ase(
+    make_calculator: Callable[[], Any],
+    symbols: Sequence[str],
+    *,
+    positions: Float[np.ndarray, "N 3"],
+    temperature: float,
+    name: str,
+    reference_energy: float = 0.0,
+    executor: Executor | None = None,
+    workers: int | None = None,
+    timeout: float | None = None,
+    classes: Sequence[int] | None = None,
+    reflections: bool = False,
+    bonds: Sequence[tuple[int, int]] = (),
+    parameters: Mapping[str, float | int | str | bool] | None = None,
+) -> Target:
+    """Makes a target of a molecule in vacuum or implicit solvent whose energy an ASE calculator computes.
+
+    Each worker process makes its own calculator, once. See `from_calculator` for what happens to configurations that fail, and for the
+    guard that scripts need.
+
+    Args:
+        make_calculator: makes the calculator; a function at the top level of a module, or a `functools.partial` of one.
+        symbols: chemical symbols of the atoms.
+        positions: a sensible geometry in nm; samplers start near it.
+        temperature: in kelvin.
+        name: a name; with the symbols and `parameters` it tells this target from others in data files and checkpoints.
+        reference_energy: in eV, subtracted from the energy; a value near the energy of `positions` keeps the digits of single precision.
+        executor: where to compute instead of in processes of our own; see `from_calculator`.
+        workers: number of processes, or of tasks that `executor` runs side by side; None: the number of cores.
+        timeout: seconds that one configuration may take; None: no limit.
+        classes: interchangeability class of each atom; None: each atom is a class of its own.
+        reflections: whether to treat mirror images as equally probable. Energies are blind to the hand of a molecule; False keeps a
+            chiral molecule as it is.
+        bonds: pairs of bonded atoms.
+        parameters: settings of the calculator, for the fingerprint.
+
+    Returns:
+        The target, in nm.
+
+    Raises:
+        TargetError: if ASE is missing, the numbers of symbols and positions differ, or the calculator fails on `positions`.
+    """
+    _require("ase", "an ASE calculator")
+    geometry = np.asarray(positions, np.float64)
+    if geometry.shape != (len(symbols), 3):
+        raise TargetError(
+            f"target {name!r} has {len(symbols)} symbols but positions of shape {geometry.shape}; give one row of 3 per atom."
+        )
+    return from_worker_function(
+        AseEnergy(make_calculator, tuple(symbols), uuid.uuid4().hex),
+        (len(symbols), 3),
+        name=name,
+        energy_unit="eV",
+        length_unit="angstrom",
+        reference_energy=reference_energy,
+        executor=executor,
+        workers=workers,
+        timeout=timeout,
+        classes=range(len(symbols)) if classes is None else classes,
+        reflections=reflections,
+        temperature=temperature,
+        parameters={**(parameters or {}), "symbols": "".join(symbols)},
+        bonds=tuple((int(i), int(j)) for i, j in bonds),
+        start=functools.partial(_near, geometry - geometry.mean(axis=0)),
+    )
+
+
+def gfn2_xtb(
+    symbols: Sequence[str],
+    *,
+    positions: Float[np.ndarray, "N 3"],
+    temperature: float,
+    solvent: str | None = "water",
+    charge: int = 0,
+    multiplicity: int = 1,
+    electronic_temperature: float = 300.0,
+    name: str = "gfn2_xtb",
+    reference_energy: float = 0.0,
+    executor: Executor | None = None,
+    workers: int | None = None,
+    timeout: float | None = None,
+    classes: Sequence[int] | None = None,
+    reflections: bool = False,
+    bonds: Sequence[tuple[int, int]] = (),
+) -> Target:
+    """A molecule with the semi-empirical energy GFN2-xTB, by tblite.
+
+    GFN2-xTB: Bannwarth, Ehlert and Grimme, J. Chem. Theory Comput. 2019, doi:10.1021/acs.jctc.8b01176. The implicit solvent is ALPB:
+    Ehlert et al., J. Chem. Theory Comput. 2021, doi:10.1021/acs.jctc.1c00471.
+
+    Args:
+        symbols: chemical symbols of the atoms.
+        positions: a sensible geometry in nm; samplers start near it.
+        temperature: of the Boltzmann distribution, in kelvin.
+        solvent: name of the solvent; None: vacuum.
+        charge: total charge in elementary charges.
+        multiplicity: number of unpaired electrons plus one.
+        electronic_temperature: in kelvin, of the electrons' occupation; the method was fitted with 300.
+        name: a name, as in `from_ase`.
+        reference_energy: as in `from_ase`.
+        executor: as in `from_ase`.
+        workers: as in `from_ase`.
+        timeout: as in `from_ase`.
+        classes: as in `from_ase`.
+        reflections: as in `from_ase`.
+        bonds: as in `from_ase`.
+
+    Returns:
+        The target, in nm.
+
+    Raises:
+        TargetError: if tblite or ASE is missing, or the calculation fails on `positions`.
+    """
+    _require("tblite", "GFN2-xTB")
+    parameters: dict[str, float | int | str | bool] = {
+        "solvent": solvent or "vacuum",
+        "charge": int(charge),
+        "multiplicity": int(multiplicity),
+        "electronic_temperature": float(electronic_temperature),
+    }
+    return from_ase(
+        functools.partial(make_gfn2_xtb, solvent, charge, multiplicity, electronic_temperature),
+        symbols,
+        positions=positions,
+        temperature=temperature,
+        name=name,
+        reference_energy=reference_energy,
+        executor=executor,
+        workers=workers,
+        timeout=timeout,
+        classes=classes,
+        reflections=reflections,
+        bonds=bonds,
+        parameters=parameters,
+    )
+
+
+def _near(geometry: Float[np.ndarray, "N 3"], key: PRNGKeyArray) -> Float[Array, "N 3"]:
+    noisy = jnp.asarray(geometry, jnp.zeros(()).dtype) + _START_NOISE * jax.random.normal(key, geometry.shape)
+    return noisy - jnp.mean(noisy, axis=0)
+
+
+def _require(package: str, purpose: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise TargetError(f"{purpose} needs the package {package}, which is not installed; run pip install 'boltzflow[xtb]'.")

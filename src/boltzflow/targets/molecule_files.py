@@ -1,0 +1,233 @@
+"""Molecules from files: PDB with an OpenMM force field, Amber, and serialised OpenMM systems."""
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from boltzflow.errors import TargetError, nearest
+from boltzflow.targets._openmm import import_openmm
+from boltzflow.targets.base import Target
+from boltzflow.targets.molecules import from_openmm
+
+# Short names of force fields that publications used, and the files of OpenMM that they stand for.
+FORCE_FIELDS = {
+    "ff96": ("amber96.xml", "amber96_obc.xml"),
+    "ff99": ("amber99sbildn.xml", "amber99_obc.xml"),
+}
+_IMPLICIT_SOLVENTS = ("HCT", "OBC1", "OBC2", "GBn", "GBn2")
+
+
+def from_pdb(
+    path: str | Path, *, force_field: str | Sequence[str], temperature: Any, ph: float | None = None, name: str | None = None
+) -> Target:
+    """Makes a target of a molecule in a PDB or mmCIF file and a force field of OpenMM.
+
+    Args:
+        path: the file; of several models the first is taken.
+        force_field: names of OpenMM's force field files, such as ("amber14-all.xml", "implicit/obc2.xml"), paths of your own, or a short
+            name: "ff96" (amber96 with OBC water) or "ff99" (amber99sbildn with OBC water).
+        temperature: in kelvin, or a quantity.
+        ph: add missing hydrogens as at this pH; None: the file must have them all.
+        name: a name for the fingerprint; None: the file's name without ending.
+
+    Returns:
+        The target, in nm.
+
+    Raises:
+        TargetError: if a file is missing or unreadable, hydrogens are missing, the force field does not know a residue, or for what
+            `from_openmm` refuses.
+    """
+    path = Path(path)
+    structure = _read_structure(path)
+    topology, positions = structure.topology, structure.positions
+    field = load_force_field(force_field)
+    if ph is not None:
+        topology, positions = add_hydrogens(topology, positions, ph)
+    system = create_system(field, topology, positions, force_field)
+    parameters = {"force_field": label(force_field)}
+    return from_openmm(system, topology, temperature, positions=positions, name=name or path.stem, parameters=parameters)
+
+
+def from_amber(
+    prmtop: str | Path, inpcrd: str | Path, *, temperature: Any, implicit_solvent: str | None = None, name: str | None = None
+) -> Target:
+    """Makes a target of a molecule in Amber's files.
+
+    Args:
+        prmtop: topology and parameters.
+        inpcrd: coordinates.
+        temperature: in kelvin, or a quantity.
+        implicit_solvent: "HCT", "OBC1", "OBC2", "GBn" or "GBn2"; None: vacuum.
+        name: a name for the fingerprint; None: the prmtop's name without ending.
+
+    Returns:
+        The target, in nm.
+
+    Raises:
+        TargetError: if a file is missing or unreadable, the solvent is unknown, or for what `from_openmm` refuses.
+    """
+    app = import_openmm().app
+    if implicit_solvent is not None and implicit_solvent not in _IMPLICIT_SOLVENTS:
+        raise TargetError(f"there is no implicit solvent {implicit_solvent!r}; {nearest(implicit_solvent, _IMPLICIT_SOLVENTS)}")
+    prmtop, inpcrd = Path(prmtop), Path(inpcrd)
+    parameters = _read(lambda: app.AmberPrmtopFile(str(prmtop)), prmtop, "Amber prmtop")
+    coordinates = _read(lambda: app.AmberInpcrdFile(str(inpcrd)), inpcrd, "Amber inpcrd")
+    try:
+        system = parameters.createSystem(
+            nonbondedMethod=app.NoCutoff,
+            constraints=None,
+            rigidWater=False,
+            removeCMMotion=False,
+            implicitSolvent=None if implicit_solvent is None else getattr(app, implicit_solvent),
+        )
+    except Exception as error:
+        raise TargetError(f"OpenMM cannot make a system of {prmtop}: {_first_line(error)}") from error
+    return from_openmm(
+        system,
+        parameters.topology,
+        temperature,
+        positions=coordinates.positions,
+        name=name or prmtop.stem,
+        parameters={"implicit_solvent": implicit_solvent or "none"},
+    )
+
+
+def from_xml(system_xml: str | Path, topology_pdb: str | Path, *, temperature: Any, name: str | None = None) -> Target:
+    """Makes a target of a serialised OpenMM system, whichever program made it.
+
+    Args:
+        system_xml: an `openmm.System` written by `openmm.XmlSerializer`.
+        topology_pdb: a PDB or mmCIF file with the same atoms in the same order.
+        temperature: in kelvin, or a quantity.
+        name: a name for the fingerprint; None: the XML file's name without ending.
+
+    Returns:
+        The target, in nm.
+
+    Raises:
+        TargetError: if a file is missing or unreadable, or for what `from_openmm` refuses.
+    """
+    openmm = import_openmm()
+    system_xml, topology_pdb = Path(system_xml), Path(topology_pdb)
+    system = _read(lambda: openmm.XmlSerializer.deserialize(system_xml.read_text(encoding="utf-8")), system_xml, "serialised OpenMM")
+    if not isinstance(system, openmm.System):
+        raise TargetError(f"{system_xml} holds a {type(system).__name__}, not a System; serialise the system itself.")
+    structure = _read_structure(topology_pdb)
+    return from_openmm(system, structure.topology, temperature, positions=structure.positions, name=name or system_xml.stem)
+
+
+def label(force_field: str | Sequence[str]) -> str:
+    """What the fingerprint says of a force field: its short name, or its files without folder and ending."""
+    if isinstance(force_field, str):
+        return force_field.removesuffix(".xml")
+    return "+".join(str(name).removesuffix(".xml") for name in force_field)
+
+
+def load_force_field(force_field: str | Sequence[str]) -> Any:
+    """The `openmm.app.ForceField` of a short name or of files.
+
+    Raises:
+        TargetError: if a file is unknown or unreadable.
+    """
+    app = import_openmm().app
+    if isinstance(force_field, str):
+        if force_field not in FORCE_FIELDS and not force_field.endswith(".xml"):
+            raise TargetError(
+                f"there is no force field {force_field!r}; {nearest(force_field, FORCE_FIELDS)} Or name files of OpenMM, such as "
+                "('amber14-all.xml', 'implicit/obc2.xml')."
+            )
+        force_field = FORCE_FIELDS.get(force_field, (force_field,))
+    files = [str(name) for name in force_field]
+    try:
+        return app.ForceField(*files)
+    except Exception as error:
+        raise TargetError(
+            f"the force field {', '.join(files)} cannot be loaded: {_first_line(error).rstrip('.')}; name files that OpenMM ships, such as "
+            "'amber14-all.xml', or the path of your own."
+        ) from error
+
+
+def create_system(field: Any, topology: Any, positions: Any, force_field: str | Sequence[str]) -> Any:
+    """The system of a topology in open space, without constraints.
+
+    Args:
+        field: the `openmm.app.ForceField`.
+        topology: the `openmm.app.Topology`.
+        positions: its positions, to find out which hydrogens are missing.
+        force_field: the force field's names, for messages.
+
+    Raises:
+        TargetError: names the first residue that the force field does not know, and says why.
+    """
+    app = import_openmm().app
+    try:
+        return field.createSystem(topology, nonbondedMethod=app.NoCutoff, constraints=None, rigidWater=False, removeCMMotion=False)
+    except Exception as error:
+        raise TargetError(_why_no_system(field, topology, positions, label(force_field), error)) from error
+
+
+def add_hydrogens(topology: Any, positions: Any, ph: float) -> tuple[Any, Any]:
+    """Adds missing hydrogens, the same ones at the same places each time.
+
+    Returns:
+        The new `openmm.app.Topology` and its positions.
+    """
+    openmm = import_openmm()
+    modeller = openmm.app.Modeller(topology, positions)
+    # Modeller places hydrogens at random before it relaxes them; the caller's random numbers stay as they are.
+    state = random.getstate()
+    random.seed(0)
+    try:
+        modeller.addHydrogens(pH=ph, platform=openmm.Platform.getPlatformByName("Reference"))
+    except Exception as error:
+        raise TargetError(f"OpenMM cannot add hydrogens: {_first_line(error)}") from error
+    finally:
+        random.setstate(state)
+    return modeller.topology, modeller.positions
+
+
+def _why_no_system(field: Any, topology: Any, positions: Any, label: str, error: Exception) -> str:
+    unmatched = field.getUnmatchedResidues(topology)
+    if not unmatched or "No template found" not in str(error):
+        return f"the force field {label} cannot be applied: {_first_line(error)}"
+    residue = unmatched[0]
+    where = f"residue {residue.name} {residue.id} of chain {residue.chain.id}"
+    try:
+        complete, _ = add_hydrogens(topology, positions, 7.0)
+        missing = len(list(list(complete.residues())[residue.index].atoms())) - len(list(residue.atoms()))
+    except TargetError:
+        missing = 0
+    if missing > 0:
+        return f"{where} lacks {missing} hydrogens; add them, for example with ph=7 here, openmm.app.Modeller.addHydrogens or pdbfixer."
+    # OpenMM's message names the nearest residue and ends with a link; its middle is what helps.
+    reason = _first_line(error).split("  For more information")[0].partition(").")[2].strip().rstrip(".")
+    return f"the force field {label} does not know {where}: {reason or _first_line(error)}; add a file that has it, or mend the structure."
+
+
+def _read_structure(path: Path) -> Any:
+    app = import_openmm().app
+    reader = app.PDBxFile if path.suffix.lower() in (".cif", ".mmcif") else app.PDBFile
+
+    def read() -> Any:
+        # Opened here, for OpenMM leaves the file open where it fails.
+        with path.open(encoding="utf-8") as file:
+            return reader(file)
+
+    structure = _read(read, path, "PDB or mmCIF")
+    if structure.topology.getNumAtoms() == 0:
+        raise TargetError(f"{path} holds no atoms; give a PDB or mmCIF file.")
+    return structure
+
+
+def _read(reader: Callable[[], Any], path: Path, kind: str) -> Any:
+    if not path.is_file():
+        raise TargetError(f"there is no file {path}; correct the path.")
+    try:
+        return reader()
+    except Exception as error:
+        raise TargetError(f"{path} is not a readable {kind} file ({_first_line(error)}); check it, or make it again.") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,0 +1,212 @@
+"""Molecules: any system and topology of OpenMM as a target."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from boltzflow.errors import TargetError
+from boltzflow.targets._openmm import Mechanics, import_openmm, in_unit, system_hash
+from boltzflow.targets.base import Target
+from boltzflow.targets.chirality import adjacency, find_chiral_centres, hands, stereocentres
+from boltzflow.targets.symmetry import interchangeable, mirror_symmetric
+
+BOLTZMANN = 0.00831446261815324
+"""Boltzmann's constant in kJ/mol/K."""
+
+_COLDEST = 150.0
+_START_NOISE = 0.005
+# Nearer than this two nuclei are at the same place, in nm; the shortest bond, H2, is 0.074 nm.
+_SAME_PLACE = 0.02
+# Bonds are 0.1 to 0.2 nm long; ten times that is a structure in Ångström.
+_LONGEST_TYPICAL_BOND = 0.5
+
+
+def from_openmm(
+    system: Any,
+    topology: Any,
+    temperature: Any,
+    *,
+    positions: Any,
+    name: str = "molecule",
+    parameters: Mapping[str, float | int | str | bool] | None = None,
+) -> Target:
+    """Makes a target of a molecule that OpenMM describes; its energy is compiled to JAX.
+
+    The system must be free of constraints, virtual sites and a periodic box: create it with `constraints=None, rigidWater=False,
+    nonbondedMethod=NoCutoff`. Positions are minimised for the sampler's start, and tell which hand chiral centres have: only that hand
+    is meant, and reflections are no symmetry then, although the energy of a mirror image is the same.
+
+    Args:
+        system: an `openmm.System`.
+        topology: an `openmm.app.Topology` of the same atoms.
+        temperature: in kelvin, or a quantity.
+        positions: a structure, (N, 3) in nm, or a quantity. None: the start is minimised from random positions, which is refused for
+            molecules with chiral centres.
+        name: a name; part of the fingerprint.
+        parameters: what else belongs in the fingerprint, such as the force field's label. A hash of the system and of the hands of its
+            chiral centres is added.
+
+    Returns:
+        The target, in nm.
+
+    Raises:
+        TargetError: if the system cannot be compiled, the numbers of atoms disagree, the temperature is not positive, or the positions
+            are not finite, clash beyond repair or lie flat at a chiral centre.
+    """
+    from boltzflow.targets.force_field import compile_system
+
+    _check_types(system, topology)
+    kelvin = _kelvin(temperature)
+    n, atoms = system.getNumParticles(), list(topology.atoms())
+    if len(atoms) != n:
+        raise TargetError(f"the topology has {len(atoms)} atoms, but the system has {n} particles; give those of the same molecule.")
+    field = compile_system(system)
+    elements = [atom.name if atom.element is None else atom.element.symbol for atom in atoms]
+    bonds = _bonds(system, topology)
+    _warn_if_in_pieces(n, bonds)
+
+    mechanics = Mechanics(system)
+    if positions is None:
+        given = _random_positions(atoms, elements, bonds)
+    else:
+        given = _checked_positions(positions, atoms, bonds)
+    minimum = mechanics.minimise(given)
+    centres = find_chiral_centres(elements, bonds, given)
+    turned = [_label(atoms[centre.atom]) for centre, hand in zip(centres, hands(minimum[None], centres)[0], strict=True) if hand < 0]
+    if turned:
+        raise TargetError(f"minimising the positions turned the hand of {', '.join(turned)}; give a structure with fewer clashes.")
+    minimum -= minimum.mean(axis=0)
+
+    def energy(x: Float[Array, "N 3"]) -> Float[Array, ""]:
+        u = field.energy(x) / (BOLTZMANN * kelvin)
+        # Neither a NaN nor a charge fallen into another may get a weight.
+        return jnp.where(u > -jnp.inf, u, jnp.inf)
+
+    def start(key: PRNGKeyArray) -> Float[Array, "N 3"]:
+        x = jnp.asarray(minimum, jnp.result_type(float)) + _START_NOISE * jax.random.normal(key, (n, 3))
+        return x - jnp.mean(x, axis=0)
+
+    target = Target(
+        name=name,
+        n_particles=n,
+        dimension=3,
+        energy_function=energy,
+        classes=interchangeable(elements, bonds, mechanics.energy, minimum),
+        reflections=not centres and mirror_symmetric(mechanics.energy, minimum),
+        units="nm",
+        temperature=kelvin,
+        parameters={**(parameters or {}), "system": system_hash(system, [centre.sign for centre in centres])},
+        start=start,
+        bonds=bonds,
+        topology=topology,
+        chiral_centres=centres,
+    )
+    target.check_energy()
+    _check_compiled(target, mechanics, minimum)
+    return target
+
+
+def _check_types(system: Any, topology: Any) -> None:
+    openmm = import_openmm()
+    for given, needed, what in ((system, openmm.System, "system"), (topology, openmm.app.Topology, "topology")):
+        if not isinstance(given, needed):
+            kind = f"{type(given).__module__}.{type(given).__name__}"
+            raise TargetError(f"the {what} must be OpenMM's {needed.__name__}, got {kind}; convert it, an mdtraj topology by to_openmm().")
+
+
+def _kelvin(temperature: Any) -> float:
+    value = in_unit(temperature, "kelvin")
+    if not isinstance(value, int | float | np.number) or not 0 < value < np.inf:
+        raise TargetError(f"the temperature must be a positive number of kelvin, got {temperature}.")
+    if value < _COLDEST:
+        warnings.warn(f"the temperature is in kelvin, and {value:g} K is very cold; did you mean Celsius?", stacklevel=3)
+    return float(value)
+
+
+def _bonds(system: Any, topology: Any) -> tuple[tuple[int, int], ...]:
+    """The topology's bonds; atoms that it leaves without any (in a PDB file without CONECT records) take those of the system."""
+    pairs = {(min(a.index, b.index), max(a.index, b.index)) for a, b in topology.bonds()}
+    bonded = {atom for pair in pairs for atom in pair}
+    for force in system.getForces():
+        if type(force).__name__ == "HarmonicBondForce":
+            for bond in range(force.getNumBonds()):
+                i, j, *_ = force.getBondParameters(bond)
+                if i not in bonded or j not in bonded:
+                    pairs.add((min(i, j), max(i, j)))
+    return tuple(sorted(pairs))
+
+
+def _warn_if_in_pieces(n: int, bonds: tuple[tuple[int, int], ...]) -> None:
+    neighbours = adjacency(n, bonds)
+    reached, todo = {0}, [0]
+    while todo:
+        new = set(neighbours[todo.pop()]) - reached
+        reached |= new
+        todo += new
+    if len(reached) < n:
+        warnings.warn(
+            f"bonds connect only {len(reached)} of {n} atoms to the first one: in open space the pieces drift apart, and a density that "
+            "nothing holds together cannot be normalised; keep one molecule, or add a restraint between them.",
+            stacklevel=3,
+        )
+
+
+def _checked_positions(positions: Any, atoms: list[Any], bonds: tuple[tuple[int, int], ...]) -> Float[np.ndarray, "N 3"]:
+    n = len(atoms)
+    try:
+        x = np.asarray(in_unit(positions, "nanometer"), np.float64)
+    except (TypeError, ValueError) as error:
+        raise TargetError(f"the positions are not an array of numbers of shape ({n}, 3) in nm ({error}).") from error
+    if x.shape != (n, 3):
+        raise TargetError(f"the system has {n} atoms, but the positions have shape {x.shape} instead of ({n}, 3).")
+    if not np.isfinite(x).all():
+        raise TargetError(f"the positions of {int((~np.isfinite(x)).any(axis=1).sum())} atoms are not finite; give a complete structure.")
+    if bonds:
+        first, second = np.asarray(bonds).T
+        typical = float(np.median(np.linalg.norm(x[first] - x[second], axis=-1)))
+        if typical > _LONGEST_TYPICAL_BOND:
+            raise TargetError(
+                f"half of the bonds are longer than {typical:.3g} nm; positions are in nm, so divide by 10 if these are in Ångström."
+            )
+    distances = np.linalg.norm(x[:, None] - x, axis=-1) + np.diag(np.full(n, np.inf))
+    i, j = np.unravel_index(int(distances.argmin()), distances.shape)
+    if distances[i, j] < _SAME_PLACE:
+        raise TargetError(
+            f"the atoms {_label(atoms[i])} and {_label(atoms[j])} lie {distances[i, j]:.2g} nm apart, at the same place; give a structure "
+            "without clashes, in nm."
+        )
+    return x
+
+
+def _random_positions(atoms: list[Any], elements: list[str], bonds: tuple[tuple[int, int], ...]) -> Float[np.ndarray, "N 3"]:
+    found = stereocentres(elements, bonds)
+    if found:
+        raise TargetError(
+            f"the hand of {', '.join(_label(atoms[atom]) for atom in found)} cannot be told without positions; give positions= with a "
+            "structure of the right hand."
+        )
+    return np.random.default_rng(0).normal(scale=0.1 * len(atoms) ** (1 / 3), size=(len(atoms), 3))
+
+
+def _label(atom: Any) -> str:
+    return f"{atom.name} of {atom.residue.name} {atom.residue.id}"
+
+
+def _check_compiled(target: Target, mechanics: Mechanics, minimum: Float[np.ndarray, "N 3"]) -> None:
+    """Compares the compiled energy with OpenMM's where it is small and where bonds are strained."""
+    strained = minimum + 2 * _START_NOISE * np.random.default_rng(0).standard_normal(minimum.shape)
+    compiled = np.asarray(target.energies(jnp.asarray(np.stack([minimum, strained]))), np.float64)
+    temperature = target.temperature or np.nan
+    expected = np.array([mechanics.energy(minimum), mechanics.energy(strained)]) / (BOLTZMANN * temperature)
+    difference = np.abs(compiled - expected)
+    # Single precision sums terms of both signs that are larger than their sum.
+    if not (difference < 1e-3 * np.maximum(10.0, np.abs(expected))).all():
+        raise TargetError(
+            f"the energy of {target.name!r} compiled to JAX is {compiled[difference.argmax()]:.6g} kT where OpenMM has "
+            f"{expected[difference.argmax()]:.6g} kT; this is a bug of boltzflow, please report it with the system's XML."
+        )
