@@ -14,6 +14,7 @@ from boltzflow.blackbox.functions import Converted, Plain
 from boltzflow.blackbox.pools import GivenExecutor, OwnProcesses
 from boltzflow.blackbox.worker import Function
 from boltzflow.errors import TargetError
+from boltzflow.targets._host_call import host_energy, host_energy_and_gradient
 from boltzflow.targets.base import ExactValues, Target
 
 EnergyUnit = Literal["kT", "kJ/mol", "kcal/mol", "eV", "hartree"]
@@ -217,9 +218,7 @@ class CalculatorEnergy:
 
 
 def _differentiable(evaluator: Evaluator, label: str) -> Callable[[Float[Array, "N D"]], Float[Array, ""]]:
-    def host(positions: Any, gradient: bool) -> tuple[np.ndarray, np.ndarray]:
-        # Under vmap the callback gets all batch axes in front. No JAX in here: it could wait for the thread that this runs in.
-        positions = np.asarray(positions)
+    def host(positions: np.ndarray, gradient: bool) -> tuple[np.ndarray, np.ndarray]:
         batch, shape = positions.shape[:-2], positions.shape[-2:]
         u, slope = evaluator(positions.reshape(-1, *shape).astype(np.float64), gradient)
         with np.errstate(over="ignore"):
@@ -231,8 +230,7 @@ def _differentiable(evaluator: Evaluator, label: str) -> Callable[[Float[Array, 
     # Rules for forward mode, from which JAX makes reverse mode, too.
     @jax.custom_jvp
     def energy(positions: Float[Array, "N D"]) -> Float[Array, ""]:
-        result = jax.ShapeDtypeStruct((), positions.dtype)
-        return jax.pure_callback(lambda x: host(x, gradient=False)[0], result, positions, vmap_method="expand_dims")
+        return host_energy(positions, host)
 
     @jax.custom_jvp
     def energy_and_gradient(positions: Float[Array, "N D"]) -> tuple[Float[Array, ""], Float[Array, "N D"]]:
@@ -241,8 +239,7 @@ def _differentiable(evaluator: Evaluator, label: str) -> Callable[[Float[Array, 
                 f"the energy function of {label} gives no gradient, which this method needs; let it return (energy, gradient), or use a "
                 "method that needs energies alone."
             )
-        result = jax.ShapeDtypeStruct((), positions.dtype), jax.ShapeDtypeStruct(positions.shape, positions.dtype)
-        return jax.pure_callback(lambda x: host(x, gradient=True), result, positions, vmap_method="expand_dims")
+        return host_energy_and_gradient(positions, host)
 
     @energy.defjvp
     def energy_jvp(primals: Any, tangents: Any) -> Any:
