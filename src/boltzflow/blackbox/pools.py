@@ -33,7 +33,7 @@ class Pool(Protocol):
 
 
 class OwnProcesses:
-    """Worker processes, started when they are first needed and ended with the interpreter or when nothing refers to them any more."""
+    """Worker processes, started when they are first needed and ended with the interpreter at the latest."""
 
     renewable = True
 

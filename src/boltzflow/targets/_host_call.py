@@ -1,8 +1,8 @@
 """Energies by a function on the host, inside compiled programs.
 
 `jax.pure_callback` would do but for one thing: it puts its arguments on a CPU device before it calls, and where arrays are large that
-copy waits for a thread of the very pool that is waiting for the callback. On one core it hangs (jax 0.10.1, batches of 2 MB in a queue of
-programs; compare jax-ml/jax issue 24255). Here the function gets the NumPy arrays that XLA hands over.
+copy waits for a thread of the very pool that is waiting for the callback. On one core it hangs (jax 0.10.1, batches of 0.6 MB in a queue
+of programs; compare jax-ml/jax issue 24255). Here the function gets the NumPy arrays that XLA hands over.
 """
 
 from collections.abc import Callable

@@ -1,5 +1,6 @@
 """Any Python function as a target: energies computed outside JAX, in worker processes."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, Literal
@@ -181,8 +182,6 @@ def _converted(
 
 
 def _check(target: Target, evaluator: Evaluator, own_processes: bool) -> None:
-    import warnings
-
     with warnings.catch_warnings():
         # A failure here is raised, with its reason.
         warnings.simplefilter("ignore", RuntimeWarning)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,8 @@ from jaxtyping import Array, Float
 
 from boltzflow.targets.force_field.bonded import Term
 from boltzflow.targets.force_field.geometry import Geometry
+
+Results = TypeVar("Results")
 
 # Configurations that are worked on together on a CPU: enough to fill vector registers, few enough for the cache.
 _CHUNK = 64
@@ -48,7 +52,9 @@ class ForceField:
         return {f"{i}:{name}": term(geometry)[0] for i, (name, term) in enumerate(zip(self.names, self.terms, strict=True))}
 
     @functools.cached_property
-    def _energy(self):  # noqa: ANN202
+    def _energy(self) -> Callable[[Float[Array, "N 3"]], Float[Array, ""]]:
+        single, with_gradient = _batched_last(self.energies), _batched_last(self._with_gradients)
+
         @jax.custom_vjp
         def energy(positions: Float[Array, "N 3"]) -> Float[Array, ""]:
             return single(positions)
@@ -60,7 +66,6 @@ class ForceField:
             return (cotangent * gradient,)
 
         energy.defvjp(forward, backward)
-        single, with_gradient = _batched_last(self.energies), _batched_last(self._with_gradients)
         return energy
 
     def _with_gradients(self, positions: Float[Array, "N 3 B"]) -> tuple[Float[Array, " B"], Float[Array, "N 3 B"]]:
@@ -70,30 +75,36 @@ class ForceField:
         return energies, jnp.where(jnp.isfinite(gradients), gradients, 0.0)
 
 
-def _batched_last(function):  # noqa: ANN001, ANN202
-    """A function of batches (..., B) as one of a single configuration that `vmap` hands whole batches."""
+def _batched_last(function: Callable[[Float[Array, "N 3 B"]], Results]) -> Callable[[Float[Array, "N 3"]], Results]:
+    """A function of batches that are the last axis as one of a single configuration, to which `vmap` hands whole batches.
+
+    However many times it is mapped over, all configurations are one batch.
+    """
 
     @jax.custom_batching.custom_vmap
-    def single(positions: Float[Array, "N 3"]):  # noqa: ANN202
-        return jax.tree.map(lambda a: a[..., 0], function(positions[..., None]))
+    def batch(positions: Float[Array, "B N 3"]) -> Results:
+        found = _in_chunks(function, jnp.moveaxis(positions, 0, -1))
+        return jax.tree.map(lambda a: jnp.moveaxis(a, -1, 0), found)
 
-    @single.def_vmap
-    def whole(size: int, batched: list[bool], positions: Float[Array, "B N 3"]):  # noqa: ANN202
-        del batched
-        chunk = _CHUNK if jax.default_backend() == "cpu" else size
-        return jax.tree.map(
-            lambda a: jnp.moveaxis(a, -1, 0), _in_chunks(function, jnp.moveaxis(positions, 0, -1), size, chunk)
-        ), jax.tree.map(lambda _: True, jax.eval_shape(single, positions[0]))
+    @batch.def_vmap
+    def _(size: int, batched: list[bool], positions: Float[Array, "S B N 3"]) -> tuple[Results, Any]:
+        found = batch(positions.reshape(-1, *positions.shape[2:]))
+        shaped = jax.tree.map(lambda a: a.reshape(size, -1, *a.shape[1:]), found)
+        return shaped, jax.tree.map(lambda _: True, shaped)
+
+    def single(positions: Float[Array, "N 3"]) -> Results:
+        return jax.tree.map(lambda a: a[0], batch(positions[None]))
 
     return single
 
 
-def _in_chunks(function, positions: Float[Array, "N 3 B"], size: int, chunk: int):  # noqa: ANN001, ANN202
-    """Results for a batch, a chunk at a time."""
-    if size <= chunk:
+def _in_chunks(function: Callable[[Float[Array, "N 3 B"]], Results], positions: Float[Array, "N 3 B"]) -> Results:
+    """Results for a batch, a chunk at a time on a CPU."""
+    size = positions.shape[2]
+    if size <= _CHUNK or jax.default_backend() != "cpu":
         return function(positions)
-    count = -(-size // chunk)
-    padded = jnp.pad(positions, ((0, 0), (0, 0), (0, count * chunk - size)), mode="edge")
-    parts = jnp.moveaxis(padded.reshape(*positions.shape[:2], count, chunk), 2, 0)
+    count = -(-size // _CHUNK)
+    padded = jnp.pad(positions, ((0, 0), (0, 0), (0, count * _CHUNK - size)), mode="edge")
+    parts = jnp.moveaxis(padded.reshape(*positions.shape[:2], count, _CHUNK), 2, 0)
     found = jax.lax.map(function, parts)
     return jax.tree.map(lambda a: jnp.moveaxis(a, 0, -2).reshape(*a.shape[1:-1], -1)[..., :size], found)
