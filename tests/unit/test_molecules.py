@@ -1,5 +1,6 @@
 """Molecules as targets: symmetries, hands, energies against OpenMM, and input that must be refused."""
 
+import concurrent.futures
 import re
 import subprocess
 import sys
@@ -612,3 +613,26 @@ except targets.base.TargetError as error:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "targets of molecules need OpenMM; install it with: pip install 'boltzflow[molecules]'."
+
+
+class TestEnergiesByOpenMM:
+    def test_a_force_that_cannot_be_compiled(self):
+        """Threads here; processes are tested with the calculators."""
+        topology, positions = build_peptide("A")
+        system = app.ForceField("amber96.xml").createSystem(topology, nonbondedMethod=app.NoCutoff, constraints=None, removeCMMotion=False)
+        plain = targets.from_openmm(system, topology, 300.0, positions=positions)
+        # A force without any effect on the energy, but one that has no translation into JAX.
+        system.addForce(openmm.CustomManyParticleForce(3, "0*distance(p1,p2)"))
+        for _ in range(22):
+            system.getForce(system.getNumForces() - 1).addParticle([], 0)
+        with pytest.raises(TargetError, match='CustomManyParticleForce.*energies="openmm"'):
+            targets.from_openmm(system, topology, 300.0, positions=positions)
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            target = targets.from_openmm(system, topology, 300.0, positions=positions, energies="openmm", executor=pool)
+            x = jnp.stack([plain.starting_positions(key=key) for key in jax.random.split(jax.random.key(0), 3)])
+            u, gradient = target.energies_and_gradients(x)
+            expected = plain.energies_and_gradients(x)
+            assert np.ptp(u) > 0.1
+            np.testing.assert_allclose(u, expected[0], rtol=1e-4, atol=1e-3)
+            np.testing.assert_allclose(gradient, expected[1], rtol=1e-2, atol=1e-3 * np.abs(expected[1]).max())
+            assert targets.failures(target).failed == 0

@@ -87,7 +87,33 @@ class AseEnergy:
         return atoms
 
 
-_calculators = threading.local()
+@dataclasses.dataclass(frozen=True)
+class OpenMMEnergy:
+    """Energies in kJ/mol of positions in nm by OpenMM's reference platform, in a context that each thread of each process makes once.
+
+    Attributes:
+        system: XML of the system.
+    """
+
+    system: str
+
+    def __call__(self, positions: Float[np.ndarray, "N 3"], gradient: bool) -> Any:
+        """Energy, and its gradient if it is wanted."""
+        contexts = vars(_contexts)
+        if self.system not in contexts:
+            import openmm
+
+            platform = openmm.Platform.getPlatformByName("Reference")
+            contexts[self.system] = openmm.Context(openmm.XmlSerializer.deserialize(self.system), openmm.VerletIntegrator(0.001), platform)
+        context = contexts[self.system]
+        context.setPositions(positions)
+        state = context.getState(energy=True, forces=gradient)
+        # OpenMM's numbers come in its own units, which are these.
+        energy = state.getPotentialEnergy()._value
+        return (energy, -state.getForces(asNumpy=True)._value) if gradient else energy
+
+
+_calculators, _contexts = threading.local(), threading.local()
 
 
 def make_gfn2_xtb(solvent: str | None, charge: int, multiplicity: int, electronic_temperature: float) -> Any:

@@ -1,8 +1,9 @@
 """Molecules: any system and topology of OpenMM as a target."""
 
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,9 @@ from boltzflow.targets._openmm import Mechanics, import_openmm, in_unit, system_
 from boltzflow.targets.base import Target
 from boltzflow.targets.chirality import adjacency, find_chiral_centres, hands, stereocentres
 from boltzflow.targets.symmetry import interchangeable, mirror_symmetric
+
+if TYPE_CHECKING:
+    from boltzflow.targets.force_field import ForceField
 
 BOLTZMANN = 0.00831446261815324
 """Boltzmann's constant in kJ/mol/K."""
@@ -34,8 +38,10 @@ def from_openmm(
     positions: Any,
     name: str = "molecule",
     parameters: Mapping[str, float | int | str | bool] | None = None,
+    energies: Literal["compiled", "openmm"] = "compiled",
+    executor: Executor | None = None,
 ) -> Target:
-    """Makes a target of a molecule that OpenMM describes; its energy is compiled to JAX.
+    """Makes a target of a molecule that OpenMM describes; its energy is compiled to JAX, or left to OpenMM.
 
     The system must be free of constraints, virtual sites and a periodic box: create it with `constraints=None, rigidWater=False,
     nonbondedMethod=NoCutoff`. Positions are minimised for the sampler's start, and tell which hand chiral centres have: only that hand
@@ -50,6 +56,8 @@ def from_openmm(
         name: a name; part of the fingerprint.
         parameters: what else belongs in the fingerprint, such as the force field's label. A hash of the system and of the hands of its
             chiral centres is added.
+        energies: "compiled" to JAX, or "openmm": by OpenMM itself in worker processes, slower, for forces that cannot be compiled.
+        executor: where OpenMM computes, instead of in processes of our own; see `from_calculator`.
 
     Returns:
         The target, in nm.
@@ -58,14 +66,17 @@ def from_openmm(
         TargetError: if the system cannot be compiled, the numbers of atoms disagree, the temperature is not positive, or the positions
             are not finite, clash beyond repair or lie flat at a chiral centre.
     """
-    from boltzflow.targets.force_field import compile_system
+    from boltzflow.targets.force_field import check_system, compile_system
 
     _check_types(system, topology)
     kelvin = _kelvin(temperature)
     n, atoms = system.getNumParticles(), list(topology.atoms())
     if len(atoms) != n:
         raise TargetError(f"the topology has {len(atoms)} atoms, but the system has {n} particles; give those of the same molecule.")
-    field = compile_system(system)
+    if energies not in ("compiled", "openmm"):
+        raise TargetError(f'energies must be "compiled" or "openmm", got {energies!r}.')
+    field = compile_system(system) if energies == "compiled" else None
+    check_system(system)
     elements = [atom.name if atom.element is None else atom.element.symbol for atom in atoms]
     bonds = _bonds(system, topology)
     _warn_if_in_pieces(n, bonds)
@@ -82,15 +93,11 @@ def from_openmm(
         raise TargetError(f"minimising the positions turned the hand of {', '.join(turned)}; give a structure with fewer clashes.")
     minimum -= minimum.mean(axis=0)
 
-    def energy(x: Float[Array, "N 3"]) -> Float[Array, ""]:
-        u = field.energy(x) / (BOLTZMANN * kelvin)
-        # Neither a NaN nor a charge fallen into another may get a weight.
-        return jnp.where(u > -jnp.inf, u, jnp.inf)
-
     def start(key: PRNGKeyArray) -> Float[Array, "N 3"]:
         x = jnp.asarray(minimum, jnp.result_type(float)) + _START_NOISE * jax.random.normal(key, (n, 3))
         return x - jnp.mean(x, axis=0)
 
+    energy = _by_openmm(system, name, kelvin, start, executor) if field is None else _reduced(field, kelvin)
     target = Target(
         name=name,
         n_particles=n,
@@ -109,6 +116,40 @@ def from_openmm(
     target.check_energy()
     _check_compiled(target, mechanics, minimum)
     return target
+
+
+def _reduced(field: "ForceField", kelvin: float) -> Callable[[Float[Array, "N 3"]], Float[Array, ""]]:
+    """The reduced energy of a compiled force field."""
+
+    def energy(x: Float[Array, "N 3"]) -> Float[Array, ""]:
+        u = field.energy(x) / (BOLTZMANN * kelvin)
+        # Neither a NaN nor a charge fallen into another may get a weight.
+        return jnp.where(u > -jnp.inf, u, jnp.inf)
+
+    return energy
+
+
+def _by_openmm(system: Any, name: str, kelvin: float, start: Callable[[PRNGKeyArray], Array], executor: Executor | None) -> Any:
+    """The reduced energy by OpenMM itself."""
+    from boltzflow.blackbox.functions import OpenMMEnergy
+    from boltzflow.targets.calculators import from_worker_function
+
+    n = system.getNumParticles()
+    return from_worker_function(
+        OpenMMEnergy(import_openmm().XmlSerializer.serialize(system)),
+        (n, 3),
+        name=name,
+        energy_unit="kJ/mol",
+        length_unit="nm",
+        reference_energy=0.0,
+        executor=executor,
+        workers=None,
+        timeout=None,
+        parameters={},
+        classes=range(n),
+        temperature=kelvin,
+        start=start,
+    ).energy_function
 
 
 def _check_types(system: Any, topology: Any) -> None:
