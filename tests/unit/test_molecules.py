@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from boltzflow import targets
+from boltzflow.cli import main
 from boltzflow.errors import TargetError
-from boltzflow.targets import chirality, symmetry
+from boltzflow.targets import chirality, molecule_folder, symmetry
 
 openmm = pytest.importorskip("openmm")
 from openmm import app, unit  # noqa: E402
@@ -636,3 +637,52 @@ class TestEnergiesByOpenMM:
             np.testing.assert_allclose(u, expected[0], rtol=1e-4, atol=1e-3)
             np.testing.assert_allclose(gradient, expected[1], rtol=1e-2, atol=1e-3 * np.abs(expected[1]).max())
             assert targets.failures(target).failed == 0
+
+
+class TestInFolders:
+    def test_a_molecule_comes_back_as_it_was(self, dipeptide, tmp_path):
+        molecule_folder.save(dipeptide, tmp_path)
+        again = molecule_folder.load(tmp_path)
+        assert again.fingerprint == dipeptide.fingerprint
+        assert again.classes == dipeptide.classes
+        assert again.chiral_centres == dipeptide.chiral_centres
+        assert [atom.name for atom in again.topology.atoms()] == [atom.name for atom in dipeptide.topology.atoms()]
+        x = jnp.asarray(dipeptide.structure, jnp.float32)[None]
+        np.testing.assert_allclose(again.energies(x), dipeptide.energies(x), rtol=1e-5)
+
+    def test_other_targets_leave_nothing(self, tmp_path):
+        molecule_folder.save(targets.get("dw4"), tmp_path)
+        assert not list(tmp_path.iterdir())
+        assert not molecule_folder.holds(tmp_path)
+
+    def test_a_changed_system_is_noticed(self, dipeptide, tmp_path):
+        molecule_folder.save(dipeptide, tmp_path)
+        system = tmp_path / molecule_folder.SYSTEM
+        system.write_text(re.sub(r'soluteDielectric="[^"]*"', 'soluteDielectric="2"', system.read_text()))
+        with pytest.raises(TargetError, match="is now .* but was .*restore"):
+            molecule_folder.load(tmp_path)
+        (tmp_path / molecule_folder.DESCRIPTION).write_text("{")
+        with pytest.raises(TargetError, match=r"molecule\.json is damaged"):
+            molecule_folder.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--temperature", "300"], "name the force field of"),
+        (["--force-field", "amber96.xml"], "give the temperature of"),
+        (["--force-field", "amber14.xml", "--temperature", "300"], "amber14"),
+        (["--force-field", "amber96.xml", "--temperature", "0"], "temperature"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["reference", "train"])
+def test_the_command_line_says_what_a_file_needs(verb, words, sentence, pdb, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([verb, str(pdb), *words]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not list(tmp_path.glob("*"))
+
+
+def test_force_fields_are_for_files(capsys):
+    assert main(["reference", "dw4", "--temperature", "300"]) == 2
+    assert "for molecules from files" in capsys.readouterr().err

@@ -34,6 +34,24 @@ Count = Annotated[int, tyro.conf.arg(aliases=["-n"], metavar="N")]
 Set = Annotated[Overrides, _OVERRIDES, tyro.conf.arg(help_behavior_hint="(repeatable)")]
 
 
+class Words(tuple[str, ...]):
+    """Several words of one option. A type of its own for the same reason as `MaybeInt`."""
+
+    __slots__ = ()
+
+
+_WORDS = tyro.constructors.PrimitiveConstructorSpec(
+    nargs="*",
+    metavar="NAME ...",
+    instance_from_str=Words,
+    is_instance=lambda value: isinstance(value, Words),
+    str_from_instance=list,
+)
+MaybeFloat = Optional[float]  # noqa: UP045
+ForceField = Annotated[Words, _WORDS, tyro.conf.arg(help_behavior_hint="(for a molecule from a file)")]
+Temperature = Annotated[MaybeFloat, tyro.conf.arg(metavar="KELVIN", help_behavior_hint="(for a molecule from a file)")]
+
+
 def at_least(least: int, **options: int | None) -> None:
     """Checks numbers that were given.
 

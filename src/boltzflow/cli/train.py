@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from boltzflow.cli import arguments, output
+from boltzflow.cli import arguments, molecules, output
 
 if TYPE_CHECKING:
     from boltzflow.config import RunConfig
     from boltzflow.progress import Progress
+    from boltzflow.targets import Target
 
 
 def run(
@@ -20,6 +21,8 @@ def run(
     ] = None,
     set: arguments.Set = arguments.Overrides(),  # noqa: B008 (a tuple)
     seed: Annotated[arguments.MaybeInt, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: the preset's)")] = None,
+    force_field: arguments.ForceField = arguments.Words(),  # noqa: B008 (a tuple)
+    temperature: arguments.Temperature = None,
 ) -> None:
     """Train a flow from a preset.
 
@@ -27,30 +30,37 @@ def run(
     holds this very run, it is continued, or refined if `refinement.steps` says so; if it holds another, nothing is touched.
 
     Args:
-        preset: Name of a preset (`boltzflow presets` lists them), or a YAML file.
+        preset: Name of a preset (`boltzflow presets` lists them), a YAML file, or a molecule's PDB or mmCIF file (trained with the
+            preset `molecule`).
         out: Folder of the run.
         set: Change options of the preset, such as `--set flow.hidden=64 training.steps=2000`; `boltzflow presets PRESET` explains all.
         seed: Seed of the training; the same as `--set training.seed=...`.
+        force_field: Files of OpenMM's force field, such as `amber14-all.xml implicit/gbn2.xml`.
+        temperature: Temperature of the molecule.
     """
     arguments.at_least(0, seed=seed)
     from boltzflow import config_io, progress
 
     overrides = [*set, *([] if seed is None else [f"training.seed={seed}"])]
-    config = config_io.apply_overrides(config_io.load_preset(preset), overrides)
+    config = config_io.load_preset("molecule" if molecules.is_file(preset) else preset)
+    molecule = molecules.from_words(preset, force_field, temperature)
+    if molecule is not None:
+        config = dataclasses.replace(config, target=molecule.name)
+    config = config_io.apply_overrides(config, overrides)
     folder = Path(out or f"runs/{Path(preset).stem}")
     with progress.shown() as bar:
-        train(config, folder, bar, resume=holds(folder, config))
+        train(config, folder, bar, resume=holds(folder, config), target=molecule)
     output.say(f"The run is in {folder}. Next: {output.next_steps(folder)}.")
 
 
-def train(config: "RunConfig", folder: Path, bar: "Progress", *, resume: bool) -> None:
+def train(config: "RunConfig", folder: Path, bar: "Progress", *, resume: bool, target: "Target | None" = None) -> None:
     """Sets the process up for a configuration and trains."""
     from boltzflow import runtime
 
     runtime.configure(config.precision, config.training.devices)
     from boltzflow.training import loop
 
-    loop.train(config, folder, resume=resume, progress=bar)
+    loop.train(config, folder, resume=resume, progress=bar, target=target)
 
 
 def holds(folder: Path, config: "RunConfig") -> bool:

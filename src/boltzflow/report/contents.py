@@ -107,7 +107,7 @@ def read(folder: Path) -> Contents:
         notes.append(
             f"The run has not been evaluated yet, so likelihoods and the forward ESS are missing; `boltzflow evaluate {folder}` adds them."
         )
-    target = _target(config.get("target") or card.get("target") or evaluation.get("target"), notes)
+    target = _target(folder, config.get("target") or card.get("target") or evaluation.get("target"), notes)
     data, provenance = _data(folder, config, target, notes)
     return Contents(
         folder=folder,
@@ -195,13 +195,14 @@ def _samples(path: Path, notes: list[str]) -> Samples | None:
     return samples
 
 
-def _target(name: Any, notes: list[str]) -> Any:
-    if not isinstance(name, str):
-        return None
-    try:
-        from boltzflow import targets
+def _target(folder: Path, name: Any, notes: list[str]) -> Any:
+    from boltzflow import targets
+    from boltzflow.targets import molecule_folder
 
-        return targets.get(name)
+    try:
+        if molecule_folder.holds(folder):
+            return molecule_folder.load(folder)
+        return targets.get(name) if isinstance(name, str) else None
     except BoltzflowError:
         notes.append(f"The target {name} is not registered by name, so energies of the reference data and exact values are missing.")
         return None

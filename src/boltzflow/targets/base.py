@@ -56,6 +56,9 @@ class Target:
         bonds: pairs of bonded particles; empty where there are none.
         frames: reads the frames (n, N, D) of a density without energy.
         topology: the `openmm.app.Topology` of a molecule, for trajectory formats and dihedrals.
+        system: XML of the `openmm.System` of a molecule, so that a run can keep it; empty where there is none.
+        structure: (N, 3) a minimum of the energy of a molecule, in nm.
+        energies_by: what computes the energies of a molecule, "compiled" or "openmm".
         chiral_centres: atoms with a hand, and the hand that is meant; `chirality.hands` tells that of samples.
     """
 
@@ -73,6 +76,9 @@ class Target:
     bonds: tuple[tuple[int, int], ...] = ()
     frames: Callable[[], Float[np.ndarray, "n N D"]] | None = None
     topology: Any = None
+    system: str = ""
+    structure: Float[np.ndarray, "N 3"] | None = None
+    energies_by: str = "compiled"
     chiral_centres: tuple[ChiralCentre, ...] = ()
 
     def __post_init__(self) -> None:

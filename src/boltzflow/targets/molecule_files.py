@@ -1,9 +1,9 @@
 """Molecules from files: PDB with an OpenMM force field, Amber, and serialised OpenMM systems."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from boltzflow.errors import TargetError, nearest
 from boltzflow.targets._openmm import import_openmm
@@ -93,7 +93,15 @@ def from_amber(
     )
 
 
-def from_xml(system_xml: str | Path, topology_pdb: str | Path, *, temperature: Any, name: str | None = None) -> Target:
+def from_xml(
+    system_xml: str | Path,
+    topology_pdb: str | Path,
+    *,
+    temperature: Any,
+    name: str | None = None,
+    parameters: Mapping[str, float | int | str | bool] | None = None,
+    energies: Literal["compiled", "openmm"] = "compiled",
+) -> Target:
     """Makes a target of a serialised OpenMM system, whichever program made it.
 
     Args:
@@ -101,6 +109,8 @@ def from_xml(system_xml: str | Path, topology_pdb: str | Path, *, temperature: A
         topology_pdb: a PDB or mmCIF file with the same atoms in the same order.
         temperature: in kelvin, or a quantity.
         name: a name for the fingerprint; None: the XML file's name without ending.
+        parameters: what else belongs in the fingerprint.
+        energies: "compiled" or "openmm", as for `from_openmm`.
 
     Returns:
         The target, in nm.
@@ -114,7 +124,8 @@ def from_xml(system_xml: str | Path, topology_pdb: str | Path, *, temperature: A
     if not isinstance(system, openmm.System):
         raise TargetError(f"{system_xml} holds a {type(system).__name__}, not a System; serialise the system itself.")
     structure = _read_structure(topology_pdb)
-    return from_openmm(system, structure.topology, temperature, positions=structure.positions, name=name or system_xml.stem)
+    about: dict[str, Any] = {"name": name or system_xml.stem, "parameters": parameters, "energies": energies}
+    return from_openmm(system, structure.topology, temperature, positions=structure.positions, **about)
 
 
 def label(force_field: str | Sequence[str]) -> str:

@@ -111,6 +111,9 @@ def from_openmm(
         start=start,
         bonds=bonds,
         topology=topology,
+        system=import_openmm().XmlSerializer.serialize(system),
+        structure=minimum,
+        energies_by=energies,
         chiral_centres=centres,
     )
     target.check_energy()

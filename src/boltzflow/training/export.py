@@ -19,7 +19,7 @@ from boltzflow.errors import CheckpointError, TargetError, nearest
 from boltzflow.flows.base import AbstractFlow
 from boltzflow.flows.build import build_flow
 from boltzflow.targets import Target
-from boltzflow.targets import get as get_target
+from boltzflow.training.folder import target_of
 
 MODEL_FILE = "model.safetensors"
 
@@ -94,7 +94,7 @@ def load_model(name: str | os.PathLike[str], *, target: Target | None = None) ->
     config, metadata, arrays = _read(path)
     if target is None:
         try:
-            target = get_target(config.target)
+            target = target_of(config, path.parent)
         except TargetError as error:
             raise TargetError(
                 f"the model in {path} was trained for the target {config.target!r}, which is not built in; pass target=."

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from boltzflow import config_io, files
+from boltzflow import config_io, files, targets
 from boltzflow.config import RunConfig
 from boltzflow.datasets import Dataset
 from boltzflow.errors import RunError
+from boltzflow.targets import Target
 from boltzflow.training.logging import versions
 
 
@@ -46,7 +47,20 @@ def _differences(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, 
     return {k: v for k, v in values.items() if not isinstance(v, dict) and v != defaults[k]} | {k: v for k, v in nested.items() if v}
 
 
-def open_folder(folder: Path, config: RunConfig, resume: bool, dataset: Dataset | None) -> set[str]:
+def target_of(config: RunConfig, folder: Path | None) -> Target:
+    """The target of a run: the molecule that its folder keeps, else the registered target that its configuration names.
+
+    Raises:
+        TargetError: if there is neither, or the molecule is damaged.
+    """
+    from boltzflow.targets import molecule_folder
+
+    if folder is not None and molecule_folder.holds(folder):
+        return molecule_folder.load(folder)
+    return targets.get(config.target)
+
+
+def open_folder(folder: Path, config: RunConfig, target: Target, resume: bool, dataset: Dataset | None) -> set[str]:
     """Makes the run folder, or checks that it holds this run; returns the names of what was in it.
 
     What the folder says of the run is left as it is until a checkpoint has been found to fit.
@@ -69,20 +83,23 @@ def open_folder(folder: Path, config: RunConfig, resume: bool, dataset: Dataset 
         elif own.is_file() and (dataset is not None or (config.data.path and Path(config.data.path).resolve() != own.resolve())):
             raise RunError(f"{own} is there already, but other frames were named for this run; choose another folder.")
         if not existing.is_file():
-            record(folder, config)
+            record(folder, config, target)
     except OSError as error:
         raise RunError(f"the run folder {folder} cannot be written: {error.strerror or error}.") from error
     return there_before
 
 
-def record(folder: Path, config: RunConfig) -> None:
-    """Writes down what the run is and with which versions it goes on.
+def record(folder: Path, config: RunConfig, target: Target) -> None:
+    """Writes down what the run is, of which molecule, and with which versions it goes on.
 
     Raises:
         RunError: if the folder cannot be written.
     """
+    from boltzflow.targets import molecule_folder
+
     try:
         config_io.save_config(config, folder / "config.yaml")
         files.replace_json(folder / "versions.json", versions())
+        molecule_folder.save(target, folder)
     except OSError as error:
         raise RunError(f"the run folder {folder} cannot be written: {error.strerror or error}.") from error

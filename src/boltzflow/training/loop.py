@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from boltzflow import config_io, datasets, targets
+from boltzflow import config_io, datasets
 from boltzflow.config import RefinementConfig, RunConfig
 from boltzflow.datasets import Dataset
 from boltzflow.errors import BoltzflowError, RunError
@@ -23,10 +23,11 @@ from boltzflow.objectives.flow_matching import Batch
 from boltzflow.objectives.pairing import PairingInfo
 from boltzflow.progress import FractionOf, Progress, Silent
 from boltzflow.targets import Target
+from boltzflow.targets.molecule_folder import DESCRIPTION, STRUCTURE, SYSTEM
 from boltzflow.training.batches import prefetch
 from boltzflow.training.checkpoint import Checkpoints
 from boltzflow.training.export import MODEL_FILE, save_model, with_parameters_of
-from boltzflow.training.folder import identity, open_folder, record, refinement_identity
+from boltzflow.training.folder import identity, open_folder, record, refinement_identity, target_of
 from boltzflow.training.logging import MetricsLog, versions
 from boltzflow.training.parameters import with_parameters
 from boltzflow.training.phases import Phase, phases
@@ -67,7 +68,7 @@ def train(
     """
     progress = Silent() if progress is None else progress
     folder = Path(out)
-    target = targets.get(config.target) if target is None else target
+    target = target_of(config, folder) if target is None else target
     config_io.check(config)
     if config.flow.family == "eacf" and config.refinement.steps:
         progress.message("the refinement is left out: it is made for continuous flows.")
@@ -80,13 +81,13 @@ def train(
         # Whether the model can be started from is told before the frames are made, which can take long; a run that is continued does not
         # need it any more.
         with_parameters_of(build_flow(config.flow, target, 1.0, key=jax.random.key(0)), training.start_from)
-    there = open_folder(folder, config, resume, dataset)
+    there = open_folder(folder, config, target, resume, dataset)
     try:
         frames, reference_seconds = _data(config, target, folder, dataset, progress)
         train_set, validation_set = frames.split(validation=config.data.validation, seed=config.data.split_seed)
     except BoltzflowError:
         # The folder is free again for a run with better data.
-        for name in {"config.yaml", "versions.json", "data.h5"} - there:
+        for name in {"config.yaml", "versions.json", "data.h5", DESCRIPTION, SYSTEM, STRUCTURE} - there:
             (folder / name).unlink(missing_ok=True)
         raise
 
@@ -109,7 +110,7 @@ def train(
     first, last = int(state.step), training.steps + config.refinement.steps
     if first > training.steps and meta.get("refinement") != refinement_identity(config):
         raise RunError(f"the run in {folder} was refined with other options; choose another folder.")
-    record(folder, config)
+    record(folder, config, target)
     state = place_state(state, mesh)
     log = MetricsLog(folder, keep_until=first, tensorboard=training.tensorboard)
     losses, costs = list(meta["losses"]), list(meta["costs"])
