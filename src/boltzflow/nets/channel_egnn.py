@@ -19,7 +19,7 @@ State = tuple[Float[Array, "N H"], Float[Array, "N C D"]]
 """Features and position channels of all particles."""
 
 
-def of_others(values: Float[Array, "N *f"]) -> Float[Array, "N O *f"]:
+def of_others(values: Float[Array, "N ..."]) -> Float[Array, "N O ..."]:
     """What each particle sees of the O = N - 1 others: row i holds the values of i+1, i+2, ..., around to i-1.
 
     Rows of N + 1 numbers cut from copies of 0..N-1 begin one further each, so that no index is looked up, either way.
