@@ -18,6 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--projections", nargs="+", default=["spherical", "cartesian", "vector", "none"])
     parser.add_argument("--blocks", type=int, default=12)
+    parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--features", type=int, default=128)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--batch", type=int, default=32)
@@ -51,7 +52,8 @@ def main() -> None:
     print(f"LJ13, {arguments.blocks} blocks, batch {arguments.batch}, {devices} devices")
     print(f"{'projection':12s}{'parameters':>12s}{'compile s':>11s}{'step s':>9s}{'compile s':>11s}{f'{arguments.n} samples s':>15s}")
     for projection in arguments.projections:
-        coupling = CouplingConfig(projection=projection, blocks=arguments.blocks, features=arguments.features, width=arguments.width)
+        sizes = {name: getattr(arguments, name) for name in ("blocks", "layers", "features", "width")}
+        coupling = CouplingConfig(projection=projection, noise=0.1, **sizes)
         flow = build_flow(FlowConfig(family="eacf", coupling=coupling), target, 1.0, key=jax.random.key(0))
         assert isinstance(flow, AugmentedCouplingFlow)
         options = TrainingConfig(

@@ -60,7 +60,9 @@ def stack(kind: str, dimension: int, augmented: int, *, depth: int = 2) -> Coupl
     def layer(key: Any) -> CouplingLayer | PlainCoupling:
         if kind == "plain":
             return PlainCoupling(TYPES, dimension, key=key, **options)
-        return CouplingLayer(TYPES, KINDS["vector" if kind == "scaling" else kind](dimension), width=8, key=key, **options)
+        # Radial functions are for every kind alike; one has them here.
+        radial = 4 if kind == "vector" else 0
+        return CouplingLayer(TYPES, KINDS["vector" if kind == "scaling" else kind](dimension), width=8, radial=radial, key=key, **options)
 
     key_layers, key_scalings = jax.random.split(jax.random.key(0))
     scalings = None

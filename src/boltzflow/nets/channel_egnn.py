@@ -19,6 +19,16 @@ State = tuple[Float[Array, "N H"], Float[Array, "N C D"]]
 """Features and position channels of all particles."""
 
 
+def of_others(values: Float[Array, "N ..."]) -> Float[Array, "N O ..."]:
+    """What each particle sees of the O = N - 1 others: row i holds the values of i+1, i+2, ..., around to i-1.
+
+    Rows of N + 1 numbers cut from copies of 0..N-1 begin one further each, so that no index is looked up, either way.
+    """
+    n = values.shape[0]
+    copies = jnp.broadcast_to(values, (n + 1, *values.shape))
+    return copies.reshape(n, n + 1, *values.shape[1:])[:, 1:n]
+
+
 class Residual(eqx.Module):
     """Dense, SiLU, then residual blocks of layer norm, dense and SiLU."""
 
@@ -75,17 +85,16 @@ class ChannelLayer(eqx.Module):
         self.feature_hidden = Residual(width + features, (width, width), key=keys[8])
         self.feature_out = Dense(width, features, key=keys[9])
 
-    def __call__(self, state: State, others: Float[Array, "N N"], radial: Float[Array, "N N R"] | None) -> State:
+    def __call__(self, state: State, radial: Float[Array, "N O R"] | None) -> State:
         """New features and positions.
 
         Args:
             state: features and position channels.
-            others: 0 where a particle would see itself, else 1.
-            radial: more features of each edge; None: no more.
+            radial: more features of each edge, in the order of `of_others`; None: no more.
         """
         features, positions = state
         n, channels, _ = positions.shape
-        between = positions[:, None] - positions[None]
+        between = positions[:, None] - of_others(positions)
         squared = jnp.sum(between**2, axis=-1)
         within = positions[:, :, None] - positions[:, None]
         within_squared = jnp.sum(within**2, axis=-1)
@@ -93,8 +102,7 @@ class ChannelLayer(eqx.Module):
         node = jnp.concatenate([features, jnp.log1p(within_squared[:, first, second])], axis=-1)
         distances = jnp.log1p(squared)
         edge = distances if radial is None else jnp.concatenate([distances, radial], axis=-1)
-        hidden = self.receiver(node)[:, None] + self.sender(node)[None] + self.distance(edge)
-        message = self.message.after(hidden) * others[..., None]
+        message = self.message.after(self.receiver(node)[:, None] + of_others(self.sender(node)) + self.distance(edge))
         # The gate as a column of the same product: the gradient of a map to one number alone is slow.
         hidden, gate = jnp.split(self.shift_hidden(message), [message.shape[-1]], axis=-1)
         weight = self.shift_out(silu(hidden)) / (1.0 + jnp.sqrt(squared + _TINY))
@@ -168,15 +176,14 @@ class ChannelEGNN(eqx.Module):
         centred = positions - jnp.mean(positions, axis=0)
         start = jnp.repeat(centred, self.copies, axis=1)
         one_hot = jax.nn.one_hot(np.asarray(self.types), max(self.types) + 1, dtype=positions.dtype)
-        others = 1.0 - jnp.eye(n, dtype=positions.dtype)
         radial = None
         if self.radial is not None:
-            between = centred[:, None] - centred[None]
-            radial = self.radial(jnp.sqrt(jnp.sum(between**2, axis=-1) + _TINY)).reshape(n, n, -1)
+            between = centred[:, None] - of_others(centred)
+            radial = self.radial(jnp.sqrt(jnp.sum(between**2, axis=-1) + _TINY)).reshape(n, n - 1, -1)
         layers = self.layers if isinstance(self.layers, Packed) else pack(self.layers)
 
         def step(state: State, layer: Packed) -> tuple[State, None]:
-            return layer.unpack()(state, others, radial), None
+            return layer.unpack()(state, radial), None
 
         (features, end), _ = jax.lax.scan(jax.checkpoint(step), (self.embedding(one_hot), start), layers)
         return jax.nn.softmax(features, axis=-1), (end - start).reshape(n, given, self.copies, dimension)
