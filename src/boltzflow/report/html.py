@@ -366,9 +366,13 @@ def _training(run: Contents) -> str:
     from boltzflow.report import figures
 
     parts = [f"{thousands(run.metrics[-1]['step'])} steps"] if run.metrics else []
-    skipped = run.metrics[-1].get("skipped") if run.metrics else None
-    if is_number(skipped) and skipped:
-        parts.append(f"{thousands(int(skipped))} samples that were not finite were skipped")
+    for key, what in (
+        ("skipped", "steps left out, their gradient not finite or far above the others"),
+        ("masked", "frames masked, their loss not finite"),
+    ):
+        count = run.metrics[-1].get(key) if run.metrics else None
+        if is_number(count) and count:
+            parts.append(f"{thousands(int(count))} {what}")
     caption = sentence(parts) + (" Bands are 95\u202f% intervals." if run.evaluations else "")
     return section("Training", figure(figures.training(run.metrics, run.evaluations), caption, "Training curves over the steps"))
 
