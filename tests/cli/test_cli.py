@@ -228,7 +228,7 @@ class Recorded(Exception):
     ],
 )
 def test_set_forms(words, monkeypatch, tmp_path):
-    def train(config, folder, bar, *, resume):
+    def train(config, folder, bar, *, resume, target=None):
         raise Recorded(config, folder, resume)
 
     monkeypatch.chdir(tmp_path)
@@ -241,7 +241,7 @@ def test_set_forms(words, monkeypatch, tmp_path):
 
 
 def test_training_again_continues_the_same_run_only(monkeypatch, tmp_path):
-    def train(config, folder, bar, *, resume):
+    def train(config, folder, bar, *, resume, target=None):
         raise Recorded(resume)
 
     monkeypatch.setattr("boltzflow.cli.train.train", train)
