@@ -73,6 +73,11 @@ class AugmentedCouplingFlow(AbstractFlow):
         return {"divergence": "none", "solver": f"coupling layers, joint density with {self.augmented} copies"}
 
     @property
+    def mirror_symmetric(self) -> bool:
+        """That of the projection."""
+        return self.stack.mirror_symmetric
+
+    @property
     def chunk_size(self) -> int:
         """Configurations whose messages fit into the cache together."""
         room = _PAIRS["cpu" if jax.default_backend() == "cpu" else "accelerator"] / self.n_particles**2

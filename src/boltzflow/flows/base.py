@@ -67,6 +67,11 @@ class AbstractFlow(eqx.Module):
 
     @property
     @abc.abstractmethod
+    def mirror_symmetric(self) -> bool:
+        """Whether a configuration and its mirror image have the same density."""
+
+    @property
+    @abc.abstractmethod
     def chunk_size(self) -> int:
         """Configurations per compiled call: a power of two, few enough that memory grows neither with samples nor with particles."""
 

@@ -55,6 +55,11 @@ class ContinuousFlow(AbstractFlow):
         return {"divergence": self.solver.divergence, "solver": str(self.solver)}
 
     @property
+    def mirror_symmetric(self) -> bool:
+        """Always: vector fields are equivariant under reflections, too."""
+        return True
+
+    @property
     def chunk_size(self) -> int:
         """Configurations whose tangents fit into the cache together."""
         room = _PAIRS["cpu" if jax.default_backend() == "cpu" else "accelerator"] / (self.n_particles**2 * self.dimension)

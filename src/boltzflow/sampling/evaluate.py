@@ -17,6 +17,7 @@ from boltzflow.errors import DataError
 from boltzflow.flows import AugmentedCouplingFlow, ContinuousFlow
 from boltzflow.progress import FractionOf, Progress, Silent
 from boltzflow.sampling.generate import draw, generate, log_density, log_marginals, sample_keys
+from boltzflow.sampling.hands import log_images
 from boltzflow.sampling.samples import Samples
 from boltzflow.targets.base import Target
 from boltzflow.training.export import Model
@@ -75,11 +76,12 @@ def evaluate(
     positions = frames.positions[:n]
     if isinstance(flow, AugmentedCouplingFlow):
         draws = np.asarray(log_marginals(flow, positions, seed=seed, progress=progress), np.float64)
+        draws = draws + log_images(flow, target)
         log_q = np.logaddexp.reduce(draws, axis=1) - math.log(draws.shape[1])
         augmented = _augmented_figures(flow, target, samples, draws, seed, progress)
     else:
         solution = log_density(flow, positions, seed=seed, progress=progress)
-        log_q = np.where(solution.status == 0, np.asarray(solution.log_q, np.float64), np.nan)
+        log_q = np.where(solution.status == 0, np.asarray(solution.log_q, np.float64), np.nan) + log_images(flow, target)
         draws, augmented = log_q[:, None], {}
     progress.stop()
     solved = np.isfinite(log_q) & np.isfinite(draws[:, 0])
@@ -100,7 +102,7 @@ def evaluate(
         "path_length": _plain(metrics.mean(samples.path_length[ok], seed=seed) if np.isfinite(samples.path_length[ok]).any() else None),
         "nfe": _plain(metrics.mean(samples.nfe[ok].astype(float), seed=seed) if ok.any() else None),
         "pareto_k": _number(weights.pareto_k(samples.log_weight)) if known else None,
-        "solver_error": _plain(_solver_error(flow, samples, seed) if isinstance(flow, ContinuousFlow) else None),
+        "solver_error": _plain(_solver_error(flow, target, samples, seed) if isinstance(flow, ContinuousFlow) else None),
         "failed": samples.n_failed if known else samples.n_solver_failed,
         "failed_frames": int(np.sum(~solved)),
         "seconds_per_1000": 1000.0 * float(timed.meta["seconds"]) / timed.n,
@@ -134,7 +136,8 @@ def _augmented_figures(
     if target.has_energy and ok.any():
         again = np.asarray(log_marginals(flow, kept.positions[ok], seed=seed + 2, progress=progress), np.float64)
         log_weight = np.full(kept.n, -np.inf)
-        log_weight[ok] = -kept.u[ok] - (np.logaddexp.reduce(again, axis=1) - math.log(again.shape[1]))
+        log_q = np.logaddexp.reduce(again, axis=1) - math.log(again.shape[1]) + log_images(flow, target)
+        log_weight[ok] = -kept.u[ok] - log_q
         figures["ess_reverse_marginal"] = weights.reverse_ess(log_weight, seed=seed).as_dict()
     return figures
 
@@ -143,16 +146,19 @@ def _augmented_figures(
 _CHECKED = 32
 
 
-def _solver_error(flow: ContinuousFlow, samples: Samples, seed: int) -> Estimate | None:
+def _solver_error(flow: ContinuousFlow, target: Target, samples: Samples, seed: int) -> Estimate | None:
     """Root mean square error of log q, against a finer solver and the exact divergence where the samples lie.
 
     NLL and ESS of a solver that is too coarse may look better than the flow is.
     """
-    checked = np.flatnonzero((samples.status == 0) & np.isfinite(samples.log_q))[:_CHECKED]
+    gain = log_images(flow, target)
+    # Samples of another hand have not gained what the others have.
+    counted = (samples.status == 0) & np.isfinite(samples.log_q) & (np.isfinite(samples.u) | (gain == 0.0))
+    checked = np.flatnonzero(counted)[:_CHECKED]
     if not len(checked):
         return None
     again = log_density(dataclasses.replace(flow, solver=flow.solver.finer()), samples.positions[checked], seed=seed)
-    difference = (samples.log_q[checked] - np.asarray(again.log_q, np.float64))[again.status == 0]
+    difference = (samples.log_q[checked] - np.asarray(again.log_q, np.float64) - gain)[again.status == 0]
     if not len(difference):
         return None
     squared = metrics.mean(difference**2, seed=seed)

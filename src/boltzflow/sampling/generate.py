@@ -18,6 +18,7 @@ from boltzflow.errors import DataError
 from boltzflow.flows.augmented import AugmentedCouplingFlow
 from boltzflow.flows.base import AbstractFlow, FlowSolution
 from boltzflow.progress import Progress, Silent
+from boltzflow.sampling.hands import with_right_hand
 from boltzflow.sampling.samples import Samples
 from boltzflow.sampling.writer import SamplesWriter
 from boltzflow.targets.base import Target
@@ -123,7 +124,7 @@ def generate(
         # The last chunk is drawn whole and cut, so that one program serves all chunks.
         solution = draw(flow, sample_keys(seed, begin, count))
         energies = target.energies(solution.positions)
-        return to_samples(solution, energies, flow.scale, meta).take(np.arange(min(count, n - begin)))
+        return with_right_hand(to_samples(solution, energies, flow.scale, meta).take(np.arange(min(count, n - begin))), flow, target)
 
     parts: list[Samples] = []
     progress.start(n, "sampling")
@@ -160,7 +161,7 @@ def _stream(
             # Every append is a file of its own, so that appends come by time rather than by chunk.
             if now - mark > 10.0 or done >= n:
                 block = Samples.concatenate(waiting)
-                writer.append(Samples(**{**_columns(block), "meta": {**meta, "seconds": now - mark}}))
+                writer.append(Samples(**{**_columns(block), "meta": {**block.meta, "seconds": now - mark}}))
                 waiting, mark = [], now
             progress.update(done)
     return Samples.load(out, target)

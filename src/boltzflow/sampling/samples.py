@@ -16,6 +16,14 @@ from boltzflow.errors import DataError
 FIELDS = {"log_q": np.float64, "u": np.float64, "status": np.int8, "nfe": np.int32, "path_length": np.float64}
 """The columns beside the positions, with their types in memory and on disk."""
 
+SUMMED = ("seconds", "reflected", "other_hand")
+"""Entries of the meta that add up where samples are joined."""
+
+
+def summed(metas: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The entries that add up, over the metas of what is joined."""
+    return {key: sum(meta[key] for meta in metas if key in meta) for key in SUMMED if any(key in meta for meta in metas)}
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Samples:
@@ -153,7 +161,7 @@ class Samples:
 
     @staticmethod
     def concatenate(parts: Sequence["Samples"]) -> "Samples":
-        """Joins samples of one origin; keeps the first one's meta, with `seconds` summed.
+        """Joins samples of one origin; keeps the first one's meta, with what adds up (`SUMMED`) added up.
 
         Raises:
             DataError: if there are none, or they come from different targets.
@@ -164,10 +172,7 @@ class Samples:
         for part in parts:
             if part.meta.get("fingerprint") != first:
                 raise DataError(f"samples of {part.meta.get('fingerprint')} cannot be joined with samples of {first}.")
-        meta = dict(parts[0].meta)
-        seconds = [part.meta["seconds"] for part in parts if "seconds" in part.meta]
-        if seconds:
-            meta["seconds"] = float(sum(seconds))
+        meta = {**parts[0].meta, **summed([part.meta for part in parts])}
         columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS}
         return Samples(positions=np.concatenate([part.positions for part in parts]), **columns, meta=meta)
 

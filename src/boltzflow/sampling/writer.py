@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 
 from boltzflow.errors import DataError, RunError
-from boltzflow.sampling.samples import FIELDS, Samples
+from boltzflow.sampling.samples import FIELDS, SUMMED, Samples, summed
 
 FORMAT = "boltzflow samples"
 VERSION = 1
@@ -39,7 +39,7 @@ class SamplesWriter:
 
     Args:
         path: the HDF5 file; its folder is made if need be.
-        meta: where the samples come from. `seconds` is summed over the appended samples' own meta.
+        meta: where the samples come from. what adds up is summed over the appended samples' own meta.
         resume: continue the samples of an earlier writer, finished or killed; a torn last append is dropped.
 
     Attributes:
@@ -51,7 +51,7 @@ class SamplesWriter:
 
     def __init__(self, path: str | Path, meta: Mapping[str, Any], resume: bool = False) -> None:
         self.path = Path(path)
-        self.meta = {key: value for key, value in meta.items() if key != "seconds"}
+        self.meta = {key: value for key, value in meta.items() if key not in SUMMED}
         self._parts = parts_folder(self.path)
         if self.path.is_dir():
             raise RunError(f"{self.path} is a folder; give the name of a file for the samples.")
@@ -93,7 +93,7 @@ class SamplesWriter:
         shape = samples.positions.shape[1:]
         if self._shape is not None and shape != self._shape:
             raise DataError(f"samples of shape {shape} cannot follow the samples of shape {self._shape} in {self.path}.")
-        meta = {**self.meta, **({"seconds": samples.meta["seconds"]} if "seconds" in samples.meta else {})}
+        meta = {**self.meta, **summed([samples.meta])}
         buffer = io.BytesIO()
         with _hdf5(buffer, "w") as file:
             _create(file, samples.n, shape, samples.positions.dtype)
@@ -261,10 +261,7 @@ def _join(path: Path, temporary: Path, chain: list[tuple[int, Path]]) -> None:
     sources = ([path] if path.is_file() else []) + [part for _, part in chain]
     facts = [_inspect(source) for source in sources]
     total = sum(n for n, _, _ in facts)
-    meta = dict(facts[0][2])
-    seconds = [fact[2]["seconds"] for fact in facts if "seconds" in fact[2]]
-    if seconds:
-        meta["seconds"] = float(sum(seconds))
+    meta = {**facts[0][2], **summed([fact[2] for fact in facts])}
     _require_space(temporary, sum(source.stat().st_size for source in sources))
     with _hdf5(temporary, "w") as file:
         for start, source in zip(itertools.accumulate((n for n, _, _ in facts), initial=0), sources, strict=False):

@@ -214,12 +214,13 @@ def _periodic_evaluation(flow: AbstractFlow, target: Target, validation: Dataset
     """NLL of validation frames and reverse ESS, from few samples."""
     from boltzflow.analysis import metrics, weights
     from boltzflow.sampling.generate import generate, log_density
+    from boltzflow.sampling.hands import log_images
 
     samples = generate(flow, target, n, seed=seed)
     result: dict[str, Any] = {"ess_reverse": weights.reverse_ess(samples.log_weight).as_dict()}
     if validation.n:
         solution = log_density(flow, validation.positions[:n])
-        log_q = np.asarray(solution.log_q)[np.asarray(solution.status) == 0]
+        log_q = np.asarray(solution.log_q)[np.asarray(solution.status) == 0] + log_images(flow, target)
         if len(log_q):
             result["validation_nll"] = metrics.mean(-log_q).as_dict()
     return result

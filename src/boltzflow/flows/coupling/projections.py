@@ -33,6 +33,11 @@ class Projection(Protocol):
         ...
 
     @property
+    def mirror_symmetric(self) -> bool:
+        """Whether the transform is equivariant under reflections."""
+        ...
+
+    @property
     def vectors(self) -> int:
         """Vectors per transform."""
         ...
@@ -77,6 +82,11 @@ class Cartesian:
     dimension: int
     bins: int = 0
     reach: float = 10.0
+
+    @property
+    def mirror_symmetric(self) -> bool:
+        """No: the frame is right-handed."""
+        return False
 
     @property
     def vectors(self) -> int:
@@ -139,6 +149,11 @@ class Spherical:
     bins: int = 8
     reach: float = 10.0
     reflections: bool = False
+
+    @property
+    def mirror_symmetric(self) -> bool:
+        """As chosen."""
+        return self.reflections
 
     @property
     def vectors(self) -> int:
@@ -224,6 +239,11 @@ class Vector:
     dimension: int
     bins: int = 8
     reach: float = 10.0
+
+    @property
+    def mirror_symmetric(self) -> bool:
+        """Yes: there is no frame."""
+        return True
 
     @property
     def vectors(self) -> int:

@@ -31,6 +31,11 @@ class CouplingStack(eqx.Module):
     layers: CouplingLayer | PlainCoupling
     scalings: Scaling | None = None
 
+    @property
+    def mirror_symmetric(self) -> bool:
+        """Whether the layers are equivariant under reflections."""
+        return isinstance(self.layers, CouplingLayer) and self.layers.projection.mirror_symmetric
+
     def __call__(self, channels: Float[Array, "N K D"], *, inverse: bool) -> Transformed:
         """Towards the latent space, or back to data for `inverse`."""
         layers = pack(packed_within(self.layers, ChannelLayer, 2))
