@@ -37,7 +37,8 @@ def path_gradient(scale: float = 1.0, **options: Any) -> PathGradient:
     return PathGradient(RefinementConfig(batch_size=16, nodes=8, **options), harmonic, scale)
 
 
-@pytest.mark.parametrize("reverse", [False, True])
+# The other direction is the same code run backwards.
+@pytest.mark.parametrize("reverse", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_transported_score_is_the_gradient_of_the_density(reverse):
     with jax.enable_x64(True):
         field = TwoInteraction((0, 0, 0), layers=1, hidden=8, radial=6, channels=2, softening=0.5, key=jax.random.key(0))
