@@ -37,7 +37,7 @@ def path_gradient(scale: float = 1.0, **options: Any) -> PathGradient:
     return PathGradient(RefinementConfig(batch_size=16, nodes=8, **options), harmonic, scale)
 
 
-# The other direction is the same code run backwards.
+# Each direction takes half a minute.
 @pytest.mark.parametrize("reverse", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_transported_score_is_the_gradient_of_the_density(reverse):
     with jax.enable_x64(True):
