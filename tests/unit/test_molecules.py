@@ -20,8 +20,8 @@ openmm = pytest.importorskip("openmm")
 from openmm import app, unit  # noqa: E402
 
 from boltzflow.targets._openmm import Mechanics, in_unit, system_hash  # noqa: E402
+from boltzflow.targets.base import BOLTZMANN  # noqa: E402
 from boltzflow.targets.molecule_files import create_system, load_force_field  # noqa: E402
-from boltzflow.targets.molecules import BOLTZMANN  # noqa: E402
 from boltzflow.targets.peptides import build_peptide  # noqa: E402
 
 FF99 = ("amber99sbildn.xml", "amber99_obc.xml")

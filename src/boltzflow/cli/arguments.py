@@ -14,41 +14,24 @@ MaybeInt = Optional[int]  # noqa: UP045
 MaybeText = Optional[str]  # noqa: UP045
 
 
-class Overrides(tuple[str, ...]):
-    """The values of `--set`. A type of its own for the same reason as `MaybeInt`."""
-
-    __slots__ = ()
-
-
-_OVERRIDES = tyro.constructors.PrimitiveConstructorSpec(
-    nargs="*",
-    metavar="OPTION=VALUE ...",
-    instance_from_str=Overrides,
-    is_instance=lambda value: isinstance(value, Overrides),
-    str_from_instance=list,
-)
-
-Precision = Literal["single", "double"]
-Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
-Count = Annotated[int, tyro.conf.arg(aliases=["-n"], metavar="N")]
-Set = Annotated[Overrides, _OVERRIDES, tyro.conf.arg(help_behavior_hint="(repeatable)")]
-
-
 class Words(tuple[str, ...]):
     """Several words of one option. A type of its own for the same reason as `MaybeInt`."""
 
     __slots__ = ()
 
 
-_WORDS = tyro.constructors.PrimitiveConstructorSpec(
-    nargs="*",
-    metavar="NAME ...",
-    instance_from_str=Words,
-    is_instance=lambda value: isinstance(value, Words),
-    str_from_instance=list,
-)
+def _words(metavar: str) -> tyro.constructors.PrimitiveConstructorSpec:
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*", metavar=metavar, instance_from_str=Words, is_instance=lambda value: isinstance(value, Words), str_from_instance=list
+    )
+
+
+Precision = Literal["single", "double"]
+Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
+Count = Annotated[int, tyro.conf.arg(aliases=["-n"], metavar="N")]
+Set = Annotated[Words, _words("OPTION=VALUE ..."), tyro.conf.arg(help_behavior_hint="(repeatable)")]
 MaybeFloat = Optional[float]  # noqa: UP045
-ForceField = Annotated[Words, _WORDS, tyro.conf.arg(help_behavior_hint="(for a molecule from a file)")]
+ForceField = Annotated[Words, _words("NAME ..."), tyro.conf.arg(help_behavior_hint="(for a molecule from a file)")]
 Temperature = Annotated[MaybeFloat, tyro.conf.arg(metavar="KELVIN", help_behavior_hint="(for a molecule from a file)")]
 
 

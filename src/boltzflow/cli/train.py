@@ -19,7 +19,7 @@ def run(
     out: Annotated[
         arguments.MaybeText, tyro.conf.arg(aliases=["-o"], metavar="FOLDER", help_behavior_hint="(default: runs/PRESET)")
     ] = None,
-    set: arguments.Set = arguments.Overrides(),  # noqa: B008 (a tuple)
+    set: arguments.Set = arguments.Words(),  # noqa: B008 (a tuple)
     seed: Annotated[arguments.MaybeInt, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: the preset's)")] = None,
     force_field: arguments.ForceField = arguments.Words(),  # noqa: B008 (a tuple)
     temperature: arguments.Temperature = None,

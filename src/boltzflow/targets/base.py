@@ -13,6 +13,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from boltzflow.errors import TargetError
 from boltzflow.targets.chirality import ChiralCentre
 
+BOLTZMANN = 0.00831446261815324
+"""Boltzmann's constant in kJ/mol/K."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ExactValues:

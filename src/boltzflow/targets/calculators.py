@@ -16,13 +16,12 @@ from boltzflow.blackbox.pools import GivenExecutor, OwnProcesses
 from boltzflow.blackbox.worker import Function
 from boltzflow.errors import TargetError
 from boltzflow.targets._host_call import host_energy, host_energy_and_gradient
-from boltzflow.targets.base import ExactValues, Target
+from boltzflow.targets.base import BOLTZMANN, ExactValues, Target
 
 EnergyUnit = Literal["kT", "kJ/mol", "kcal/mol", "eV", "hartree"]
 LengthUnit = Literal["nm", "angstrom", "bohr"]
 Result = float | tuple[float, Float[np.ndarray, "N D"]]
 
-_GAS_CONSTANT = 8.31446261815324e-3  # kJ/mol/K
 _KJ_PER_MOL = {"kJ/mol": 1.0, "kcal/mol": 4.184, "eV": 96.48533212331, "hartree": 2625.4996394799}
 _NM = {"nm": 1.0, "angstrom": 0.1, "bohr": 0.0529177210903}
 
@@ -176,7 +175,7 @@ def _converted(
         )
     if energy_unit != "kT" and (temperature is None or temperature <= 0):
         raise TargetError(f"{label} has energies in {energy_unit} and temperature {temperature}; pass `temperature=` in kelvin.")
-    energy = 1.0 if energy_unit == "kT" or temperature is None else _KJ_PER_MOL[energy_unit] / (_GAS_CONSTANT * temperature)
+    energy = 1.0 if energy_unit == "kT" or temperature is None else _KJ_PER_MOL[energy_unit] / (BOLTZMANN * temperature)
     length = 1.0 if length_unit is None else _NM[length_unit]
     return function if (length, energy, reference) == (1.0, 1.0, 0.0) else Converted(function, length, energy, reference)
 

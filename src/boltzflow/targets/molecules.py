@@ -12,15 +12,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from boltzflow.errors import TargetError
 from boltzflow.targets._openmm import Mechanics, import_openmm, in_unit, system_hash
-from boltzflow.targets.base import Target
+from boltzflow.targets.base import BOLTZMANN, Target
 from boltzflow.targets.chirality import adjacency, find_chiral_centres, hands, stereocentres
 from boltzflow.targets.symmetry import interchangeable, mirror_symmetric
 
 if TYPE_CHECKING:
     from boltzflow.targets.force_field import ForceField
-
-BOLTZMANN = 0.00831446261815324
-"""Boltzmann's constant in kJ/mol/K."""
 
 _COLDEST = 150.0
 _START_NOISE = 0.005

@@ -158,6 +158,6 @@ def _interpolated(patches: Float[Array, "n n 4 4"], phi: Float[Array, "M B"], ps
     return jnp.einsum("...ab,...a,...b->...", coefficients, powers_u, powers_v)
 
 
-def constant(values: np.ndarray, geometry: Geometry) -> Array:
+def constant(values: Any, geometry: Geometry) -> Array:
     """Numbers in the precision of the positions."""
     return jnp.asarray(values, geometry.positions.dtype)

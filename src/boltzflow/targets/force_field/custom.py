@@ -52,7 +52,7 @@ def _along(force: Any, rows: list[tuple[Any, ...]], atoms: int, kind: str, varia
 def custom_pairs(force: Any) -> Term:
     """CustomNonbondedForce: an expression of the distance r of all pairs that are not excluded."""
     if force.getNumInteractionGroups():
-        raise TargetError("a CustomNonbondedForce with interaction groups cannot be compiled; use `executor` energies of OpenMM instead.")
+        raise TargetError('a CustomNonbondedForce with interaction groups cannot be compiled; use energies="openmm" instead.')
     if hasattr(force, "getNumComputedValues") and force.getNumComputedValues():
         raise TargetError("a CustomNonbondedForce with computed values cannot be compiled; write them into its expression.")
     count = force.getNumParticles()
@@ -102,7 +102,7 @@ def custom_born(force: Any) -> Term:
 
         for name, expression, kind in steps:
             if kind == single:
-                atoms[name] = jnp.broadcast_to(constantly(expression({**shared, **atoms}), geometry), shape)
+                atoms[name] = jnp.broadcast_to(constant(expression({**shared, **atoms}), geometry), shape)
                 continue
             which, total = chosen(kind), jnp.zeros(shape, geometry.positions.dtype)
             for turned, index in ((False, first), (True, second)):
@@ -111,19 +111,14 @@ def custom_born(force: Any) -> Term:
         found = jnp.zeros(shape[1], geometry.positions.dtype)
         for expression, kind in sums:
             if kind == single:
-                found = found + jnp.sum(jnp.broadcast_to(constantly(expression({**shared, **atoms}), geometry), shape), axis=0)
+                found = found + jnp.sum(jnp.broadcast_to(constant(expression({**shared, **atoms}), geometry), shape), axis=0)
             else:
                 which = chosen(kind)
                 term = expression(between(which, turned=False))
-                found = found + jnp.sum(jnp.broadcast_to(constantly(term, geometry), (len(which), shape[1])), axis=0)
+                found = found + jnp.sum(jnp.broadcast_to(constant(term, geometry), (len(which), shape[1])), axis=0)
         return found
 
     return energy
-
-
-def constantly(value: Any, geometry: Geometry) -> Array:
-    """A value that may be a constant, in the precision of the positions."""
-    return jnp.asarray(value, geometry.positions.dtype)
 
 
 def _sided(names: list[str], table: np.ndarray, side: int) -> dict[str, np.ndarray]:
