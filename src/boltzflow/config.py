@@ -140,6 +140,8 @@ class FlowConfig:
         fine_time: at which ends the two-interaction network resolves time logarithmically: the density takes its shape near the data, and
             near the prior the field of a paired flow decides which way each configuration goes.
         channels: vector and rank-2 channels (two-interaction).
+        typed_pairs: give each pair of particle types a radial function of its own (two-interaction); for molecules, whose bonds are narrow
+            and all different.
         cutoff: distance, in data units, beyond which particles do not see each other; None: all see all.
         scale: length in data units that is one unit of the prior; None: the data's standard deviation per coordinate if the units are
             nm, else 1.
@@ -157,6 +159,7 @@ class FlowConfig:
     softening: float = 0.0
     fine_time: Literal["data", "both"] = "data"
     channels: int = 16
+    typed_pairs: bool = False
     cutoff: float | None = None
     scale: float | None = None
     solver: SolverConfig = SolverConfig()

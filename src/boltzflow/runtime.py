@@ -48,6 +48,11 @@ def configure(precision: Literal["single", "double"] = "single", devices: int = 
     warnings.filterwarnings("ignore", message=".*persistent compilation cache.*", category=UserWarning)
 
 
+def available_cores() -> int:
+    """Processor cores that this process may use."""
+    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
 def cache_folder() -> Path:
     """The folder for what can be made again: $BOLTZFLOW_CACHE, else the user's cache folder."""
     named = os.environ.get(CACHE_VARIABLE)

@@ -38,7 +38,9 @@ def egnn(types: tuple[int, ...], *, cutoff: float | None = None, layers: int = 3
 
 def two_interaction(types: tuple[int, ...], *, cutoff: float | None = None, dtype: Any = jnp.float32) -> TwoInteraction:
     def make() -> TwoInteraction:
-        return TwoInteraction(types, layers=2, hidden=8, radial=6, channels=3, cutoff=cutoff, key=jax.random.key(0))
+        # Of one type there is one pair only.
+        options: dict[str, Any] = {"typed_pairs": max(types) > 0, "cutoff": cutoff}
+        return TwoInteraction(types, layers=2, hidden=8, radial=6, channels=3, key=jax.random.key(0), **options)
 
     return filled(make, dtype)
 

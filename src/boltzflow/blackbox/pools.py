@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import multiprocessing
-import os
 import pickle
 from typing import Protocol
 
@@ -11,6 +10,7 @@ from jaxtyping import Float
 
 from boltzflow.blackbox import worker
 from boltzflow.errors import TargetError
+from boltzflow.runtime import available_cores
 
 
 class Pool(Protocol):
@@ -84,8 +84,3 @@ class GivenExecutor:
 
     def renew(self) -> None:
         """Does nothing: what broke belongs to the user."""
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

@@ -45,6 +45,7 @@ def build_field(config: FlowConfig, classes: tuple[int, ...], scale: float, *, k
         softening=config.softening / scale,
         fine_time=config.fine_time,
         channels=config.channels,
+        typed_pairs=config.typed_pairs,
         cutoff=cutoff,
         key=key,
     )

@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from boltzflow.nets.base import AbstractSparseVectorField
 from boltzflow.nets.mlp import Dense, RadialFunctions, TimeFeatures, cutoff_envelope, sigmoid, silu
@@ -47,7 +47,7 @@ class TimeMixing(NamedTuple):
 
     sums: Float[Array, "K M"]
     edge: Float[Array, "K H"]
-    pair: Float[Array, "K 1"]
+    pair: Float[Array, "K P"]
 
 
 class TwoInteraction(AbstractSparseVectorField):
@@ -72,6 +72,7 @@ class TwoInteraction(AbstractSparseVectorField):
     radial: RadialFunctions
     time: TimeFeatures
     types: tuple[int, ...] = eqx.field(static=True)
+    typed_pairs: bool = eqx.field(static=True)
     hidden: int = eqx.field(static=True)
     channels: int = eqx.field(static=True)
     cutoff: float | None = eqx.field(static=True)
@@ -88,6 +89,7 @@ class TwoInteraction(AbstractSparseVectorField):
         softening: float = 0.0,
         fine_time: Literal["data", "both"] = "data",
         channels: int = 16,
+        typed_pairs: bool = False,
         cutoff: float | None = None,
         key: PRNGKeyArray,
     ) -> None:
@@ -101,6 +103,8 @@ class TwoInteraction(AbstractSparseVectorField):
             reach: distance in units of the prior of the last radial function.
             softening: distance in units of the prior below which distances and directions are smoothed; 0: none.
             channels: channels V of vectors and rank-2 tensors.
+            typed_pairs: give each of the P unordered pairs of types a radial function of its own, beside what the edge network makes of
+                the types; otherwise P is 1.
             fine_time: ends at which time is resolved logarithmically.
             cutoff: distance in units of the prior beyond which particles do not see each other; None: all see all.
             key: for the initial parameters.
@@ -108,9 +112,10 @@ class TwoInteraction(AbstractSparseVectorField):
         keys = jax.random.split(key, 12 + 2 * layers)
         n_types = max(types) + 1
         self.types, self.hidden, self.channels, self.cutoff, self.softening = types, hidden, channels, cutoff, softening
+        self.typed_pairs = typed_pairs
         self.radial = RadialFunctions(radial, reach=reach, cutoff=cutoff)
         self.time = TimeFeatures(near_prior=fine_time == "both")
-        width = 2 * hidden + 2 * channels + 1
+        width = 2 * hidden + 2 * channels + (int(self._pair_numbers.max()) + 1 if typed_pairs else 1)
         self.mixing_hidden = Dense(self.time.size, 32, key=keys[0])
         self.mixing_out = Dense(32, radial * width, gain=1.0, key=keys[1])
         summed = hidden + 2 * channels
@@ -127,6 +132,16 @@ class TwoInteraction(AbstractSparseVectorField):
         self.edge_geometry = Dense(5 * channels, hidden, bias=False, gain=0.6, key=keys[8])
         self.edge_hidden = Dense(hidden, hidden, key=keys[9])
         self.edge_out = Dense(hidden, 2 + 2 * channels, gain=0.03, key=keys[10])
+
+    @property
+    def _pair_numbers(self) -> Int[np.ndarray, "N N"]:
+        """Number of the unordered pair of types of each pair of particles; pairs of types that do not occur have none."""
+        types = np.asarray(self.types)
+        pairs = np.stack([np.minimum(types[:, None], types), np.maximum(types[:, None], types)], axis=-1)
+        others = ~np.eye(len(types), dtype=bool)
+        numbers = np.zeros(others.shape, np.int32)
+        numbers[others] = np.unique(pairs[others], axis=0, return_inverse=True)[1].ravel()
+        return numbers
 
     def _mixing(self, time: Float[Array, " F"]) -> TimeMixing:
         """Weights of the radial functions: a small network of time alone, so that edges pay one matrix product."""
@@ -190,6 +205,7 @@ class TwoInteraction(AbstractSparseVectorField):
         self,
         mixing: TimeMixing,
         mask: Float[Array, " N"],
+        pairs: Int[Array, " N"],
         receiver: NodeState,
         sender: NodeState,
         difference: Float[Array, "N D"],
@@ -199,6 +215,7 @@ class TwoInteraction(AbstractSparseVectorField):
         Args:
             mixing: weights of the radial functions.
             mask: 0 for the particle itself, else 1.
+            pairs: number of the pair of types with each other particle; not read without `typed_pairs`.
             receiver: state of the particle, without the axis of particles.
             sender: states of all particles.
             difference: displacement of the particle from each other one.
@@ -222,7 +239,8 @@ class TwoInteraction(AbstractSparseVectorField):
         out = self.edge_out(silu(self.edge_hidden(silu(hidden))))
         envelope = mask * cutoff_envelope(distance, self.cutoff)
         gate = sigmoid(out[:, :1]) * envelope[:, None]
-        radial_part = out[:, 1] * gate[:, 0] + (basis @ mixing.pair)[:, 0] * envelope
+        pair = jnp.einsum("jk,kj->j", basis, mixing.pair[:, pairs]) if self.typed_pairs else (basis @ mixing.pair)[:, 0]
+        radial_part = out[:, 1] * gate[:, 0] + pair * envelope
         own, other = jnp.split(out[:, 2:] * gate, 2, axis=-1)
         sums = radial_part @ difference + receiver.vector @ jnp.sum(own, axis=0) + jnp.einsum("jv,jav->a", other, sender.vector)
         return sums / math.sqrt(mask.shape[0]) + receiver.velocity
@@ -234,7 +252,8 @@ class TwoInteraction(AbstractSparseVectorField):
         mask = 1.0 - jnp.eye(positions.shape[0], dtype=positions.dtype)
         difference = positions[:, None] - positions[None]
         node = self._node(time, self._sum_neighbours(self._edge_factors(mixing, mask, difference)))
-        velocity = jax.vmap(lambda m, receiver, d: self._second(mixing, m, receiver, node, d))(mask, node, difference)
+        pairs = jnp.asarray(self._pair_numbers)
+        velocity = jax.vmap(lambda m, p, receiver, d: self._second(mixing, m, p, receiver, node, d))(mask, pairs, node, difference)
         return velocity - jnp.mean(velocity, axis=0)
 
     def velocity_and_divergence(self, t: Float[Array, ""], positions: Float[Array, "N D"]) -> tuple[Float[Array, "N D"], Float[Array, ""]]:
@@ -258,16 +277,22 @@ class TwoInteraction(AbstractSparseVectorField):
         node_tangents = jax.tree.map(lambda a: a.reshape((dimension, n, *a.shape[1:])), node_tangents)
 
         def diagonal_term(
-            k: Float[Array, ""], m: Float[Array, " N"], d: Float[Array, "N D"], receiver: NodeState, tangents: NodeState
+            k: Int[Array, ""],
+            m: Float[Array, " N"],
+            pairs: Int[Array, " N"],
+            d: Float[Array, "N D"],
+            receiver: NodeState,
+            tangents: NodeState,
         ) -> tuple[Float[Array, " D"], Float[Array, ""]]:
-            velocity, second_tangent = jax.linearize(lambda r, s, d: self._second(mixing, m, r, s, d), receiver, node, d)
+            velocity, second_tangent = jax.linearize(lambda r, s, d: self._second(mixing, m, pairs, r, s, d), receiver, node, d)
 
             def component(e: Float[Array, "N D"], tangent: NodeState) -> Float[Array, " D"]:
                 return second_tangent(jax.tree.map(lambda a: a[k], tangent), tangent, e)
 
             return velocity, jnp.trace(jax.vmap(component)(unit[:, 0], tangents))
 
-        velocity, terms = jax.vmap(diagonal_term, in_axes=(0, 0, 0, 0, 1))(jnp.arange(n), mask, difference, node, node_tangents)
+        over_receivers = jax.vmap(diagonal_term, in_axes=(0, 0, 0, 0, 0, 1))
+        velocity, terms = over_receivers(jnp.arange(n), mask, jnp.asarray(self._pair_numbers), difference, node, node_tangents)
         return velocity - jnp.mean(velocity, axis=0), jnp.sum(terms)
 
 

@@ -5,7 +5,6 @@ Source: Klein, Krämer and Noé, NeurIPS 2023, arXiv:2306.15030, section 4.
 """
 
 import concurrent.futures
-import os
 import time
 from collections.abc import Callable
 from typing import NamedTuple, get_args
@@ -17,6 +16,7 @@ from boltzflow.config import PairingName
 from boltzflow.errors import ConfigError, DataError, nearest
 from boltzflow.geometry import alignment, assignment
 from boltzflow.geometry._numba import kernel
+from boltzflow.runtime import available_cores
 
 # Cheap form: the half turns and mirror images of the principal axes from which the alignment starts, and the rounds of assignment and
 # rotation that the best start gets, each of which can only lower the cost. Mirrored starts gain nothing over half turns in 3-D
@@ -159,11 +159,6 @@ def _align_rows(prior, data, bounds, scale, bits, reflections, signs, rounds, be
         data[a] = moved
 
 
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _in_chunks(rows: Callable[[int, int], None], n: int, threads: int) -> None:
     """Calls `rows(begin, end)` over 0..n, in this thread or in several; the kernels hold no GIL."""
     threads = min(threads, n)
@@ -259,7 +254,7 @@ def pair(
     if pairing == "optimal-transport":
         data = data[assignment.assign(_plain_cost(prior, data))]
         return prior, data, PairingInfo(before, _mean_cost(prior, data), time.perf_counter() - started)
-    threads = threads if threads > 0 else _cores()
+    threads = threads if threads > 0 else available_cores()
     # The kernels want each class in one run of particles.
     order = np.argsort(classes, kind="stable")
     bounds = np.concatenate([[0], np.flatnonzero(np.diff(classes[order])) + 1, [len(classes)]]).astype(np.int64)

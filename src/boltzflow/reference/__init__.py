@@ -1,5 +1,6 @@
 """Reference configurations from a classical sampler: ground truth for training and for comparison."""
 
+from boltzflow.reference.relaxation import relax as relax
 from boltzflow.reference.sampler import R_HAT_LIMIT as R_HAT_LIMIT
 from boltzflow.reference.sampler import ReferenceResult as ReferenceResult
 from boltzflow.reference.sampler import default_temperatures as default_temperatures

@@ -2,7 +2,6 @@
 
 import collections
 import concurrent.futures
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from boltzflow.errors import DataError
 from boltzflow.flows.augmented import AugmentedCouplingFlow
 from boltzflow.flows.base import AbstractFlow, FlowSolution
 from boltzflow.progress import Progress, Silent
+from boltzflow.runtime import available_cores
 from boltzflow.sampling.hands import with_right_hand
 from boltzflow.sampling.samples import Samples
 from boltzflow.sampling.writer import SamplesWriter
@@ -54,7 +54,7 @@ def in_chunks(work: Callable[[int, int], T], start: int, stop: int, chunk: int) 
 
     Chunks are independent programs; running several at once uses the cores better than splitting the small operations of one.
     """
-    workers = max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    workers = available_cores()
     pending: collections.deque[tuple[int, concurrent.futures.Future[T]]] = collections.deque()
     begins = iter(range(start, stop, chunk))
     with concurrent.futures.ThreadPoolExecutor(max_workers=workers) as pool:

@@ -1,5 +1,6 @@
 """Any ASE calculator as a target, with GFN2-xTB as the one that is ready made."""
 
+import dataclasses
 import functools
 import importlib.util
 import uuid
@@ -23,18 +24,18 @@ _START_NOISE = 0.002
 
 def from_ase(
     make_calculator: Callable[[], Any],
-    symbols: Sequence[str],
+    molecule: Sequence[str] | Target,
     *,
-    positions: Float[np.ndarray, "N 3"],
-    temperature: float,
+    positions: Float[np.ndarray, "N 3"] | None = None,
+    temperature: float | None = None,
     name: str,
     reference_energy: float = 0.0,
     executor: Executor | None = None,
     workers: int | None = None,
     timeout: float | None = None,
     classes: Sequence[int] | None = None,
-    reflections: bool = False,
-    bonds: Sequence[tuple[int, int]] = (),
+    reflections: bool | None = None,
+    bonds: Sequence[tuple[int, int]] | None = None,
     parameters: Mapping[str, float | int | str | bool] | None = None,
 ) -> Target:
     """Makes a target of a molecule in vacuum or implicit solvent whose energy an ASE calculator computes.
@@ -44,7 +45,8 @@ def from_ase(
 
     Args:
         make_calculator: makes the calculator; a function at the top level of a module, or a `functools.partial` of one.
-        symbols: chemical symbols of the atoms.
+        molecule: chemical symbols of the atoms; or a target of this molecule, such as that of a force field, from which all that follows
+            and is not given is taken, and its topology and hands.
         positions: a sensible geometry in nm; samplers start near it.
         temperature: in kelvin.
         name: a name; with the symbols and `parameters` it tells this target from others in data files and checkpoints.
@@ -53,8 +55,8 @@ def from_ase(
         workers: number of processes, or of tasks that `executor` runs side by side; None: the number of cores.
         timeout: seconds that one configuration may take; None: no limit.
         classes: interchangeability class of each atom; None: each atom is a class of its own.
-        reflections: whether to treat mirror images as equally probable. Energies are blind to the hand of a molecule; False keeps a
-            chiral molecule as it is.
+        reflections: whether to treat mirror images as equally probable. Energies are blind to the hand of a molecule; False, also where
+            nothing is given, keeps a chiral molecule as it is.
         bonds: pairs of bonded atoms.
         parameters: settings of the calculator, for the fingerprint.
 
@@ -65,13 +67,26 @@ def from_ase(
         TargetError: if ASE is missing, the numbers of symbols and positions differ, or the calculator fails on `positions`.
     """
     _require("ase", "an ASE calculator")
+    if isinstance(molecule, Target):
+        same, symbols = molecule, _symbols(molecule)
+        positions = same.structure if positions is None else positions
+        temperature = same.temperature if temperature is None else temperature
+        classes = same.classes if classes is None else classes
+        reflections = same.reflections if reflections is None else reflections
+        bonds = same.bonds if bonds is None else bonds
+    else:
+        same, symbols = None, tuple(molecule)
+    if positions is None or temperature is None:
+        raise TargetError(
+            f"target {name!r} needs positions= (N, 3) in nm and temperature= in kelvin, unless a target of the molecule has them."
+        )
     geometry = np.asarray(positions, np.float64)
     if geometry.shape != (len(symbols), 3):
         raise TargetError(
             f"target {name!r} has {len(symbols)} symbols but positions of shape {geometry.shape}; give one row of 3 per atom."
         )
-    return from_worker_function(
-        AseEnergy(make_calculator, tuple(symbols), uuid.uuid4().hex),
+    target = from_worker_function(
+        AseEnergy(make_calculator, symbols, uuid.uuid4().hex),
         (len(symbols), 3),
         name=name,
         energy_unit="eV",
@@ -81,19 +96,22 @@ def from_ase(
         workers=workers,
         timeout=timeout,
         classes=range(len(symbols)) if classes is None else classes,
-        reflections=reflections,
+        reflections=bool(reflections),
         temperature=temperature,
         parameters={**(parameters or {}), "symbols": "".join(symbols)},
-        bonds=tuple((int(i), int(j)) for i, j in bonds),
+        bonds=tuple((int(i), int(j)) for i, j in bonds or ()),
         start=functools.partial(_near, geometry - geometry.mean(axis=0)),
     )
+    if same is None:
+        return target
+    return dataclasses.replace(target, topology=same.topology, structure=same.structure, chiral_centres=same.chiral_centres)
 
 
 def gfn2_xtb(
-    symbols: Sequence[str],
+    molecule: Sequence[str] | Target,
     *,
-    positions: Float[np.ndarray, "N 3"],
-    temperature: float,
+    positions: Float[np.ndarray, "N 3"] | None = None,
+    temperature: float | None = None,
     solvent: str | None = "water",
     charge: int = 0,
     multiplicity: int = 1,
@@ -104,8 +122,8 @@ def gfn2_xtb(
     workers: int | None = None,
     timeout: float | None = None,
     classes: Sequence[int] | None = None,
-    reflections: bool = False,
-    bonds: Sequence[tuple[int, int]] = (),
+    reflections: bool | None = None,
+    bonds: Sequence[tuple[int, int]] | None = None,
 ) -> Target:
     """A molecule with the semi-empirical energy GFN2-xTB, by tblite.
 
@@ -113,7 +131,7 @@ def gfn2_xtb(
     Ehlert et al., J. Chem. Theory Comput. 2021, doi:10.1021/acs.jctc.1c00471.
 
     Args:
-        symbols: chemical symbols of the atoms.
+        molecule: as in `from_ase`.
         positions: a sensible geometry in nm; samplers start near it.
         temperature: of the Boltzmann distribution, in kelvin.
         solvent: name of the solvent; None: vacuum.
@@ -144,7 +162,7 @@ def gfn2_xtb(
     }
     return from_ase(
         functools.partial(make_gfn2_xtb, solvent, charge, multiplicity, electronic_temperature),
-        symbols,
+        molecule,
         positions=positions,
         temperature=temperature,
         name=name,
@@ -157,6 +175,12 @@ def gfn2_xtb(
         bonds=bonds,
         parameters=parameters,
     )
+
+
+def _symbols(molecule: Target) -> tuple[str, ...]:
+    if molecule.topology is None:
+        raise TargetError(f"the target {molecule.name!r} is no molecule with a topology; give the chemical symbols and positions.")
+    return tuple(atom.element.symbol for atom in molecule.topology.atoms())
 
 
 def _near(geometry: Float[np.ndarray, "N 3"], key: PRNGKeyArray) -> Float[Array, "N 3"]:

@@ -15,6 +15,7 @@ from boltzflow.objectives.flow_matching import Batch, FlowMatching
 from boltzflow.objectives.maximum_likelihood import MaximumLikelihood
 from boltzflow.objectives.pairing import PairingInfo
 from boltzflow.objectives.path_gradient import PathGradient
+from boltzflow.runtime import available_cores
 from boltzflow.targets import Target
 from boltzflow.training.state import StepFunction, make_step
 
@@ -59,6 +60,10 @@ def phases(
     """Training on frames and its refinement; frames in units of the prior."""
     training, refinement = config.training, config.refinement
     classes = np.asarray(target.classes)
+    # Where the flow cannot tell mirror images apart it learns the density of both, and for that one they are a symmetry.
+    reflections = target.reflections or flow.mirror_symmetric
+    # The processor has nothing else to do while an accelerator trains.
+    threads = 1 if jax.default_backend() == "cpu" else max(1, available_cores() // 2)
     objective = _objective(config, flow)
     path_gradient = PathGradient(refinement, target.energy, flow.scale)
     shared = {field.name: getattr(refinement, field.name) for field in dataclasses.fields(refinement) if hasattr(training, field.name)}
@@ -70,9 +75,8 @@ def phases(
             return batch, None
         if isinstance(objective, MaximumLikelihood):
             return objective.prepare(frames, batch_size=training.batch_size, seed=training.seed, step=step), None
-        return objective.prepare(
-            frames, batch_size=training.batch_size, seed=training.seed, step=step, classes=classes, reflections=target.reflections
-        )
+        options = {"batch_size": training.batch_size, "seed": training.seed, "step": step}
+        return objective.prepare(frames, **options, classes=classes, reflections=reflections, threads=threads)
 
     end = training.steps
     return (
