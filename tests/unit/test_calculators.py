@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 
 from boltzflow import reference, targets
+from boltzflow.analysis import weights
 from boltzflow.errors import TargetError
+from boltzflow.sampling.samples import Samples
 from boltzflow.targets.calculators import failures, from_calculator
 from boltzflow.targets.from_ase import from_ase, gfn2_xtb
 
@@ -144,6 +146,26 @@ def test_exception_nan_and_timeout(troubled: targets.Target):
     assert not gradients[:4].any()
     np.testing.assert_allclose(energies[4:], u[4:], rtol=1e-4, atol=1e-3)
     assert failures(troubled).failed == before + 4
+
+
+def test_one_failure_in_a_thousand(potentials: ModuleType, threads: concurrent.futures.Executor):
+    """As a self-consistent field that does not converge: the others keep their energies, and it alone has no weight."""
+    target = from_calculator(potentials.troubled, 4, 2, name="troubled", executor=threads)
+    x = configurations(1000)
+    expected = np.asarray(targets.get("dw4").energies(x))
+    with pytest.warns(RuntimeWarning, match="ValueError: the geometry is bad") as caught:
+        u = np.asarray(target.energies(x.at[617, 0, 0].set(250.0)))
+    assert len(caught) == 1
+    assert failures(target).failed == 1
+    others = np.arange(1000) != 617
+    np.testing.assert_allclose(u[others], expected[others], rtol=1e-4, atol=1e-3)
+    zero = np.zeros(1000)
+    samples = Samples(np.asarray(x), log_q=zero, u=u, status=zero, nfe=zero, path_length=zero)
+    assert samples.n_failed == 1
+    normalised = weights.normalized(samples.log_weight)
+    assert normalised[617] == 0.0
+    np.testing.assert_allclose(normalised[others], weights.normalized(-expected[others]), rtol=1e-2)
+    assert np.isfinite([samples.ess().value, samples.log_z().value]).all()
 
 
 @pytest.mark.parametrize(

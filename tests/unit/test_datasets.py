@@ -157,6 +157,20 @@ def test_a_factor_two_in_the_energy_is_refused(tmp_path: Path, target: targets.T
     assert "failed" in str(loaded.provenance["virial_check"])
 
 
+def test_frames_in_angstrom_are_suspected(tmp_path: Path):
+    def energy(x):
+        return 50.0 * jnp.sum((x - x.mean(axis=0)) ** 2)
+
+    molecule = targets.from_function(energy, 4, 3, name="springs", units="nm", temperature=300.0)
+    in_nm = 0.1 * exact_frames(300)
+    assert datasets.load(write(tmp_path / "nm.npy", in_nm), molecule).n == 300
+    with pytest.raises(DataError, match=r"virial check failed.*divided by 10 the frames give [89].*could be in Ångström.*or allow"):
+        datasets.load(write(tmp_path / "angstrom.npy", 10.0 * in_nm), molecule)
+    with pytest.raises(DataError, match="virial check failed") as caught:
+        datasets.load(write(tmp_path / "hot.npy", 2.0 * in_nm), molecule)
+    assert "Ångström" not in str(caught.value)
+
+
 def test_virial_check_of_exact_samples(target: targets.Target):
     check = datasets.virial_check(exact_frames(10_000), target)
     assert check.ok

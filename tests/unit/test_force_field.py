@@ -285,6 +285,19 @@ class TestWhatCannotBeCompiled:
             Expression(text)({"r": 1.0})
 
 
+def test_the_branch_that_is_not_chosen_leaves_the_gradient_alone():
+    """As for the sulfur of OpenMM's GBn2 near a hydrogen, where the other branch is the logarithm of a negative number."""
+    expression = Expression("a*select(step(r-2), log(r-2)*b, r^2); b=c")
+
+    def value(r: jax.Array, a: jax.Array) -> jax.Array:
+        return jnp.sum(expression({"r": r, "a": a, "c": np.array([[5.0]])}))
+
+    r, a = jnp.array([[1.0, 3.0], [1.5, 4.0]]), jnp.array([[1.0], [2.0]])
+    by_r, by_a = jax.jit(jax.grad(value, (0, 1)))(r, a)
+    np.testing.assert_allclose(by_r, [[2.0, 5.0], [6.0, 5.0]])
+    np.testing.assert_allclose(by_a, [[1.0], [2.25 + 5.0 * np.log(2.0)]], rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [

@@ -4,6 +4,7 @@ import concurrent.futures
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import jax
@@ -11,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from boltzflow import targets
+from boltzflow import reference, targets
+from boltzflow.analysis import weights
 from boltzflow.cli import main
 from boltzflow.errors import TargetError
+from boltzflow.sampling.samples import Samples
 from boltzflow.targets import chirality, molecule_folder, symmetry
 
 openmm = pytest.importorskip("openmm")
@@ -216,6 +219,26 @@ def test_coincident_atoms_have_no_weight(dipeptide: targets.Target):
     x = start(dipeptide)
     x[21] = x[0]
     assert np.asarray(dipeptide.energies(jnp.asarray(x, jnp.float32)[None]))[0] == np.inf
+
+
+@pytest.mark.parametrize("distance", [0.0, 1e-6, 1e-3, 0.01])
+def test_clashes_of_any_two_atoms_weigh_nothing(dipeptide: targets.Target, distance: float):
+    """Energies from a hundred kT (two hydrogens of a methyl, which do not repel) over 1e12 to infinity, and never NaN."""
+    i, j = np.triu_indices(22, 1)
+    frames = np.repeat(dipeptide.structure[None], len(i) + 1, axis=0)
+    frames[np.arange(len(i)), j] = frames[np.arange(len(i)), i] + [0.0, 0.0, distance]
+    u, gradients = map(np.asarray, dipeptide.energies_and_gradients(jnp.asarray(frames, jnp.float32)))
+    assert not np.isnan(u).any()
+    assert np.isfinite(gradients).all()
+    assert (u[:-1] > u[-1] + 150).all()
+    assert (u[:-1] > 1e12).sum() > 50
+    zero = np.zeros(len(u))
+    samples = Samples(frames, log_q=zero, u=u, status=zero, nfe=zero, path_length=zero)
+    normalised = weights.normalized(samples.log_weight)
+    assert normalised[-1] == 1.0
+    assert (normalised[:-1] < 1e-65).all()
+    assert (normalised[:-1][u[:-1] > 1e12] == 0.0).all()
+    assert samples.ess().value == pytest.approx(1 / len(u))
 
 
 def test_the_force_field_is_part_of_the_fingerprint(dipeptide: targets.Target):
@@ -442,6 +465,27 @@ def test_what_does_not_belong_together():
         targets.from_openmm("system.xml", topology, 300.0, positions=x)
 
 
+def in_order(topology: app.Topology, order: list[int]) -> app.Topology:
+    """The same molecule with its atoms in another order."""
+    moved, atoms = app.Topology(), list(topology.atoms())
+    chain = moved.addChain("A")
+    residues = {residue: moved.addResidue(residue.name, chain, residue.id) for residue in topology.residues()}
+    copies = {i: moved.addAtom(atoms[i].name, atoms[i].element, residues[atoms[i].residue]) for i in order}
+    for first, second in topology.bonds():
+        moved.addBond(copies[first.index], copies[second.index])
+    return moved
+
+
+@pytest.mark.parametrize("order", [[1, 0, *range(2, 22)], [*range(8), 10, 9, 8, *range(11, 22)]], ids=["cap", "backbone"])
+def test_atoms_in_another_order(order: list[int]):
+    """As from files of two programs: without a check the minimiser would make some molecule of it, perhaps of the other hand."""
+    topology, x = build_peptide("A")
+    system = create_system(load_force_field("ff99"), topology, x, "ff99")
+    for wrong in (topology, in_order(topology, order)):
+        with pytest.raises(TargetError, match=r"the bond of .* nm when the energy is minimised: .* same atoms in the same order"):
+            targets.from_openmm(system, wrong, 300.0, positions=x[order])
+
+
 def test_two_molecules_drift_apart():
     system, topology, x = methane("H", "H", "H", "H")
     residue = topology.addResidue("NA", topology.addChain("B"))
@@ -593,6 +637,10 @@ def test_from_amber(tmp_path: Path):
         targets.from_amber(prmtop, inpcrd, temperature=300, implicit_solvent="OBC3")
     with pytest.raises(TargetError, match=r"water\.inpcrd is not a readable Amber prmtop file"):
         targets.from_amber(inpcrd, inpcrd, temperature=300)
+    short = tmp_path / "short.inpcrd"
+    short.write_text("water\n    2\n" + rows[0] + "\n", encoding="utf-8")
+    with pytest.raises(TargetError, match=r"the system has 3 atoms, but the positions have shape \(2, 3\)"):
+        targets.from_amber(prmtop, short, temperature=300)
     with pytest.raises(TargetError, match=r"there is no file .*ice\.inpcrd"):
         targets.from_amber(prmtop, tmp_path / "ice.inpcrd", temperature=300)
 
@@ -673,6 +721,7 @@ class TestInFolders:
         (["--force-field", "amber96.xml"], "give the temperature of"),
         (["--force-field", "amber14.xml", "--temperature", "300"], "amber14"),
         (["--force-field", "amber96.xml", "--temperature", "0"], "temperature"),
+        (["--force-field", "tip3p.xml", "--temperature", "300"], "does not know residue ACE 1"),
     ],
 )
 @pytest.mark.parametrize("verb", ["reference", "train"])
@@ -681,6 +730,40 @@ def test_the_command_line_says_what_a_file_needs(verb, words, sentence, pdb, tmp
     assert main([verb, str(pdb), *words]) == 2
     assert sentence in capsys.readouterr().err
     assert not list(tmp_path.glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda text: "".join(line for line in text.splitlines(True) if line[76:78] != " H"), "residue ACE 1 of chain A lacks 3 hydrogens"),
+        (lambda text: text.replace("ALA", "XYZ"), "does not know residue XYZ 2 of chain A"),
+        (lambda text: "", "empty.pdb"),
+    ],
+)
+def test_the_command_line_refuses_files_in_one_sentence(change, sentence, pdb, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("empty.pdb").write_text(change(pdb.read_text(encoding="utf-8")), encoding="utf-8")
+    assert main(["reference", "empty.pdb", "--force-field", *FF99, "--temperature", "300"]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.startswith("boltzflow: error: ")
+    assert error.count("\n") == 1
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_command_line_warns_of_celsius_in_a_sentence(pdb, tmp_path, monkeypatch):
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reference, "sample", stop)
+    shown = []
+    # pytest replaces what would print; the sentence is made by what the command line has put in place at that moment.
+    monkeypatch.setattr(warnings, "showwarning", lambda *parts, **_: shown.append(warnings.formatwarning(*parts[:4])))
+    words = ["reference", str(pdb), "--force-field", "amber96.xml", "--temperature", "25", "-o", str(tmp_path / "x.h5")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert main(words) == 130
+    assert shown == ["boltzflow: warning: the temperature is in kelvin, and 25 K is very cold; did you mean Celsius?\n"]
 
 
 def test_force_fields_are_for_files(capsys):

@@ -4,12 +4,14 @@
 verb runs, so that help comes at once.
 """
 
+import contextlib
 import errno
 import importlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 
 from boltzflow import __version__
 from boltzflow.errors import BoltzflowError, ConfigError, nearest
@@ -56,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
             stream.reconfigure(errors="replace")
     try:
-        _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+        with _warnings_as_sentences():
+            _dispatch(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
     except BoltzflowError as error:
         return _tell(str(error))
@@ -118,6 +121,23 @@ verbs:
   boltzflow train dw4 -o runs/dw4
   boltzflow sample runs/dw4 -n 10000 -o samples.h5
   boltzflow evaluate runs/dw4"""
+
+
+@contextlib.contextmanager
+def _warnings_as_sentences() -> Iterator[None]:
+    """Warnings for users without the line of code that they come from; all others keep it."""
+    usual = warnings.formatwarning
+
+    def sentence(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+        if category is UserWarning:
+            return f"boltzflow: warning: {message}\n"
+        return usual(message, category, filename, lineno, line)
+
+    warnings.formatwarning = sentence
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def _tell(sentence: str) -> int:

@@ -47,10 +47,27 @@ def load(path: str | os.PathLike[str], target: Target, *, allow_virial_mismatch:
     check = virial_check(positions, target)
     if not check.ok and not allow_virial_mismatch:
         raise DataError(
-            f"{path} does not belong to target {target.name!r} ({target.fingerprint}): {check.sentence()[:-1]}; use the right target "
-            "(another epsilon, temperature or unit?), or allow the mismatch explicitly."
+            f"{path} does not belong to target {target.name!r} ({target.fingerprint}): {check.sentence()[:-1]}"
+            f"{_in_angstrom(positions, target)}; use the right target (another epsilon, temperature or unit?), or allow the mismatch "
+            "explicitly."
         )
     return Dataset(positions, target.fingerprint, target.units, {**provenance, "virial_check": check.sentence()})
+
+
+def _in_angstrom(positions: np.ndarray, target: Target) -> str:
+    """A hint if frames that fail would be near passing as Ångström.
+
+    Near is half the exact value: frames need not be converged for the hint, and bonds that are ten times too long miss by far more.
+    """
+    if target.units != "nm":
+        return ""
+    try:
+        scaled = virial_check(0.1 * positions, target)
+    except DataError:
+        return ""
+    if abs(scaled.value - scaled.expected) > max(0.5 * scaled.expected, scaled.tolerance):
+        return ""
+    return f" (divided by 10 the frames give {scaled.value:.4g}: they could be in Ångström, where nm are needed)"
 
 
 def _read_numpy(path: Path) -> np.ndarray:

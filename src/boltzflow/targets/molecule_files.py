@@ -210,9 +210,12 @@ def _why_no_system(field: Any, topology: Any, positions: Any, label: str, error:
     except TargetError:
         missing = 0
     if missing > 0:
-        return f"{where} lacks {missing} hydrogens; add them, for example with ph=7 here, openmm.app.Modeller.addHydrogens or pdbfixer."
+        return (
+            f"{where} lacks {missing} hydrogen{'s' if missing > 1 else ''}; add them, for example with from_pdb(..., ph=7), "
+            "openmm.app.Modeller.addHydrogens or pdbfixer."
+        )
     # OpenMM's message names the nearest residue and ends with a link; its middle is what helps.
-    reason = _first_line(error).split("  For more information")[0].partition(").")[2].strip().rstrip(".")
+    reason = _first_line(error).split("  For more information")[0].partition(").")[2].strip().split(".  ")[0].rstrip(".")
     return f"the force field {label} does not know {where}: {reason or _first_line(error)}; add a file that has it, or mend the structure."
 
 

@@ -25,6 +25,9 @@ _START_NOISE = 0.005
 _SAME_PLACE = 0.02
 # Bonds are 0.1 to 0.2 nm long; ten times that is a structure in Ångström.
 _LONGEST_TYPICAL_BOND = 0.5
+# Minimising changes bonds of sane structures by less; between other atoms than those that were meant, distances are those of angles,
+# 1.6 times a bond, or more.
+_LARGEST_CHANGE = 1.4
 
 
 def from_openmm(
@@ -60,8 +63,8 @@ def from_openmm(
         The target, in nm.
 
     Raises:
-        TargetError: if the system cannot be compiled, the numbers of atoms disagree, the temperature is not positive, or the positions
-            are not finite, clash beyond repair or lie flat at a chiral centre.
+        TargetError: if the system cannot be compiled, the atoms disagree in number or order, the temperature is not positive, or the
+            positions are not finite, clash beyond repair or lie flat at a chiral centre.
     """
     from boltzflow.targets.force_field import check_system, compile_system
 
@@ -84,6 +87,8 @@ def from_openmm(
     else:
         given = _checked_positions(positions, atoms, bonds)
     minimum = mechanics.minimise(given)
+    if positions is not None:
+        _check_same_molecule(given, minimum, atoms, bonds)
     centres = find_chiral_centres(elements, bonds, given)
     turned = [_label(atoms[centre.atom]) for centre, hand in zip(centres, hands(minimum[None], centres)[0], strict=True) if hand < 0]
     if turned:
@@ -222,6 +227,25 @@ def _checked_positions(positions: Any, atoms: list[Any], bonds: tuple[tuple[int,
             "without clashes, in nm."
         )
     return x
+
+
+def _check_same_molecule(
+    given: Float[np.ndarray, "N 3"], minimum: Float[np.ndarray, "N 3"], atoms: list[Any], bonds: tuple[tuple[int, int], ...]
+) -> None:
+    """Refuses atoms in another order: minimising would pull them to where the system wants them, perhaps with the other hand."""
+    if not bonds:
+        return
+    first, second = np.asarray(bonds).T
+    before, after = (np.linalg.norm(x[first] - x[second], axis=-1) for x in (given, minimum))
+    change = np.maximum(before / after, after / before)
+    worst = int(change.argmax())
+    if change[worst] > _LARGEST_CHANGE:
+        i, j = bonds[worst]
+        raise TargetError(
+            f"the bond of {_label(atoms[i])} with {_label(atoms[j])} is {before[worst]:.2g} nm long in the positions and "
+            f"{after[worst]:.2g} nm when the energy is minimised: system, topology and positions do not have the same atoms in the same "
+            "order, or the structure is badly strained; give those that belong together, or a relaxed structure."
+        )
 
 
 def _random_positions(atoms: list[Any], elements: list[str], bonds: tuple[tuple[int, int], ...]) -> Float[np.ndarray, "N 3"]:

@@ -94,6 +94,9 @@ class Expression:
         for definition in definitions:
             name, _, right = definition.partition("=")
             self._definitions[name.strip()] = self._parsed(right)
+        parts = [node for part in (self._value, *self._definitions.values()) for node in ast.walk(part)]
+        marked = {node.id[1:] for node in parts if isinstance(node, ast.Name)}
+        self._names, self._branches = marked - set(self._definitions), "select" in marked
 
     def __call__(self, variables: Mapping[str, Any]) -> Any:
         """The value; definitions shadow variables of the same name.
@@ -101,7 +104,17 @@ class Expression:
         Raises:
             TargetError: if it uses a name that is not given.
         """
-        return self._evaluate(self._value, variables, {})
+        if not self._branches:
+            return self._evaluate(self._value, variables, {})
+        active = {name: value for name, value in variables.items() if isinstance(value, jax.Array) and name in self._names}
+        if not active:
+            return self._evaluate(self._value, variables, {})
+        shape = np.broadcast_shapes(*(value.shape for value in active.values()))
+
+        def value(*values: Any) -> Any:
+            return self._evaluate(self._value, {**variables, **dict(zip(active, values, strict=True))}, {})
+
+        return _by_partial_derivatives(value)(*(jnp.broadcast_to(value, shape) for value in active.values()))
 
     def _parsed(self, text: str) -> ast.expr:
         # Marked, so that names such as `lambda` are not words of Python.
@@ -137,6 +150,24 @@ class Expression:
             case ast.Call(func=ast.Name(id=marked), args=arguments) if marked[1:] in self._functions:
                 return self._functions[marked[1:]](*_alike(*map(value, arguments)))
         raise TargetError(f"the expression {self.text!r} of a custom force has a part that cannot be compiled: {ast.unparse(node)[:60]!r}.")
+
+
+def _by_partial_derivatives(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that acts on each element by itself, with its derivatives taken forwards.
+
+    Backwards, the branch that `select` does not choose gets a zero, and a zero times the derivative of, say, the logarithm of a negative
+    number is not a number. Forwards, `select` chooses between the derivatives.
+    """
+    elementwise = jax.custom_jvp(function)
+
+    @elementwise.defjvp
+    def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+        ones = [jnp.ones_like(primal) for primal in primals]
+        zeros = [jnp.zeros_like(primal) for primal in primals]
+        partial = [jax.jvp(function, primals, (*zeros[:i], ones[i], *zeros[i + 1 :]))[1] for i in range(len(primals))]
+        return function(*primals), sum(derivative * tangent for derivative, tangent in zip(partial, tangents, strict=True))
+
+    return elementwise
 
 
 def _alike(*values: Any) -> tuple[Any, ...]:
