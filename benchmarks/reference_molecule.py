@@ -109,9 +109,7 @@ def main() -> None:
     simulated, start, simulation = dynamics(target, args.picoseconds, args.seed)
     run = simulated.diagnostics
     dynamic = observables(simulated.dataset.positions, run["chains"], target)
-    print(
-        f"molecular dynamics: {run['sampled_time']:.0f} ps in {simulation:.1f} s, {start:.1f} s of equilibration; step {run['time_step']} ps"
-    )
+    print(f"molecular dynamics: {run['sampled_time']:.0f} ps in {simulation:.1f} s, {start:.1f} s of equilibration")
     print(f"mean energy: {found['mean_energy']:.2f} ± {found['mean_energy_error']:.2f}, dynamics", end=" ")
     print(f"{run['mean_energy']:.2f} ± {run['mean_energy_error']:.2f}")
 
@@ -130,9 +128,8 @@ def main() -> None:
         effective = [number / (2 * share * (1 - share)) for number in (count, low, high)]
         least = f"{simulation / effective[2]:.3g}"
         if count:
-            print(
-                f"{row} {run['sampled_time'] / effective[0]:.3g} | {simulation / effective[0]:.3g} [{least}, {simulation / effective[1]:.3g}] |"
-            )
+            most = f"{simulation / effective[1]:.3g}"
+            print(f"{row} {run['sampled_time'] / effective[0]:.3g} | {simulation / effective[0]:.3g} [{least}, {most}] |")
         else:
             print(f"{row} | more than {least} (95 %) |")
         print(f"\n{count} entries into the left-handed basin in {run['sampled_time']:.0f} ps of dynamics.")

@@ -62,6 +62,20 @@ def test_sets_of_the_same_density_disagree_as_often_as_chance_does():
     assert all(outcome.expected == pytest.approx(outcome.bins, rel=0.05) for outcome in found)
 
 
+def test_rare_bins_of_a_smaller_set_do_not_make_it_disagree():
+    wide = np.linspace(-5.0, 5.0, 41)
+    found = [agreement.of_histograms(chain(2 * i), chain(2 * i + 1, 4000), wide, blocks=40, seed=i, replicas=400) for i in range(60)]
+    assert sum(not outcome.agree for outcome in found) <= 9
+    assert all(20 < outcome.bins < 30 for outcome in found)
+
+
+def test_a_basin_that_one_set_has_never_entered_makes_it_disagree():
+    values = chain(0)
+    values[:400] += 20.0
+    outcome = agreement.of_histograms(np.concatenate([values, values]), chain(1), np.linspace(-5.0, 25.0, 31))
+    assert not outcome.agree
+
+
 def test_sets_of_different_densities_are_told_apart():
     outcome = agreement.of_histograms(chain(0), chain(1, shift=0.4), EDGES)
     assert not outcome.agree

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from boltzflow.analysis.estimate import LEVEL, as_column, bootstrap_means, in_blocks
 from boltzflow.analysis.metrics import bin_matrix
@@ -11,6 +12,10 @@ from boltzflow.errors import DataError
 
 BLOCKS = 64
 """Blocks of consecutive samples, each taken as independent of the others."""
+
+
+# A bin that should hold fewer samples of the smaller set is joined with others like it: where it is empty, a bootstrap knows no noise.
+_LEAST = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +27,7 @@ class Agreement:
         expected: its mean over bootstrap replicas of two sets of the same density; neighbouring bins need not be independent.
         p_value: share of these replicas whose chi-square is at least as large; below 0.05 the sets disagree at the level of 95 %.
         within: bins whose difference has a 95 % interval that holds zero.
-        bins: bins that hold samples.
+        bins: bins that are compared; those that should hold fewer than 5 samples of either set count as one.
     """
 
     chi_square: float
@@ -47,7 +52,8 @@ class Agreement:
 def of_histograms(values_a: Any, values_b: Any, edges: Any, *, blocks: int = BLOCKS, seed: int = 0, replicas: int = 2000) -> Agreement:
     """Compares the histograms of two independent sets of samples, and with them their free-energy profiles.
 
-    The noise is that of a bootstrap that draws blocks of consecutive samples, so that samples may be correlated within chains.
+    The noise is that of a bootstrap that draws blocks of consecutive samples, so that samples may be correlated within chains. Noise that
+    a set does not show is not allowed for: a basin that one set has never entered makes the two disagree.
 
     Args:
         values_a: (n,) a coordinate of the samples of one set, chain by chain.
@@ -61,13 +67,16 @@ def of_histograms(values_a: Any, values_b: Any, edges: Any, *, blocks: int = BLO
         DataError: if a set has no values between the edges, or fewer values than blocks.
     """
     edges = np.asarray(edges, np.float64)
-    drawn, found = [], []
-    for number, values in enumerate((values_a, values_b)):
+    sizes, parts = [], []
+    for values in (values_a, values_b):
         values = as_column(values, "values")
-        columns = bin_matrix(values[:, None], edges, np.full(values.size, 1.0 / values.size))
-        columns = np.asarray(in_blocks(columns, blocks).todense())
-        if not columns.any():
+        columns = bin_matrix(values[:, None], edges, np.ones(values.size))
+        parts.append(np.asarray(in_blocks(columns, blocks).todense()))
+        sizes.append(values.size)
+        if not parts[-1].any():
             raise DataError(f"no value lies between {edges[0]:g} and {edges[-1]:g}; choose other bins.")
+    found, drawn = [], []
+    for number, columns in enumerate(_joined(parts, sizes)):
         replicated = bootstrap_means(columns, seed=2 * seed + number, replicas=replicas)
         drawn.append(replicated / replicated.sum(axis=1, keepdims=True))
         found.append(columns.sum(axis=0) / columns.sum())
@@ -84,3 +93,10 @@ def of_histograms(values_a: Any, values_b: Any, edges: Any, *, blocks: int = BLO
     # The replica that was observed is one of those that equal densities can give.
     p_value = float((1 + np.sum(by_chance >= chi_square)) / (1 + len(by_chance)))
     return Agreement(chi_square, float(by_chance.mean()), p_value, within, int(held.sum()))
+
+
+def _joined(parts: list[Float[np.ndarray, "B b"]], sizes: list[int]) -> list[Float[np.ndarray, "B c"]]:
+    """The same with all bins that should hold few samples of the smaller set as one bin, at the end."""
+    total = sum(size * columns.mean(axis=0) for columns, size in zip(parts, sizes, strict=True))
+    few = total / sum(sizes) * min(sizes) < _LEAST
+    return [np.concatenate([columns[:, ~few], columns[:, few].sum(axis=1, keepdims=True)], axis=1) for columns in parts]
