@@ -56,7 +56,8 @@ def molecular_dynamics(
     as `sample` does.
 
     Unlike `sample` this is not exact: no step is accepted or rejected, so that a time step that is too long biases the frames. OpenMM's
-    LangevinMiddleIntegrator samples positions in harmonic wells without bias, which keeps the error of bonds small. And a barrier of
+    LangevinMiddleIntegrator samples positions in harmonic wells without bias, which keeps the error of bonds small: in 4 ns of alanine
+    dipeptide with steps of 1 to 3 fs neither mean energy nor virial shows any (docs/results.md). And a barrier of
     more than a few kT is crossed too rarely: a basin that no chain has entered is missing from the frames, and no diagnostic can see it.
 
     Chains run in processes of their own, one for each core. A script needs `if __name__ == "__main__":` around what it runs.
