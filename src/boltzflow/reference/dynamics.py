@@ -57,8 +57,8 @@ def molecular_dynamics(
 
     Unlike `sample` this is not exact: no step is accepted or rejected, so that a time step that is too long biases the frames. OpenMM's
     LangevinMiddleIntegrator samples positions in harmonic wells without bias, which keeps the error of bonds small: in 4 ns of alanine
-    dipeptide with steps of 1 to 3 fs neither mean energy nor virial shows any (docs/results.md). And a barrier of
-    more than a few kT is crossed too rarely: a basin that no chain has entered is missing from the frames, and no diagnostic can see it.
+    dipeptide with steps of 1 to 3 fs each, mean energy and virial show none beyond their noise (docs/results.md). And a barrier of more
+    than a few kT is crossed too rarely: a basin that no chain has entered is missing from the frames, and no diagnostic can see it.
 
     Chains run in processes of their own, one for each core. A script needs `if __name__ == "__main__":` around what it runs.
 
@@ -68,8 +68,8 @@ def molecular_dynamics(
         seed: the same seed on the same machine gives the same frames.
         chains: trajectories side by side.
         interval: ps from a frame to the next.
-        time_step: in ps. Bonds to hydrogen swing in 0.01 ps; above a tenth to a fifth of that the dynamics becomes unstable.
-        friction: per ps; water has about 1 to 50, and small values cross barriers faster.
+        time_step: in ps. Bonds to hydrogen swing once in 0.01 ps; beyond about a third of that the dynamics is unstable.
+        friction: per ps; the density does not depend on it.
         equilibration: ps at the start of each chain that are thrown away.
         platform: OpenMM's platform; "Reference" computes in double precision on one core, and is the fastest for small molecules.
         progress: called with the fraction done and a word on what is being done.
