@@ -110,6 +110,8 @@ def test_public_functions_are_not_shadowed_by_modules():
         (["evaluate", "dw4", "-n", "0"], "-n must be at least 1, got 0"),
         (["evaluate", "dw4", "--jsn"], "did you mean '--json'"),
         (["reference", "dw4", "-n", "0"], "-n must be at least 1, got 0"),
+        (["reference", "dw4", "--method", "md"], "must be one of tempering, molecular-dynamics, got 'md'"),
+        (["reference", "dw4", "--interval", "2"], "--interval is for --method molecular-dynamics"),
         (["demo", "-n", "0"], "-n must be at least 1, got 0"),
         (["export", "s.h5", "s.xyz", "-n", "0"], "-n must be at least 1, got 0"),
         (["export", "s.h5"], "TRAJECTORY is missing"),

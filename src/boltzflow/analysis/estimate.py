@@ -105,12 +105,37 @@ def bootstrap_means(columns: Any, *, seed: int, replicas: int = REPLICAS) -> Flo
     return np.concatenate(blocks)
 
 
+def in_blocks(columns: Any, blocks: int | None) -> Any:
+    """Rows of blocks of consecutive samples, for a bootstrap that draws whole blocks: consecutive samples may be correlated.
+
+    Args:
+        columns: (n, m), a NumPy array or a SciPy sparse matrix.
+        blocks: their number B, a few tens or more, each much longer than the correlation; None leaves the columns as they are.
+
+    Returns:
+        (B, m) with the same column means.
+
+    Raises:
+        DataError: if there are fewer than two blocks or more blocks than samples.
+    """
+    if blocks is None:
+        return columns
+    from scipy.sparse import csr_array
+
+    n = columns.shape[0]
+    if not 2 <= blocks <= n:
+        raise DataError(f"{n} samples cannot be divided into {blocks} blocks; choose a number from 2 to {n}.")
+    share = csr_array((np.full(n, blocks / n), (np.arange(n) * blocks // n, np.arange(n))), shape=(blocks, n))
+    return share @ columns
+
+
 def bootstrap(
     columns: Float[np.ndarray, "n m"],
     statistic: Callable[[Float[np.ndarray, "R m"]], Float[np.ndarray, " R"]],
     *,
     seed: int,
     replicas: int = REPLICAS,
+    blocks: int | None = None,
 ) -> Estimate:
     """An estimate that is a function of column means, with its percentile interval.
 
@@ -119,8 +144,10 @@ def bootstrap(
         statistic: maps means (R, m) to the statistic (R,).
         seed: seed of the bootstrap.
         replicas: number of bootstrap replicas.
+        blocks: number of blocks of consecutive samples that the bootstrap draws whole; None: it draws single samples.
     """
     n = columns.shape[0]
+    columns = in_blocks(columns, blocks)
     with np.errstate(invalid="ignore", divide="ignore"):
         value = float(statistic(columns.mean(axis=0, keepdims=True))[0])
         replicated = statistic(bootstrap_means(columns, seed=seed, replicas=replicas))

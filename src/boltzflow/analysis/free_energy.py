@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from boltzflow.analysis.estimate import LEVEL, Estimate, as_column, bootstrap, bootstrap_means
+from boltzflow.analysis.estimate import LEVEL, Estimate, as_column, bootstrap, bootstrap_means, in_blocks
 from boltzflow.analysis.metrics import bin_matrix
 from boltzflow.analysis.weights import normalized
 from boltzflow.errors import DataError
@@ -36,7 +36,7 @@ class Profile:
         return 0.5 * (self.edges[1:] + self.edges[:-1])
 
 
-def difference(log_w: Any, in_a: Any, in_b: Any, *, seed: int = 0) -> Estimate:
+def difference(log_w: Any, in_a: Any, in_b: Any, *, seed: int = 0, blocks: int | None = None) -> Estimate:
     """Free energy of region A above that of region B in kT, -ln(sum w 1_A / sum w 1_B).
 
     Infinite where one region holds no weight: the samples then only say that the difference is large.
@@ -46,6 +46,8 @@ def difference(log_w: Any, in_a: Any, in_b: Any, *, seed: int = 0) -> Estimate:
         in_a: (n,) whether each sample lies in A.
         in_b: (n,) whether each sample lies in B.
         seed: seed of the bootstrap.
+        blocks: number of blocks of consecutive samples that the bootstrap draws whole, for frames of chains, which are correlated;
+            None: independent samples.
 
     Raises:
         DataError: if the shapes disagree, the masks are not boolean, or neither region holds weight.
@@ -55,7 +57,7 @@ def difference(log_w: Any, in_a: Any, in_b: Any, *, seed: int = 0) -> Estimate:
     columns = np.stack([weights * a, weights * b], axis=1)
     if not columns.any():
         raise DataError("neither region A nor region B holds a sample that has weight; widen the regions or draw more samples.")
-    return bootstrap(columns, lambda mean: np.log(mean[:, 1]) - np.log(mean[:, 0]), seed=seed)
+    return bootstrap(columns, lambda mean: np.log(mean[:, 1]) - np.log(mean[:, 0]), seed=seed, blocks=blocks)
 
 
 def _mask(mask: Any, n: int, name: str) -> Bool[np.ndarray, " n"]:
@@ -65,7 +67,7 @@ def _mask(mask: Any, n: int, name: str) -> Bool[np.ndarray, " n"]:
     return mask
 
 
-def profile(log_w: Any, values: Any, bins: Any = 50, *, seed: int = 0) -> Profile:
+def profile(log_w: Any, values: Any, bins: Any = 50, *, seed: int = 0, blocks: int | None = None) -> Profile:
     """Free-energy profile along a coordinate, with bootstrap bands.
 
     Args:
@@ -73,6 +75,7 @@ def profile(log_w: Any, values: Any, bins: Any = 50, *, seed: int = 0) -> Profil
         values: (n,) the coordinate, in its own units. Values of samples without weight do not matter and may be NaN.
         bins: edges (b + 1,), or their number over the range of the samples that have weight.
         seed: seed of the bootstrap.
+        blocks: as for `difference`.
 
     Raises:
         DataError: if the shapes disagree or no sample with weight lies within the edges.
@@ -88,7 +91,7 @@ def profile(log_w: Any, values: Any, bins: Any = 50, *, seed: int = 0) -> Profil
     with np.errstate(divide="ignore", invalid="ignore"):
         free_energy = -np.log(density)
         # Each replica has its own constant; aligning their total weight leaves the band to show shape and noise, not a common shift.
-        replicated = bootstrap_means(columns, seed=seed)
+        replicated = bootstrap_means(in_blocks(columns, blocks), seed=seed)
         replicated = replicated / replicated.sum(axis=1, keepdims=True) * np.sum(density * np.diff(edges))
         replicated = -np.log(replicated / np.diff(edges))
     replicated = replicated[~np.isnan(replicated).any(axis=1)]

@@ -1,11 +1,12 @@
 """`boltzflow reference`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from boltzflow.cli import arguments, molecules, output
+from boltzflow.errors import ConfigError
 
 
 def run(
@@ -13,28 +14,39 @@ def run(
     out: Annotated[arguments.MaybeText, tyro.conf.arg(aliases=["-o"], metavar="FILE", help_behavior_hint="(default: TARGET.h5)")] = None,
     n: arguments.Count = 20_000,
     seed: int = 0,
-    chains: Annotated[arguments.MaybeInt, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: chosen from N)")] = None,
+    method: Literal["tempering", "molecular-dynamics"] = "tempering",
+    chains: Annotated[
+        arguments.MaybeInt, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: chosen from N; molecular dynamics: 4)")
+    ] = None,
+    interval: Annotated[
+        arguments.MaybeFloat, tyro.conf.arg(metavar="PS", help_behavior_hint="(default: 1; only for molecular dynamics)")
+    ] = None,
     force_field: arguments.ForceField = arguments.Words(),  # noqa: B008 (a tuple)
     temperature: arguments.Temperature = None,
     precision: arguments.Precision = "single",
 ) -> None:
-    """Make reference data of a target with the tempering sampler.
+    """Make reference data of a target with a classical sampler.
 
-    Parallel-tempering Hamiltonian Monte Carlo, many chains at once; the frames are decorrelated, and convergence figures and the
-    virial check are printed and stored with them.
+    By default parallel-tempering Hamiltonian Monte Carlo, many chains at once, which is exact and crosses barriers, with decorrelated
+    frames; for molecules also plain Langevin dynamics with OpenMM. Convergence figures and the virial check are printed and stored
+    with the frames.
 
     Args:
         target: Name of a target (`boltzflow targets` lists them), or a molecule's PDB or mmCIF file.
         out: Data file to write (HDF5).
         n: Frames to make.
         seed: Seed of the sampler.
-        chains: Ladders of temperatures that run side by side.
+        method: The sampler.
+        chains: Chains that run side by side: ladders of temperatures, or trajectories.
+        interval: Time from a frame to the next of the same trajectory, in ps.
         force_field: Files of OpenMM's force field, such as `amber14-all.xml implicit/gbn2.xml`.
         temperature: Temperature of the molecule.
         precision: Floating-point precision.
     """
     arguments.at_least(1, n=n, chains=chains)
     arguments.at_least(0, seed=seed)
+    if interval is not None and method != "molecular-dynamics":
+        raise ConfigError("--interval is for --method molecular-dynamics; the tempering sampler measures how far apart frames must be.")
     from boltzflow import progress, runtime
 
     runtime.configure(precision)
@@ -44,7 +56,11 @@ def run(
     path = arguments.new_file(out or f"{Path(target).stem}.h5", endings=(".h5", ".hdf5"))
     with progress.shown() as bar:
         fraction = progress.FractionOf(bar, f"reference data of {target}")
-        result = reference.sample(system, n, seed=seed, chains=chains, progress=fraction)
+        if method == "tempering":
+            result = reference.sample(system, n, seed=seed, chains=chains, progress=fraction)
+        else:
+            given: dict[str, Any] = {key: value for key, value in (("chains", chains), ("interval", interval)) if value is not None}
+            result = reference.molecular_dynamics(system, n, seed=seed, progress=fraction, **given)
     result.dataset.save(path)
     output.say(result.sentence())
     print(path)

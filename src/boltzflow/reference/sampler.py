@@ -5,7 +5,7 @@ import functools
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Self
 
@@ -17,10 +17,20 @@ from jaxtyping import Float, Int, PRNGKeyArray
 from boltzflow.datasets import Dataset, virial_check
 from boltzflow.errors import DataError, TargetError
 from boltzflow.reference.diagnostics import autocorrelation_time, bulk_ess, split_r_hat
+from boltzflow.reference.result import (
+    R_HAT_LIMIT,
+    Progress,
+    ReferenceResult,
+    apply_symmetries,
+    chain_by_chain,
+    check_numbers,
+    given_frames,
+    provenance,
+    radius_of_gyration,
+)
 from boltzflow.reference.tempering import Draws, Ladder, LadderState, advance
 from boltzflow.targets.base import Target
 
-R_HAT_LIMIT = 1.05
 _CHAINS = 256
 _DRAWS_PER_CHAIN = 32
 _ISLANDS = 4
@@ -41,54 +51,6 @@ _LEAPFROG_STEPS_OF_MOLECULES = 48
 _HMC_STEPS = 1
 # Hottest temperature of the default ladder in units of the target's: hot enough to cross the barriers of that target.
 _HOTTEST = {"double_well": 4.0, "lennard_jones": 1.5}
-
-Progress = Callable[[float, str], None]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class ReferenceResult:
-    """Reference frames with what tells whether to trust them.
-
-    Attributes:
-        dataset: the frames; its provenance holds the diagnostics.
-        diagnostics: `r_hat` and `ess` (by observable: energy, radius_of_gyration), `acceptance`, `step_sizes` (by temperature),
-            `swap_rates` (of neighbouring temperatures), `temperatures`, `autocorrelation_sweeps`, `thin`, `chains`, `virial`
-            (value, standard_error, expected, ok), `mean_energy`, `mean_energy_error`, `seconds`, `converged`; of a density without
-            energy only `available`, the number of its frames.
-    """
-
-    dataset: Dataset
-    diagnostics: Mapping[str, Any]
-
-    def sentence(self) -> str:
-        """The diagnostics in a few plain sentences, with a warning where the chains have not converged."""
-        found = self.diagnostics
-        if "available" in found:
-            return f"{self.dataset.n} of the {found['available']} frames that this density is known by."
-        worst = max(found["r_hat"].values())
-        text = (
-            f"{self.dataset.n} frames from {found['chains']} chains × {len(found['temperatures'])} temperatures, one frame every "
-            f"{found['thin']} sweeps, in {found['seconds']:.0f} s: R-hat {worst:.3f}, effective sample size "
-            f"{min(found['ess'].values()):.0f}, mean energy {found['mean_energy']:.3f} ± {found['mean_energy_error']:.3f}, "
-            f"swap rates {min(found['swap_rates'], default=1.0):.2f} or more. {found['virial']['sentence']}"
-        )
-        if not found["converged"]:
-            text += (
-                f" WARNING: the chains have not converged (R-hat {worst:.3f}, limit {R_HAT_LIMIT}); make more frames, or pass "
-                "`temperatures=` with a hotter or finer ladder."
-            )
-        return text[:1].upper() + text[1:]
-
-
-def _given(target: Target, n: int, seed: int) -> ReferenceResult:
-    """Frames of a density that is known by them."""
-    if target.frames is None:
-        raise TargetError(f"target {target.name!r} has neither an energy to sample nor frames; give it one of them.")
-    frames = target.frames()
-    chosen = frames[np.random.default_rng(seed).permutation(len(frames))[:n]]
-    positions = (chosen - chosen.mean(axis=1, keepdims=True)).astype(np.float32)
-    provenance = {"sampler": "frames of the target", "available": len(frames), "n": len(positions), "seed": seed}
-    return ReferenceResult(Dataset(positions, target.fingerprint, target.units, provenance), {"available": len(frames)})
 
 
 def default_temperatures(target: Target) -> tuple[float, ...]:
@@ -137,14 +99,11 @@ def sample(
         TargetError: if the energy of a starting configuration is not finite.
     """
     began = time.perf_counter()
-    if n < 1:
-        raise DataError(f"the number of reference frames must be positive, got {n}.")
+    check_numbers(n, chains)
     if not target.has_energy:
-        return _given(target, n, seed)
+        return given_frames(target, n, seed)
     if chains is None:
         chains = _ISLANDS * max(1, min(_CHAINS, n // _DRAWS_PER_CHAIN) // _ISLANDS)
-    if chains < 1:
-        raise DataError(f"the number of chains must be positive, got {chains}.")
     rungs = default_temperatures(target) if temperatures is None else tuple(float(t) for t in temperatures)
     if not rungs or rungs[0] != 1.0 or any(hot <= cold for cold, hot in zip(rungs, rungs[1:], strict=False)):
         raise DataError(f"temperatures are multiples of the target's that ascend from 1, such as 1,1.5,2; got {rungs}.")
@@ -170,11 +129,8 @@ def sample(
     drawn = _join(parts)
     draws = len(drawn.energy)
     observables = _observables(drawn)
-    # Chain by chain, so that blocks of consecutive frames see the correlation within chains; the last draws that are too many go.
-    order = np.arange(draws * chains).reshape(draws, chains).T.ravel()
-    keep = order[order < n]
-    positions = np.asarray(drawn.positions).reshape(-1, target.n_particles, target.dimension)[keep]
-    positions = _apply_symmetries(positions, target, key=key_symmetry)
+    positions = np.asarray(drawn.positions).reshape(-1, target.n_particles, target.dimension)[chain_by_chain(draws, chains, n)]
+    positions = apply_symmetries(positions, target, generator=np.random.default_rng(np.asarray(jax.random.key_data(key_symmetry))))
     check = virial_check(positions, target)
     r_hat = {name: split_r_hat(values) for name, values in observables.items()}
     ess = {name: bulk_ess(values) for name, values in observables.items()}
@@ -195,7 +151,9 @@ def sample(
         "converged": all(value <= R_HAT_LIMIT for value in r_hat.values()) and check.ok,
         "seconds": time.perf_counter() - began,
     }
-    dataset = Dataset(positions, target.fingerprint, target.units, _provenance(diagnostics, seed, n))
+    sampler, packages = "parallel tempering with Hamiltonian Monte Carlo (blackjax)", ("boltzflow", "jax", "blackjax", "numpy")
+    origin = provenance(sampler, packages, jax.devices()[0].device_kind, diagnostics, seed=seed, n=n)
+    dataset = Dataset(positions, target.fingerprint, target.units, origin)
     report(1.0, "done")
     return ReferenceResult(dataset, diagnostics)
 
@@ -304,42 +262,4 @@ def _join(parts: Sequence[Draws]) -> Draws:
 
 
 def _observables(draws: Draws) -> dict[str, Float[np.ndarray, "C K"]]:
-    positions = np.asarray(draws.positions, np.float64)
-    gyration = np.sqrt(np.mean(np.sum(positions**2, axis=-1), axis=-1))
-    return {"energy": np.asarray(draws.energy, np.float64).T, "radius_of_gyration": gyration.T}
-
-
-def _apply_symmetries(positions: Float[np.ndarray, "n N D"], target: Target, *, key: PRNGKeyArray) -> Float[np.ndarray, "n N D"]:
-    generator = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    n, _, dimension = positions.shape
-    orthogonal, triangular = np.linalg.qr(generator.standard_normal((n, dimension, dimension)))
-    # QR with a positive diagonal of R is Haar-distributed over O(D).
-    orthogonal = orthogonal * np.sign(np.diagonal(triangular, axis1=1, axis2=2))[:, None, :]
-    if not target.reflections:
-        orthogonal[:, :, 0] *= np.sign(np.linalg.det(orthogonal))[:, None]
-    classes = np.asarray(target.classes)
-    order = np.argsort(classes[None, :] + generator.random((n, len(classes))), axis=1)
-    permutation = np.empty_like(order)
-    permutation[:, np.argsort(classes, kind="stable")] = order
-    moved = np.take_along_axis(positions, permutation[:, :, None], axis=1) @ orthogonal
-    return (moved - moved.mean(axis=1, keepdims=True)).astype(np.float32)
-
-
-def _provenance(diagnostics: Mapping[str, Any], seed: int, n: int) -> dict[str, str | float | int]:
-    from importlib import metadata
-
-    flat: dict[str, str | float | int] = {
-        "sampler": "parallel tempering with Hamiltonian Monte Carlo (blackjax)",
-        "seed": seed,
-        "n": n,
-        "versions": ", ".join(f"{package} {metadata.version(package)}" for package in ("boltzflow", "jax", "blackjax", "numpy")),
-        "device": jax.devices()[0].device_kind,
-    }
-    for name, value in diagnostics.items():
-        if isinstance(value, Mapping):
-            flat.update({f"{name}_{inner}": item for inner, item in value.items()})
-        elif isinstance(value, list):
-            flat[name] = ", ".join(f"{item:.4g}" for item in value)
-        else:
-            flat[name] = value
-    return flat
+    return {"energy": np.asarray(draws.energy, np.float64).T, "radius_of_gyration": radius_of_gyration(np.asarray(draws.positions)).T}

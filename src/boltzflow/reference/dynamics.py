@@ -1,0 +1,209 @@
+"""Makes reference data of molecules with molecular dynamics, a second way beside the tempering sampler."""
+
+import concurrent.futures
+import dataclasses
+import math
+import multiprocessing
+import time
+from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
+from typing import Self
+
+import numpy as np
+from jaxtyping import Float
+
+from boltzflow.analysis import internal_coordinates
+from boltzflow.blackbox import dynamics
+from boltzflow.blackbox.pools import available_cores
+from boltzflow.datasets import Dataset, virial_check
+from boltzflow.errors import DataError, TargetError
+from boltzflow.reference.diagnostics import bulk_ess, split_r_hat
+from boltzflow.reference.result import (
+    R_HAT_LIMIT,
+    Progress,
+    ReferenceResult,
+    apply_symmetries,
+    chain_by_chain,
+    check_numbers,
+    provenance,
+    radius_of_gyration,
+)
+from boltzflow.targets.base import BOLTZMANN, Target
+
+_CHAINS = 4
+# With fewer draws of each chain R-hat could not tell anything.
+_LEAST_DRAWS = 16
+_PIECES = 20
+
+
+def molecular_dynamics(
+    target: Target,
+    n: int,
+    *,
+    seed: int = 0,
+    chains: int = _CHAINS,
+    interval: float = 1.0,
+    time_step: float = 0.001,
+    friction: float = 1.0,
+    equilibration: float = 100.0,
+    platform: str = "Reference",
+    progress: Progress | None = None,
+) -> ReferenceResult:
+    """Draws configurations of a molecule by Langevin dynamics with OpenMM.
+
+    Independent chains start at the minimum of the energy, forget it during an equilibration that is thrown away, and then give a frame
+    at each interval. Bonds are not constrained, for the target has none. At last each frame is moved by a random symmetry of the target,
+    as `sample` does.
+
+    Unlike `sample` this is not exact: no step is accepted or rejected, so that a time step that is too long biases the frames. OpenMM's
+    LangevinMiddleIntegrator samples positions in harmonic wells without bias, which keeps the error of bonds small: in 4 ns of alanine
+    dipeptide with steps of 1 to 3 fs each, mean energy and virial show none beyond their noise (docs/results.md). And a barrier of more
+    than a few kT is crossed too rarely: a basin that no chain has entered is missing from the frames, and no diagnostic can see it.
+
+    Chains run in processes of their own, one for each core. A script needs `if __name__ == "__main__":` around what it runs.
+
+    Args:
+        target: a molecule.
+        n: number of frames, ordered chain by chain.
+        seed: the same seed on the same machine gives the same frames.
+        chains: trajectories side by side.
+        interval: ps from a frame to the next.
+        time_step: in ps. Bonds to hydrogen swing once in 0.01 ps; beyond about a third of that the dynamics is unstable.
+        friction: per ps; the density does not depend on it.
+        equilibration: ps at the start of each chain that are thrown away.
+        platform: OpenMM's platform; "Reference" computes in double precision on one core, and is the fastest for small molecules.
+        progress: called with the fraction done and a word on what is being done.
+
+    Returns:
+        Frames and diagnostics: R-hat and effective sample size of the energy, the radius of gyration, and the sine and cosine of all
+        backbone torsions. A failed convergence is told in `diagnostics["converged"]` and `sentence()`, not raised.
+
+    Raises:
+        DataError: if a number is not positive, or the interval is shorter than the time step.
+        TargetError: if the target has no `openmm.System`, the platform is not there, or the dynamics becomes unstable.
+    """
+    began = time.perf_counter()
+    check_numbers(n, chains)
+    _check_settings(interval, time_step, friction, equilibration)
+    settings = _settings(target, friction, time_step, platform)
+    report = progress or (lambda fraction, message: None)
+    draws = max(-(-n // chains), _LEAST_DRAWS)
+    steps = round(interval / time_step)
+    generator, seeds = np.random.default_rng(seed), _Seeds(seed)
+    with _Chains(settings, np.asarray(target.structure), chains, seeds) as running:
+        report(0.0, "equilibration")
+        # In one draw of many steps, of which nothing is kept but where it ends.
+        whole = equilibration + draws * interval
+        running.advance(1, max(1, round(equilibration / time_step)))
+        frames, energies = [], []
+        for piece in np.array_split(np.arange(draws), min(_PIECES, draws)):
+            report((equilibration + piece[0] * interval) / whole, f"molecular dynamics, a frame every {interval:g} ps")
+            parts = running.advance(len(piece), steps)
+            frames.append([part.frames for part in parts])
+            energies.append([part.energies for part in parts])
+    positions = np.concatenate(frames, axis=1)
+    positions -= positions.mean(axis=2, keepdims=True)
+    energy = np.concatenate(energies, axis=1) / (BOLTZMANN * settings.temperature)
+    observables = {"energy": energy, "radius_of_gyration": radius_of_gyration(positions), **_torsions(positions, target)}
+    ordered = positions.swapaxes(0, 1).reshape(-1, target.n_particles, 3)[chain_by_chain(draws, chains, n)]
+    ordered = apply_symmetries(ordered, target, generator=generator)
+    check = virial_check(ordered, target)
+    r_hat = {name: split_r_hat(values) for name, values in observables.items()}
+    ess = {name: bulk_ess(values) for name, values in observables.items()}
+    diagnostics = {
+        "r_hat": r_hat,
+        "ess": ess,
+        "chains": chains,
+        "interval": steps * time_step,
+        "time_step": time_step,
+        "friction": friction,
+        "equilibration": equilibration,
+        "sampled_time": chains * draws * steps * time_step,
+        "virial": {**dataclasses.asdict(check), "sentence": check.sentence()},
+        "mean_energy": float(energy.mean()),
+        "mean_energy_error": float(energy.std() / math.sqrt(ess["energy"])),
+        "converged": all(value <= R_HAT_LIMIT for value in r_hat.values()) and check.ok,
+        "seconds": time.perf_counter() - began,
+    }
+    sampler = "Langevin dynamics (openmm)"
+    origin = provenance(sampler, ("boltzflow", "openmm", "numpy"), f"{platform} platform", diagnostics, seed=seed, n=n)
+    report(1.0, "done")
+    return ReferenceResult(Dataset(ordered, target.fingerprint, target.units, origin), diagnostics)
+
+
+def _check_settings(interval: float, time_step: float, friction: float, equilibration: float) -> None:
+    for name, value in (("interval", interval), ("time_step", time_step), ("friction", friction)):
+        if not 0 < value < math.inf:
+            raise DataError(f"{name} must be a positive number, got {value}.")
+    if not 0 <= equilibration < math.inf:
+        raise DataError(f"equilibration must be a number of ps, 0 or more, got {equilibration}.")
+    if interval < time_step:
+        raise DataError(f"the interval of {interval:g} ps is shorter than the time step of {time_step:g} ps; both are in ps.")
+
+
+def _settings(target: Target, friction: float, time_step: float, platform: str) -> dynamics.Settings:
+    if not target.system or target.temperature is None:
+        raise TargetError(
+            f"molecular dynamics needs a molecule made from an OpenMM system, and target {target.name!r} has none; use the tempering "
+            "sampler."
+        )
+    from boltzflow.targets._openmm import import_openmm
+
+    openmm = import_openmm()
+    known = [openmm.Platform.getPlatform(i).getName() for i in range(openmm.Platform.getNumPlatforms())]
+    if platform not in known:
+        raise TargetError(f"OpenMM has no platform {platform!r} here; there are: {', '.join(known)}.")
+    return dynamics.Settings(target.system, target.temperature, friction, time_step, platform)
+
+
+class _Seeds:
+    """Seeds for OpenMM, which takes 0 to mean any."""
+
+    def __init__(self, seed: int) -> None:
+        self._generator = np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0])
+
+    def next(self) -> int:
+        return int(self._generator.integers(1, 2**31 - 1))
+
+
+class _Chains:
+    """Chains in processes of their own: the random numbers of OpenMM's reference platform are one stream for a whole process."""
+
+    def __init__(self, settings: dynamics.Settings, structure: Float[np.ndarray, "N 3"], chains: int, seeds: _Seeds) -> None:
+        self._settings, self._seeds = settings, seeds
+        self._states: list[tuple[Float[np.ndarray, "N 3"], Float[np.ndarray, "N 3"] | None]] = [(structure, None)] * chains
+        # Spawned, for a fork of a process with JAX's threads can hang.
+        context = multiprocessing.get_context("spawn")
+        self._pool = concurrent.futures.ProcessPoolExecutor(min(chains, available_cores()), context, dynamics.initialise)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def advance(self, draws: int, steps: int) -> Sequence[dynamics.Piece]:
+        """The next piece of every chain."""
+        futures = [self._pool.submit(dynamics.run, self._settings, *state, self._seeds.next(), draws, steps) for state in self._states]
+        try:
+            parts = [future.result() for future in futures]
+        except BrokenProcessPool as error:
+            raise TargetError(
+                'the processes of molecular dynamics have died; a script needs `if __name__ == "__main__":` around what it runs.'
+            ) from error
+        if not all(np.isfinite(part.frames).all() and np.isfinite(part.energies).all() for part in parts):
+            raise TargetError(
+                f"molecular dynamics became unstable with a time step of {self._settings.time_step:g} ps; choose a shorter `time_step`."
+            )
+        self._states = [(part.positions, part.velocities) for part in parts]
+        return parts
+
+
+def _torsions(positions: Float[np.ndarray, "C K N 3"], target: Target) -> dict[str, Float[np.ndarray, "C K"]]:
+    """Sine and cosine of all backbone torsions, the slow coordinates of a peptide."""
+    found = {}
+    for residue in internal_coordinates.backbones(target.topology):
+        for name, atoms in (("phi", residue.phi), ("psi", residue.psi)):
+            angle = internal_coordinates.torsions(positions, np.array([atoms]))[..., 0]
+            found |= {f"sin_{name}_{residue.label}": np.sin(angle), f"cos_{name}_{residue.label}": np.cos(angle)}
+    return found

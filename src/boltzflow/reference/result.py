@@ -1,0 +1,134 @@
+"""What a sampler of reference data gives: frames in random orientations, and what tells whether to trust them."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from boltzflow.datasets import Dataset
+from boltzflow.errors import DataError, TargetError
+from boltzflow.targets.base import Target
+
+R_HAT_LIMIT = 1.05
+
+Progress = Callable[[float, str], None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ReferenceResult:
+    """Reference frames with what tells whether to trust them.
+
+    Attributes:
+        dataset: the frames; its provenance holds the diagnostics.
+        diagnostics: `r_hat` and `ess` (by observable: energy, radius_of_gyration, and of molecular dynamics sine and cosine of backbone
+            torsions), `chains`, `virial` (value, standard_error, expected, ok), `mean_energy`, `mean_energy_error`, `seconds`,
+            `converged`. Of the tempering sampler also `acceptance`, `step_sizes` (by temperature), `swap_rates` (of neighbouring
+            temperatures), `temperatures`, `autocorrelation_sweeps`, `thin`; of molecular dynamics `interval`, `time_step`, `friction`,
+            `equilibration` and `sampled_time` (of all chains together), in ps. Of a density without energy only `available`, the
+            number of its frames.
+    """
+
+    dataset: Dataset
+    diagnostics: Mapping[str, Any]
+
+    def sentence(self) -> str:
+        """The diagnostics in a few plain sentences, with a warning where the chains have not converged."""
+        found = self.diagnostics
+        if "available" in found:
+            return f"{self.dataset.n} of the {found['available']} frames that this density is known by."
+        worst = max(found["r_hat"].values())
+        if "temperatures" in found:
+            how = f"{found['chains']} chains × {len(found['temperatures'])} temperatures, one frame every {found['thin']} sweeps"
+            rates = f", swap rates {min(found['swap_rates'], default=1.0):.2f} or more"
+            remedy = "make more frames, or pass `temperatures=` with a hotter or finer ladder"
+        else:
+            how = f"{found['chains']} chains of molecular dynamics, one frame every {found['interval']:g} ps"
+            rates = ""
+            remedy = "make more frames with a longer interval between them, or use the tempering sampler, which crosses barriers"
+        text = (
+            f"{self.dataset.n} frames from {how}, in {found['seconds']:.0f} s: R-hat {worst:.3f}, effective sample size "
+            f"{min(found['ess'].values()):.0f}, mean energy {found['mean_energy']:.3f} ± {found['mean_energy_error']:.3f}{rates}. "
+            f"{found['virial']['sentence']}"
+        )
+        if not found["converged"]:
+            text += f" WARNING: the chains have not converged (R-hat {worst:.3f}, limit {R_HAT_LIMIT}); {remedy}."
+        return text[:1].upper() + text[1:]
+
+
+def given_frames(target: Target, n: int, seed: int) -> ReferenceResult:
+    """Frames of a density that is known by them."""
+    if target.frames is None:
+        raise TargetError(f"target {target.name!r} has neither an energy to sample nor frames; give it one of them.")
+    frames = target.frames()
+    chosen = frames[np.random.default_rng(seed).permutation(len(frames))[:n]]
+    positions = (chosen - chosen.mean(axis=1, keepdims=True)).astype(np.float32)
+    provenance = {"sampler": "frames of the target", "available": len(frames), "n": len(positions), "seed": seed}
+    return ReferenceResult(Dataset(positions, target.fingerprint, target.units, provenance), {"available": len(frames)})
+
+
+def check_numbers(n: int, chains: int | None) -> None:
+    """Checks the numbers of frames and of chains, if these were given.
+
+    Raises:
+        DataError: if one is not positive.
+    """
+    if n < 1:
+        raise DataError(f"the number of reference frames must be positive, got {n}.")
+    if chains is not None and chains < 1:
+        raise DataError(f"the number of chains must be positive, got {chains}.")
+
+
+def chain_by_chain(draws: int, chains: int, n: int) -> np.ndarray:
+    """Which n frames to keep of (draws, chains), and in which order.
+
+    Chain by chain, so that blocks of consecutive frames see the correlation within chains; the last draws that are too many go.
+    """
+    order = np.arange(draws * chains).reshape(draws, chains).T.ravel()
+    return order[order < n]
+
+
+def radius_of_gyration(positions: Float[np.ndarray, "*batch N D"]) -> Float[np.ndarray, "*batch"]:
+    """Root mean square distance of the particles from their centre, of positions with zero centre of mass."""
+    return np.sqrt(np.mean(np.sum(np.asarray(positions, np.float64) ** 2, axis=-1), axis=-1))
+
+
+def apply_symmetries(
+    positions: Float[np.ndarray, "n N D"], target: Target, *, generator: np.random.Generator
+) -> Float[np.ndarray, "n N D"]:
+    """Moves every frame by a random symmetry of the target: rotation, reflection where that is one, permutation within the classes."""
+    n, _, dimension = positions.shape
+    orthogonal, triangular = np.linalg.qr(generator.standard_normal((n, dimension, dimension)))
+    # QR with a positive diagonal of R is Haar-distributed over O(D).
+    orthogonal = orthogonal * np.sign(np.diagonal(triangular, axis1=1, axis2=2))[:, None, :]
+    if not target.reflections:
+        orthogonal[:, :, 0] *= np.sign(np.linalg.det(orthogonal))[:, None]
+    classes = np.asarray(target.classes)
+    order = np.argsort(classes[None, :] + generator.random((n, len(classes))), axis=1)
+    permutation = np.empty_like(order)
+    permutation[:, np.argsort(classes, kind="stable")] = order
+    moved = np.take_along_axis(positions, permutation[:, :, None], axis=1) @ orthogonal
+    return (moved - moved.mean(axis=1, keepdims=True)).astype(np.float32)
+
+
+def provenance(
+    sampler: str, packages: Sequence[str], device: str, diagnostics: Mapping[str, Any], *, seed: int, n: int
+) -> dict[str, str | float | int]:
+    """The diagnostics and what made the frames, as a data set keeps them."""
+    flat: dict[str, str | float | int] = {
+        "sampler": sampler,
+        "seed": seed,
+        "n": n,
+        "versions": ", ".join(f"{package} {metadata.version(package)}" for package in packages),
+        "device": device,
+    }
+    for name, value in diagnostics.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{name}_{inner}": item for inner, item in value.items()})
+        elif isinstance(value, list):
+            flat[name] = ", ".join(f"{item:.4g}" for item in value)
+        else:
+            flat[name] = value
+    return flat
