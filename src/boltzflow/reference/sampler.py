@@ -18,6 +18,7 @@ from boltzflow.datasets import Dataset, virial_check
 from boltzflow.errors import DataError, TargetError
 from boltzflow.reference.diagnostics import autocorrelation_time, bulk_ess, split_r_hat
 from boltzflow.reference.tempering import Draws, Ladder, LadderState, advance
+from boltzflow.targets import molecule_folder
 from boltzflow.targets.base import Target
 
 R_HAT_LIMIT = 1.05
@@ -195,7 +196,8 @@ def sample(
         "converged": all(value <= R_HAT_LIMIT for value in r_hat.values()) and check.ok,
         "seconds": time.perf_counter() - began,
     }
-    dataset = Dataset(positions, target.fingerprint, target.units, _provenance(diagnostics, seed, n))
+    provenance = _provenance(diagnostics, seed, n)
+    dataset = Dataset(positions, target.fingerprint, target.units, provenance, molecule_folder.structure_text(target))
     report(1.0, "done")
     return ReferenceResult(dataset, diagnostics)
 
