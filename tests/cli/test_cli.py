@@ -242,6 +242,19 @@ def test_set_forms(words, monkeypatch, tmp_path):
     assert (str(folder), resume) == ("runs/dw4", False)
 
 
+def test_devices_are_set_up_before_a_molecule_uses_them(monkeypatch):
+    # Not even the target can be made before, for its energy is computed by JAX.
+    def made(*_):
+        raise Recorded(configured)
+
+    configured: list = []
+    monkeypatch.setattr("boltzflow.runtime.configure", lambda *settings: configured.append(settings))
+    monkeypatch.setattr("boltzflow.cli.molecules.from_words", made)
+    with pytest.raises(Recorded) as caught:
+        cli.main(["train", "molecule.pdb", "--set", "training.devices=4", "precision=double"])
+    assert caught.value.args == ([("double", 4)],)
+
+
 def test_training_again_continues_the_same_run_only(monkeypatch, tmp_path):
     def train(config, folder, bar, *, resume, target=None):
         raise Recorded(resume)

@@ -1,16 +1,23 @@
 """Exported trajectories, read back by mdtraj where it knows the format."""
 
 import dataclasses
+import importlib.util
 import re
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
+from boltzflow import cli, datasets
 from boltzflow.errors import DataError, RunError
+from boltzflow.sampling import SamplesWriter
 from boltzflow.sampling.export import export
 from boltzflow.sampling.samples import Samples
+from boltzflow.targets import Target
+from boltzflow.targets.molecule_folder import structure_text
+from boltzflow.targets.peptides import build_peptide
 
 
 def make(n: int = 6, particles: int = 4, dimension: int = 3, units: str = "reduced") -> Samples:
@@ -26,6 +33,24 @@ def read_xyz(path: Path) -> tuple[list[str], np.ndarray, list[str]]:
     frames = [lines[i : i + size + 2] for i in range(0, len(lines), size + 2)]
     coordinates = np.array([[[float(word) for word in line.split()[1:]] for line in frame[2:]] for frame in frames])
     return [frame[1] for frame in frames], coordinates, [line.split()[0] for line in frames[0][2:]]
+
+
+@pytest.fixture(scope="module")
+def molecule() -> Target:
+    """Capped alanine as far as export needs it: without an energy that takes time to compile."""
+    pytest.importorskip("openmm", reason="OpenMM (extra `molecules`) is not installed")
+    topology, structure = build_peptide("A")
+    n = topology.getNumAtoms()
+    return Target("capped_alanine", n, 3, lambda x: 0.0 * x.sum(), tuple(range(n)), units="nm", topology=topology, structure=structure)
+
+
+@pytest.fixture
+def molecule_samples(molecule: Target) -> Samples:
+    rng = np.random.default_rng(1)
+    positions = (np.asarray(molecule.structure) + 0.01 * rng.normal(size=(5, molecule.n_particles, 3))).astype(np.float32)
+    columns = rng.normal(size=(2, 5))
+    meta = {"target": molecule.name, "units": "nm", "structure": structure_text(molecule)}
+    return Samples(positions, columns[0], columns[1], np.array([0, 0, 1, 0, 0]), np.zeros(5), np.zeros(5), meta)
 
 
 @pytest.fixture
@@ -134,13 +159,95 @@ class TestMdtraj:
             export(make(), tmp_path / "t.dcd", topology="top.pdb")
 
 
+class TestMolecules:
+    """Samples and data sets of a molecule know their atoms."""
+
+    KEPT = (0, 1, 3, 4)
+
+    @pytest.mark.parametrize(("suffix", "tolerance"), [(".pdb", 6e-5), (".xtc", 6e-4), (".dcd", 1e-6), (".h5", 1e-7)])
+    def test_no_topology_is_asked_for(self, tmp_path: Path, molecule: Target, molecule_samples: Samples, suffix: str, tolerance: float):
+        mdtraj = pytest.importorskip("mdtraj")
+        if suffix == ".h5":
+            pytest.importorskip("tables", reason="PyTables (extra `molecules`) is not installed")
+        molecule_samples.save(tmp_path / "samples.h5")
+        path, pdb = tmp_path / f"t{suffix}", tmp_path / "first.pdb"
+        loaded = Samples.load(tmp_path / "samples.h5")
+        assert loaded.export(path) == 4
+        loaded.export(pdb, n=1)
+        read = mdtraj.load(str(path)) if suffix in (".pdb", ".h5") else mdtraj.load(str(path), top=str(pdb))
+        # MDTraj's positions are in nm, whatever the file's unit.
+        np.testing.assert_allclose(read.xyz, molecule_samples.positions[list(self.KEPT)], atol=tolerance)
+        expected = [(atom.name, atom.element.symbol, atom.residue.name) for atom in molecule.topology.atoms()]
+        assert [(atom.name, atom.element.symbol, atom.residue.name) for atom in read.topology.atoms] == expected
+        bonds = {frozenset((a.index, b.index)) for a, b in molecule.topology.bonds()}
+        assert {frozenset((a.index, b.index)) for a, b in read.topology.bonds} == bonds
+
+    def test_hdf5_holds_the_weights(self, tmp_path: Path, molecule_samples: Samples) -> None:
+        pytest.importorskip("tables", reason="PyTables (extra `molecules`) is not installed")
+        molecule_samples.export(tmp_path / "t.h5")
+        with h5py.File(tmp_path / "t.h5") as file:
+            for name in ("u", "log_q", "log_weight"):
+                np.testing.assert_array_equal(np.asarray(file[name]), getattr(molecule_samples, name)[list(self.KEPT)])
+
+    def test_hdf5_without_pytables(self, tmp_path: Path, molecule_samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
+        find = importlib.util.find_spec
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tables" else find(name))
+        with pytest.raises(DataError, match=r"needs PyTables; .*boltzflow\[molecules\]"):
+            molecule_samples.export(tmp_path / "t.h5")
+        assert not list(tmp_path.iterdir())
+
+    def test_a_given_topology_is_preferred(self, tmp_path: Path, molecule_samples: Samples, topology) -> None:
+        few = dataclasses.replace(molecule_samples, positions=molecule_samples.positions[:, :4])
+        assert few.export(tmp_path / "t.xyz", topology) == 4
+        assert read_xyz(tmp_path / "t.xyz")[2] == ["C", "O", "H", "H"]
+        with pytest.raises(DataError, match="22 atoms but the samples have 4 particles"):
+            few.export(tmp_path / "t.pdb")
+
+    def test_text_takes_the_elements(self, tmp_path: Path, molecule: Target, molecule_samples: Samples, monkeypatch) -> None:
+        monkeypatch.setitem(sys.modules, "mdtraj", None)
+        molecule_samples.export(tmp_path / "t.xyz")
+        assert read_xyz(tmp_path / "t.xyz")[2] == [atom.element.symbol for atom in molecule.topology.atoms()]
+
+    def test_streamed_samples(self, tmp_path: Path, molecule_samples: Samples) -> None:
+        # Larger than what an attribute of HDF5 can hold.
+        structure = molecule_samples.meta["structure"] * 60
+        meta = {**molecule_samples.meta, "structure": structure}
+        with SamplesWriter(tmp_path / "s.h5", meta) as writer:
+            writer.append(molecule_samples)
+            writer.append(molecule_samples)
+            assert Samples.load(tmp_path / "s.h5").meta["structure"] == structure
+        joined = Samples.load(tmp_path / "s.h5")
+        assert joined.n == 10
+        assert joined.meta["structure"] == structure
+
+    def test_data_sets(self, tmp_path: Path, molecule: Target, molecule_samples: Samples, capsys: pytest.CaptureFixture[str]) -> None:
+        mdtraj = pytest.importorskip("mdtraj")
+        frames = molecule_samples.positions
+        datasets.Dataset(frames, molecule.fingerprint, "nm", {}, structure_text(molecule)).save(tmp_path / "data.h5")
+        words = ["export", str(tmp_path / "data.h5"), str(tmp_path / "t.pdb")]
+        assert cli.main([*words, "-n", "2"]) == 0
+        np.testing.assert_allclose(mdtraj.load(str(tmp_path / "t.pdb")).xyz, frames[[0, 4]], atol=1e-4)
+        assert cli.main([*words, "--force", "--resample"]) != 0
+        assert "count alike already" in capsys.readouterr().err
+        datasets.Dataset(frames, molecule.fingerprint, "nm").save(tmp_path / "bare.h5")
+        assert cli.main(["export", str(tmp_path / "bare.h5"), str(tmp_path / "bare.pdb")]) != 0
+        assert "needs a topology and capped_alanine has none" in capsys.readouterr().err
+        assert cli.main(["export", str(tmp_path / "bare.h5"), str(tmp_path / "t.dcd"), "--topology", str(tmp_path / "t.pdb")]) == 0
+
+    def test_samples_are_not_replaced_by_themselves(self, tmp_path: Path, molecule_samples: Samples, capsys) -> None:
+        molecule_samples.save(tmp_path / "s.h5")
+        assert cli.main(["export", str(tmp_path / "s.h5"), str(tmp_path / "s.h5"), "--force"]) != 0
+        assert "is the file that is exported" in capsys.readouterr().err
+        assert Samples.load(tmp_path / "s.h5").n == 5
+
+
 class TestBadInput:
-    @pytest.mark.parametrize("suffix", [".pdb", ".xtc", ".dcd"])
+    @pytest.mark.parametrize("suffix", [".pdb", ".xtc", ".dcd", ".h5"])
     def test_toys_have_no_topology(self, tmp_path: Path, suffix: str) -> None:
         with pytest.raises(DataError, match=f"{suffix} needs a topology and toy has none; write .xyz"):
             export(make(), tmp_path / f"t{suffix}")
 
-    @pytest.mark.parametrize("name", ["t.gro", "t", "t.h5"])
+    @pytest.mark.parametrize("name", ["t.gro", "t", "t.hdf5"])
     def test_unknown_ending(self, tmp_path: Path, name: str) -> None:
         with pytest.raises(DataError, match=r"known are \.xyz, \.extxyz, \.pdb, \.xtc, \.dcd"):
             export(make(), tmp_path / name)

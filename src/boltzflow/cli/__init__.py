@@ -27,7 +27,7 @@ VERBS = {
     "sample": "Draw samples with their exact probability from a run or a model.",
     "evaluate": "Measure a run or a model: NLL, ESS, log Z, path length, times.",
     "report": "Write the HTML report of a run.",
-    "export": "Write samples as a trajectory that other programs read.",
+    "export": "Write samples or reference data as a trajectory that other programs read.",
     "demo": "DW4 from nothing to the report in a few minutes.",
 }
 

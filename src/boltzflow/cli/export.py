@@ -1,10 +1,12 @@
 """`boltzflow export`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from boltzflow.cli import arguments, output
+from boltzflow.errors import RunError
 
 
 def run(
@@ -16,15 +18,15 @@ def run(
     seed: int = 0,
     force: arguments.Flag = False,
 ) -> None:
-    """Write samples as a trajectory that other programs read.
+    """Write samples or reference data as a trajectory that other programs read.
 
-    The ending names the format: .xyz and .extxyz always, .pdb, .xtc and .dcd with a topology. Frames carry weights; `--resample` draws
-    frames that all count alike.
+    The ending names the format: .xyz and .extxyz of any system, .pdb, .xtc, .dcd and MDTraj's .h5 of molecules. Samples carry weights,
+    which .extxyz and .h5 hold; `--resample` draws frames that all count alike.
 
     Args:
-        samples: Samples file of `boltzflow sample`.
+        samples: File of `boltzflow sample` or `boltzflow reference`.
         trajectory: File to write.
-        topology: Topology of the molecule, such as a .pdb file.
+        topology: Another topology than the molecule's own, such as a .pdb file.
         resample: Draw frames by their weights, so that each counts alike.
         n: Frames to write.
         seed: Seed of the resampling.
@@ -32,9 +34,15 @@ def run(
     """
     arguments.at_least(1, n=n)
     arguments.at_least(0, seed=seed)
+    if Path(trajectory).exists() and Path(samples).exists() and Path(trajectory).samefile(samples):
+        raise RunError(f"{trajectory} is the file that is exported; choose another name for the trajectory.")
     path = arguments.new_file(trajectory, replace=force)
-    from boltzflow.sampling.samples import Samples
+    from boltzflow.sampling import Samples
+    from boltzflow.sampling import export as exporting
 
-    written = Samples.load(samples).export(path, topology=topology, resampled=resample, n=n, seed=seed)
+    frames = exporting.read(samples)
+    written = exporting.export(frames, path, topology=topology, resampled=resample, n=n, seed=seed)
     output.say(f"{written} frames.")
+    if isinstance(frames, Samples) and frames.has_energy and not resample and path.suffix.lower() not in exporting.WITH_WEIGHTS:
+        output.say(f"{path.suffix} holds no weights; --resample draws frames that all count alike.")
     print(path)

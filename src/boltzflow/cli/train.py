@@ -39,14 +39,17 @@ def run(
         temperature: Temperature of the molecule.
     """
     arguments.at_least(0, seed=seed)
-    from boltzflow import config_io, progress
+    from boltzflow import config_io, progress, runtime
 
     overrides = [*set, *([] if seed is None else [f"training.seed={seed}"])]
     config = config_io.load_preset("molecule" if molecules.is_file(preset) else preset)
+    config = config_io.apply_overrides(config, overrides)
+    if molecules.is_file(preset):
+        # JAX computes the energy of a molecule when its target is made, and cannot be set up any more after that.
+        runtime.configure(config.precision, config.training.devices)
     molecule = molecules.from_words(preset, force_field, temperature)
     if molecule is not None:
         config = dataclasses.replace(config, target=molecule.name)
-    config = config_io.apply_overrides(config, overrides)
     folder = Path(out or f"runs/{Path(preset).stem}")
     with progress.shown() as bar:
         train(config, folder, bar, resume=holds(folder, config), target=molecule)

@@ -1,6 +1,8 @@
 """Data sets: configurations of a target with their provenance, checked when they are loaded."""
 
 from boltzflow.datasets.dataset import Dataset as Dataset
+from boltzflow.datasets.loading import holds as holds
 from boltzflow.datasets.loading import load as load
+from boltzflow.datasets.loading import read as read
 from boltzflow.datasets.virial import VirialCheck as VirialCheck
 from boltzflow.datasets.virial import virial_check as virial_check

@@ -25,12 +25,14 @@ class Dataset:
         fingerprint: fingerprint of the target they were drawn from.
         units: unit of length.
         provenance: where they come from: sampler, seed, versions, seconds, diagnostics.
+        structure: a PDB file of the molecule, which names its atoms; empty where there is none.
     """
 
     positions: Float[np.ndarray, "n N D"]
     fingerprint: str
     units: str
     provenance: Mapping[str, str | float | int] = dataclasses.field(default_factory=dict)
+    structure: str = ""
 
     @property
     def n(self) -> int:
@@ -41,7 +43,7 @@ class Dataset:
         """Writes an HDF5 file; on disk there is the old file or the whole new one, never a part.
 
         The file holds `positions` (n, N, D) float32 and the root attributes format, format_version, fingerprint and units; the
-        attributes of the group `provenance` are the provenance.
+        attributes of the group `provenance` are the provenance, and `structure` is the PDB file of a molecule.
 
         Raises:
             DataError: if the file cannot be written.
@@ -56,6 +58,8 @@ class Dataset:
                 file.attrs.update(format=FORMAT, format_version=FORMAT_VERSION, fingerprint=self.fingerprint, units=self.units)
                 file.create_dataset("positions", data=np.asarray(self.positions, np.float32))
                 file.create_group("provenance").attrs.update(self.provenance)
+                if self.structure:
+                    file.create_dataset("structure", data=self.structure)
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
             # mkstemp makes files that only their owner can read.

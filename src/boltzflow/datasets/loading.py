@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from boltzflow.datasets.dataset import FORMAT, FORMAT_VERSION, Dataset
 from boltzflow.datasets.virial import virial_check
 from boltzflow.errors import DataError
+from boltzflow.targets import molecule_folder
 from boltzflow.targets.base import Target
 
 
@@ -37,7 +39,10 @@ def load(path: str | os.PathLike[str], target: Target, *, allow_virial_mismatch:
     if path.suffix in (".npy", ".npz"):
         positions = _read_numpy(path)
     else:
-        positions, provenance = _read_hdf5(path, target)
+        stored = read(path)
+        if stored.fingerprint != target.fingerprint:
+            raise DataError(f"{path} holds frames of {stored.fingerprint}, but the target is {target.fingerprint}; use one or the other.")
+        positions, provenance = stored.positions, dict(stored.provenance)
     positions = _as_frames(positions, target, path)
     _refuse_non_finite(positions, path)
     positions = np.asarray(positions, np.float64)
@@ -51,7 +56,17 @@ def load(path: str | os.PathLike[str], target: Target, *, allow_virial_mismatch:
             f"{_in_angstrom(positions, target)}; use the right target (another epsilon, temperature or unit?), or allow the mismatch "
             "explicitly."
         )
-    return Dataset(positions, target.fingerprint, target.units, {**provenance, "virial_check": check.sentence()})
+    provenance["virial_check"] = check.sentence()
+    return Dataset(positions, target.fingerprint, target.units, provenance, molecule_folder.structure_text(target))
+
+
+def holds(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a data set of this package's format."""
+    try:
+        with h5py.File(path, "r") as file:
+            return file.attrs.get("format") == FORMAT
+    except OSError:
+        return False
 
 
 def _in_angstrom(positions: np.ndarray, target: Target) -> str:
@@ -89,7 +104,12 @@ def _read_numpy(path: Path) -> np.ndarray:
     raise DataError(f"{path} holds the arrays {', '.join(sorted(names)) or 'none'}; store the frames under the name 'positions'.")
 
 
-def _read_hdf5(path: Path, target: Target) -> tuple[np.ndarray, dict[str, str | float | int]]:
+def read(path: str | os.PathLike[str]) -> Dataset:
+    """Reads a data set of this package's format as it is, to look at; `load` checks it against its target.
+
+    Raises:
+        DataError: if the file cannot be read or holds something else.
+    """
     try:
         with h5py.File(path, "r") as file:
             if file.attrs.get("format") != FORMAT or "positions" not in file:
@@ -97,11 +117,15 @@ def _read_hdf5(path: Path, target: Target) -> tuple[np.ndarray, dict[str, str | 
             version = int(str(file.attrs["format_version"]))
             if version > FORMAT_VERSION:
                 raise DataError(f"{path} has data format {version}, this version of boltzflow reads up to {FORMAT_VERSION}; update it.")
-            fingerprint = str(file.attrs["fingerprint"])
-            if fingerprint != target.fingerprint:
-                raise DataError(f"{path} holds frames of {fingerprint}, but the target is {target.fingerprint}; use one or the other.")
             provenance = {key: _plain(value) for key, value in file["provenance"].attrs.items()}
-            return np.asarray(file["positions"]), provenance
+            structure: Any = file.get("structure")
+            return Dataset(
+                positions=np.asarray(file["positions"]),
+                fingerprint=str(file.attrs["fingerprint"]),
+                units=str(file.attrs["units"]),
+                provenance=provenance,
+                structure="" if structure is None else structure.asstr()[()],
+            )
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise DataError(
             f"{path} is not a readable HDF5, .npy or .npz file, or it is truncated ({_first_line(error)}); make it again."

@@ -28,6 +28,7 @@ from boltzflow.reference.result import (
     provenance,
     radius_of_gyration,
 )
+from boltzflow.targets import molecule_folder
 from boltzflow.targets.base import BOLTZMANN, Target
 
 _CHAINS = 4
@@ -128,7 +129,7 @@ def molecular_dynamics(
     sampler = "Langevin dynamics (openmm)"
     origin = provenance(sampler, ("boltzflow", "openmm", "numpy"), f"{platform} platform", diagnostics, seed=seed, n=n)
     report(1.0, "done")
-    return ReferenceResult(Dataset(ordered, target.fingerprint, target.units, origin), diagnostics)
+    return ReferenceResult(Dataset(ordered, target.fingerprint, target.units, origin, molecule_folder.structure_text(target)), diagnostics)
 
 
 def _check_settings(interval: float, time_step: float, friction: float, equilibration: float) -> None:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError, TargetError
+from boltzflow.targets import molecule_folder
 from boltzflow.targets.base import BOLTZMANN, Target
 
 
@@ -88,4 +89,4 @@ def relax(
         "lost": int((~usable).sum()),
         "seconds": time.perf_counter() - began,
     }
-    return Dataset(x.astype(np.float32), target.fingerprint, target.units, provenance)
+    return Dataset(x.astype(np.float32), target.fingerprint, target.units, provenance, molecule_folder.structure_text(target))

@@ -29,6 +29,7 @@ from boltzflow.reference.result import (
     radius_of_gyration,
 )
 from boltzflow.reference.tempering import Draws, Ladder, LadderState, advance
+from boltzflow.targets import molecule_folder
 from boltzflow.targets.base import Target
 
 _CHAINS = 256
@@ -153,7 +154,7 @@ def sample(
     }
     sampler, packages = "parallel tempering with Hamiltonian Monte Carlo (blackjax)", ("boltzflow", "jax", "blackjax", "numpy")
     origin = provenance(sampler, packages, jax.devices()[0].device_kind, diagnostics, seed=seed, n=n)
-    dataset = Dataset(positions, target.fingerprint, target.units, origin)
+    dataset = Dataset(positions, target.fingerprint, target.units, origin, molecule_folder.structure_text(target))
     report(1.0, "done")
     return ReferenceResult(dataset, diagnostics)
 

@@ -1,23 +1,52 @@
 """Trajectories that other programs read."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+import importlib.util
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import h5py
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 
+from boltzflow import datasets
+from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError, RunError
 from boltzflow.sampling.samples import Samples
+from boltzflow.targets._openmm import import_openmm
 
 TEXT_FORMATS = {".xyz": "plain coordinates", ".extxyz": "coordinates with u, log_q and log_weight of each frame"}
-TOPOLOGY_FORMATS = {".pdb": "save_pdb", ".xtc": "save_xtc", ".dcd": "save_dcd"}
+TOPOLOGY_FORMATS = {".pdb": "save_pdb", ".xtc": "save_xtc", ".dcd": "save_dcd", ".h5": "save_hdf5"}
+WITH_WEIGHTS = (".extxyz", ".h5")
+"""The formats that hold u, log_q and log_weight of each frame of samples."""
 ANGSTROM_PER_NM = 10.0
+
+_ATOM_RECORDS = ("ATOM", "HETATM")
+
+
+class _Frames(NamedTuple):
+    """What is written: positions, values of each frame by name, and what the source says of all of them."""
+
+    positions: Shaped[np.ndarray, "n N D"]
+    values: Mapping[str, Float[np.ndarray, " n"]]
+    name: str
+    units: str | None
+    structure: str
+
+
+def read(path: str | Path) -> Samples | Dataset:
+    """The samples or the data set that a file holds.
+
+    Raises:
+        DataError: if there is no such file, or it holds neither.
+    """
+    return datasets.read(path) if datasets.holds(path) else Samples.load(path)
 
 
 def export(
-    samples: "Samples | Shaped[np.ndarray, 'n N D']",
+    samples: "Samples | Dataset | Shaped[np.ndarray, 'n N D']",
     path: str | Path,
     *,
     topology: Any = None,
@@ -27,18 +56,19 @@ def export(
     units: str | None = None,
     symbols: Sequence[str] | None = None,
 ) -> int:
-    """Writes frames as .xyz, .extxyz, or, with a topology, .pdb, .xtc or .dcd.
+    """Writes frames as .xyz, .extxyz, or, with a topology, .pdb, .xtc, .dcd or MDTraj's .h5.
 
-    Samples without weight (failed solves, infinite energies) are left out. Frames of samples are weighted: give `resampled` for a
-    trajectory in which every frame counts alike. Molecules are written in each format's own unit (Ångström in text, PDB and DCD, nm in
-    XTC), reduced units as they are. Planar systems get z = 0.
+    Samples and data sets of a molecule bring its topology along. Samples without weight (failed solves, infinite energies) are left
+    out. Frames of samples are weighted: .extxyz and .h5 hold u, log_q and log_weight of each, and `resampled` makes a trajectory in
+    which every frame counts alike. Molecules are written in each format's own unit (Ångström in text, PDB and DCD, nm in XTC and HDF5),
+    reduced units as they are. Planar systems get z = 0.
 
     Args:
-        samples: Samples, or positions (n, N, D).
+        samples: Samples, a Dataset, or positions (n, N, D).
         path: the file to write; its ending chooses the format. An existing file is replaced.
-        topology: an mdtraj or OpenMM topology, or a file with one (such as a .pdb); positions are then in nm.
+        topology: an mdtraj or OpenMM topology, or a file with one (such as a .pdb); positions are then in nm. None: that of the samples.
         resampled: draw equally weighted frames with the weights instead of writing the samples.
-        n: frames to write; None: all, or as many as there are samples.
+        n: frames to write; None: all, or as many as there are samples. Of a data set they are spread over all its chains.
         seed: seed of the resampling.
         units: "nm" or "reduced"; None: as the samples say, else "nm" with a topology and "reduced" without.
         symbols: N element symbols for the text formats; None: the topology's, else X.
@@ -56,68 +86,80 @@ def export(
     if suffix not in known:
         ending = f"the ending {suffix!r}" if suffix else "a name without ending"
         raise DataError(f"cannot export to {path}: {ending} names no known format; known are {', '.join(known)}.")
-    if suffix in TOPOLOGY_FORMATS and topology is None:
-        name = samples.meta.get("target") if isinstance(samples, Samples) else None
-        raise DataError(f"{suffix} needs a topology and {name or 'this system'} has none; write .xyz or .extxyz, or pass topology=.")
-
-    comments: Callable[[int], str] | None = None
-    if isinstance(samples, Samples):
-        units = units or samples.meta.get("units")
-        chosen, comments = _choose(samples, resampled, n, seed)
-        positions = samples.positions[chosen]
-    else:
-        if resampled:
-            raise DataError("bare positions carry no weights to resample with; pass Samples, or resampled=False.")
-        positions = np.asarray(samples)
-        if positions.ndim != 3 or positions.shape[2] not in (1, 2, 3):
-            raise DataError(f"positions must have shape (n, N, D) with D up to 3, but have shape {positions.shape}.")
-        positions = positions[np.isfinite(positions).all(axis=(1, 2))][:n]
+    frames = _frames(samples, resampled, n, seed)
+    if suffix in TOPOLOGY_FORMATS and topology is None and not frames.structure:
+        raise DataError(
+            f"{suffix} needs a topology and {frames.name or 'this system'} has none; write .xyz or .extxyz, or name a file with topology= "
+            "(--topology)."
+        )
+    positions = frames.positions
     if len(positions) == 0:
         raise DataError(f"there is no frame to write to {path}: no sample has weight.")
     positions = np.pad(positions, ((0, 0), (0, 0), (0, 3 - positions.shape[2])))
-    topology = None if topology is None else _topology(topology, positions.shape[1])
-    units = units or ("nm" if topology is not None else "reduced")
+    if topology is not None:
+        topology = _topology(topology, positions.shape[1])
+    elif suffix in TOPOLOGY_FORMATS:
+        topology = _stored_topology(frames.structure, positions.shape[1])
+    units = units or frames.units or ("nm" if topology is not None else "reduced")
 
     temporary = path.with_name(f".{path.stem}.partial{suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if suffix in TOPOLOGY_FORMATS:
-            _write_with_mdtraj(positions, topology, temporary, TOPOLOGY_FORMATS[suffix])
+            _write_with_mdtraj(positions, topology, temporary, suffix, frames.values)
         else:
-            symbols = _symbols(symbols, topology, positions.shape[1])
-            _write_text(positions, symbols, units, comments if suffix == ".extxyz" else None, suffix == ".extxyz", temporary)
+            symbols = _symbols(symbols, topology, frames.structure, positions.shape[1])
+            _write_text(positions, symbols, units, frames.values, suffix == ".extxyz", temporary)
         temporary.replace(path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise RunError(f"cannot write {path}: {error.strerror or error}.") from error
+        raise RunError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}.") from error
     return len(positions)
 
 
-def _choose(samples: Samples, resampled: bool, n: int | None, seed: int) -> tuple[np.ndarray, Callable[[int], str]]:
-    """Indices of the frames to write, and what to say of each."""
+def _frames(samples: Any, resampled: bool, n: int | None, seed: int) -> _Frames:
+    """The frames to write of whatever was given."""
+    if isinstance(samples, Samples):
+        return _of_samples(samples, resampled, n, seed)
+    if isinstance(samples, Dataset):
+        if resampled:
+            raise DataError("the frames of a data set count alike already; write them as they are.")
+        # Frames are stored chain by chain.
+        chosen = np.arange(samples.n) if n is None else np.linspace(0, samples.n - 1, min(n, samples.n)).astype(np.int64)
+        return _Frames(samples.positions[chosen], {}, samples.fingerprint.partition("(")[0], samples.units, samples.structure)
+    if resampled:
+        raise DataError("bare positions carry no weights to resample with; pass Samples, or resampled=False.")
+    positions = np.asarray(samples)
+    if positions.ndim != 3 or positions.shape[2] not in (1, 2, 3):
+        raise DataError(f"positions must have shape (n, N, D) with D up to 3, but have shape {positions.shape}.")
+    return _Frames(positions[np.isfinite(positions).all(axis=(1, 2))][:n], {}, "", None, "")
+
+
+def _of_samples(samples: Samples, resampled: bool, n: int | None, seed: int) -> _Frames:
+    """Samples that have weight, or frames drawn with the weights."""
     from boltzflow.analysis import weights
 
     log_w = samples.log_weight
     if resampled:
         chosen = weights.resample_indices(log_w, samples.n if n is None else n, seed=seed)
-        # Their weights are spent.
-        return chosen, lambda frame: f"u={samples.u[chosen[frame]]:.8g} log_q={samples.log_q[chosen[frame]]:.8g} log_weight=0"
-    usable = np.isfinite(log_w) & np.isfinite(samples.positions).all(axis=(1, 2))
-    chosen = np.flatnonzero(usable)[:n]
-
-    def describe(frame: int) -> str:
-        i = chosen[frame]
-        return f"u={samples.u[i]:.8g} log_q={samples.log_q[i]:.8g} log_weight={log_w[i]:.8g}"
-
-    return chosen, describe
+    else:
+        chosen = np.flatnonzero(np.isfinite(log_w) & np.isfinite(samples.positions).all(axis=(1, 2)))[:n]
+    values = {
+        "u": samples.u[chosen],
+        "log_q": samples.log_q[chosen],
+        # The weights of resampled frames are spent.
+        "log_weight": np.zeros(len(chosen)) if resampled else log_w[chosen],
+    }
+    meta = samples.meta
+    return _Frames(samples.positions[chosen], values, meta.get("target") or "", meta.get("units"), meta.get("structure") or "")
 
 
 def _write_text(
     positions: Shaped[np.ndarray, "n N 3"],
     symbols: Sequence[str],
     units: str,
-    describe: Callable[[int], str] | None,
+    values: Mapping[str, Float[np.ndarray, " n"]],
     extended: bool,
     path: Path,
 ) -> None:
@@ -127,16 +169,19 @@ def _write_text(
     with path.open("w", encoding="utf-8") as file:
         for frame, configuration in enumerate(positions.astype(np.float64) * scale):
             if extended:
-                about = f" {describe(frame)}" if describe is not None else ""
+                about = "".join(f" {name}={column[frame]:.8g}" for name, column in values.items())
                 comment = f'Properties=species:S:1:pos:R:3{about} frame={frame} units="{written_units}" pbc="F F F"'
             else:
                 comment = f"frame {frame}, positions in {written_units} units" if units != "nm" else f"frame {frame}, positions in Angstrom"
             file.write(f"{len(symbols)}\n{comment}\n" + body % tuple(configuration.ravel()))
 
 
-def _symbols(symbols: Sequence[str] | None, topology: Any, n_particles: int) -> Sequence[str]:
+def _symbols(symbols: Sequence[str] | None, topology: Any, structure: str, n_particles: int) -> Sequence[str]:
+    if symbols is None and topology is not None:
+        return [atom.element.symbol if atom.element else "X" for atom in topology.atoms]
     if symbols is None:
-        return ["X"] * n_particles if topology is None else [atom.element.symbol if atom.element else "X" for atom in topology.atoms]
+        # Columns 77 and 78 of a PDB file; no other package is needed for them.
+        return [line[76:78].strip() or "X" for line in structure.splitlines() if line.startswith(_ATOM_RECORDS)] or ["X"] * n_particles
     if len(symbols) != n_particles:
         raise DataError(f"there are {len(symbols)} symbols for {n_particles} particles; pass one per particle.")
     return symbols
@@ -166,16 +211,29 @@ def _topology(topology: Any, n_particles: int) -> Any:
             raise DataError(
                 f"a topology must be one of mdtraj or OpenMM or the name of a file, but is {type(topology).__name__}."
             ) from error
+    return _fitting(topology, n_particles)
+
+
+def _stored_topology(structure: str, n_particles: int) -> Any:
+    """The topology of a molecule that its samples or data set brought along."""
+    openmm = import_openmm()
+    return _fitting(_mdtraj().Topology.from_openmm(openmm.app.PDBFile(io.StringIO(structure)).topology), n_particles)
+
+
+def _fitting(topology: Any, n_particles: int) -> Any:
     if topology.n_atoms != n_particles:
         raise DataError(f"the topology has {topology.n_atoms} atoms but the samples have {n_particles} particles; pass the matching one.")
     return topology
 
 
-def _write_with_mdtraj(positions: Shaped[np.ndarray, "n N 3"], topology: Any, path: Path, method: str) -> None:
+def _write_with_mdtraj(
+    positions: Shaped[np.ndarray, "n N 3"], topology: Any, path: Path, suffix: str, values: Mapping[str, Float[np.ndarray, " n"]]
+) -> None:
+    if suffix == ".h5" and importlib.util.find_spec("tables") is None:
+        raise DataError(".h5 needs PyTables; install it with: pip install 'boltzflow[molecules]'.")
     trajectory = _mdtraj().Trajectory(positions.astype(np.float32), topology)
-    getattr(trajectory, method)(str(path))
-
-
-def formats() -> str:
-    """The known endings in words, for the command line's help."""
-    return ", ".join([*TEXT_FORMATS, *(f"{suffix} (with a topology)" for suffix in TOPOLOGY_FORMATS)])
+    getattr(trajectory, TOPOLOGY_FORMATS[suffix])(str(path))
+    if suffix == ".h5":
+        with h5py.File(path, "a") as file:
+            for name, column in values.items():
+                file.create_dataset(name, data=column)

@@ -21,6 +21,7 @@ from boltzflow.runtime import available_cores
 from boltzflow.sampling.hands import with_right_hand
 from boltzflow.sampling.samples import Samples
 from boltzflow.sampling.writer import SamplesWriter
+from boltzflow.targets import molecule_folder
 from boltzflow.targets.base import Target
 
 T = TypeVar("T")
@@ -115,6 +116,7 @@ def generate(
         "model": model,
         "seed": seed,
         **({} if target.has_energy else {"energy": False}),
+        **({"structure": structure} if (structure := molecule_folder.structure_text(target)) else {}),
         **flow.settings,
         "precision": str(jnp.zeros(()).dtype),
     }

@@ -36,7 +36,7 @@ class Samples:
         status: (n,) 0 where the solver succeeded, else its number of the failure.
         nfe: (n,) evaluations of the vector field.
         path_length: (n,) summed lengths of the solver's steps, in the target's units.
-        meta: where the samples come from: target, fingerprint, units, model, seed, seconds, ...
+        meta: where the samples come from: target, fingerprint, units, model, seed, seconds, ...; `structure` is the PDB file of a molecule.
     """
 
     positions: Shaped[np.ndarray, "n N D"]

@@ -1,5 +1,6 @@
 """A molecule kept in a folder, so that a run can be taken up, moved and shared without the files that it was made from."""
 
+import io
 import json
 from pathlib import Path
 
@@ -20,6 +21,21 @@ def holds(folder: Path) -> bool:
     return (folder / DESCRIPTION).is_file()
 
 
+def structure_text(target: Target) -> str:
+    """A PDB file of a molecule, the minimum of its energy; empty for other targets.
+
+    It goes wherever positions are stored, so that they can be shown without the files that the molecule was made from.
+    """
+    if target.topology is None or target.structure is None:
+        return ""
+    app = import_openmm().app
+    text = io.StringIO()
+    # Without OpenMM's header, which holds the date: equal molecules have equal texts. Plain numbers are taken as Ångström.
+    app.PDBFile.writeModel(target.topology, 10.0 * np.asarray(target.structure), text, keepIds=True)
+    app.PDBFile.writeFooter(target.topology, text)
+    return text.getvalue()
+
+
 def save(target: Target, folder: Path) -> None:
     """Writes the system, a structure and what else makes up a target of a molecule; nothing for other targets.
 
@@ -28,14 +44,8 @@ def save(target: Target, folder: Path) -> None:
     """
     if not target.system or holds(folder):
         return
-    import io
-
-    app = import_openmm().app
-    structure = io.StringIO()
-    # OpenMM's PDB files are in Ångström and take plain numbers as such.
-    app.PDBFile.writeFile(target.topology, 10.0 * np.asarray(target.structure), structure, keepIds=True)
     files.replace(folder / SYSTEM, target.system.encode())
-    files.replace(folder / STRUCTURE, structure.getvalue().encode())
+    files.replace(folder / STRUCTURE, structure_text(target).encode())
     about = {
         "name": target.name,
         "temperature": target.temperature,
