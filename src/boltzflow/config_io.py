@@ -171,7 +171,8 @@ _RANGES: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
         "data.n flow.layers flow.hidden flow.solver.steps flow.solver.max_steps flow.solver.probes training.steps training.batch_size "
         "training.microbatch training.log_every training.checkpoint_every training.keep_checkpoints training.evaluate_n "
         "flow.coupling.blocks flow.coupling.augmented flow.coupling.layers flow.coupling.features flow.coupling.width "
-        "flow.coupling.marginal_draws objective.nodes refinement.batch_size refinement.microbatch refinement.nodes",
+        "flow.coupling.marginal_draws objective.nodes refinement.batch_size refinement.microbatch refinement.nodes "
+        "flow.solver.grading refinement.grading",
         "at least 1",
         lambda value: value >= 1,
     ),

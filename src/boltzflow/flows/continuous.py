@@ -91,9 +91,8 @@ class ContinuousFlow(AbstractFlow):
         if self.solver.divergence == "hutchinson":
             probes = draw_probes(self.solver.probes, self.n_particles, self.dimension, key=jax.random.key(0) if key is None else key)
         if self.solver.method == "gauss-legendre":
-            end, change, length = quadrature.transport(
-                self.field, start, self.solver.steps, reverse=t1 < t0, method=self.solver.divergence, probes=probes
-            )
+            options = {"grading": self.solver.grading, "method": self.solver.divergence, "probes": probes}
+            end, change, length = quadrature.transport(self.field, start, self.solver.steps, reverse=t1 < t0, **options)
             solved, nfe, reached = True, jnp.asarray(4 * (self.solver.steps + 1)), jnp.asarray(t1)
         else:
             end, change, length, solved, nfe, reached = self._integrate(start, t0, t1, probes)

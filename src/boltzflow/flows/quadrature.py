@@ -33,10 +33,11 @@ class Grid(NamedTuple):
     weights: Float[np.ndarray, " m+1"]
 
 
-def grid(nodes: int, *, reverse: bool = False) -> Grid:
-    """The Gauss-Legendre rule on [0, 1]: exact for polynomials of degree 2 m - 1."""
+def grid(nodes: int, *, grading: float = 1.0, reverse: bool = False) -> Grid:
+    """The Gauss-Legendre rule on [0, 1] in s, where t = 1 - (1 - s)^grading: exact for polynomials of degree 2 m - 1 without grading."""
     inner, weights = np.polynomial.legendre.leggauss(nodes)
     inner, weights = 0.5 * (1.0 + inner), 0.5 * weights
+    inner, weights = 1.0 - (1.0 - inner) ** grading, weights * grading * (1.0 - inner) ** (grading - 1.0)
     if reverse:
         inner, weights = inner[::-1], -weights[::-1]
     first, last = (1.0, 0.0) if reverse else (0.0, 1.0)
@@ -67,6 +68,7 @@ def transport(
     start: Float[Array, "N D"],
     nodes: int,
     *,
+    grading: float = 1.0,
     reverse: bool = False,
     method: DivergenceName = "exact",
     probes: Float[Array, "P N D"] | None = None,
@@ -78,6 +80,7 @@ def transport(
         field: the vector field.
         start: configuration at t = 0, or at t = 1 for `reverse`.
         nodes: nodes m of the rule; the field is evaluated 4 (m + 1) times, its divergence m times.
+        grading: how far the nodes are moved towards t = 1, see `grid`.
         reverse: from t = 1 to t = 0.
         method: how the divergence is evaluated.
         probes: probe vectors of the Hutchinson estimate.
@@ -97,5 +100,5 @@ def transport(
         return (runge_kutta(field, t, x, h, v), change + weight * rate, length + jnp.abs(weight) * speed), None
 
     zero = jnp.zeros((), start.dtype)
-    intervals = jax.tree.map(lambda a: jnp.asarray(a, start.dtype), grid(nodes, reverse=reverse))
+    intervals = jax.tree.map(lambda a: jnp.asarray(a, start.dtype), grid(nodes, grading=grading, reverse=reverse))
     return jax.lax.scan(jax.checkpoint(step) if recompute else step, (start, zero, zero), intervals)[0]

@@ -63,10 +63,11 @@ class PathGradient:
 
     def _reverse(self, field: AbstractVectorField, latent: Float[Array, "N D"]) -> Float[Array, ""]:
         """Log q(x) + u(x) of one flow sample; its gradient pulls x along the difference of the two scores."""
-        end, score, change = transport_with_score(field, latent, -latent, self.options.nodes)
+        end, score, change = transport_with_score(field, latent, -latent, self.options.nodes, grading=self.options.grading)
         energy, gradient = jax.value_and_grad(lambda x: self.energy(x * self.scale))(end)
         pull = _bounded(score + gradient, self.options.clip)
-        return _with_gradient(-0.5 * jnp.sum(latent**2) - change + energy, pull, _path(field, latent, self.options.nodes))
+        path = _path(field, latent, self.options.nodes, grading=self.options.grading)
+        return _with_gradient(-0.5 * jnp.sum(latent**2) - change + energy, pull, path)
 
     def _forward(self, field: AbstractVectorField, frame: Float[Array, "N D"]) -> Float[Array, ""]:
         """-log q(x) - u(x) of one frame, whose mean is the divergence and log Z and has far less noise than that of -log q(x).
@@ -75,9 +76,11 @@ class PathGradient:
         """
         energy, gradient = jax.value_and_grad(lambda x: self.energy(x * self.scale))(frame)
         score = -gradient
-        latent, pulled_back, change = transport_with_score(field, frame, score, self.options.nodes, reverse=True)
+        latent, pulled_back, change = transport_with_score(
+            field, frame, score, self.options.nodes, grading=self.options.grading, reverse=True
+        )
         pull = _bounded(pulled_back + latent, self.options.clip)
-        path = _path(field, frame, self.options.nodes, reverse=True)
+        path = _path(field, frame, self.options.nodes, grading=self.options.grading, reverse=True)
         return _with_gradient(0.5 * jnp.sum(latent**2) - change - energy, pull, path)
 
 
@@ -93,7 +96,9 @@ def _bounded(pull: Float[Array, "N D"], bound: float) -> Float[Array, "N D"]:
     return pull * jnp.minimum(1.0, bound / norm)
 
 
-def _path(field: AbstractVectorField, start: Float[Array, "N D"], nodes: int, *, reverse: bool = False) -> Float[Array, "N D"]:
+def _path(
+    field: AbstractVectorField, start: Float[Array, "N D"], nodes: int, *, grading: float, reverse: bool = False
+) -> Float[Array, "N D"]:
     """End point, differentiable with respect to the parameters; stages are computed again on the way back, so that memory stays flat."""
 
     @jax.checkpoint
@@ -101,15 +106,21 @@ def _path(field: AbstractVectorField, start: Float[Array, "N D"], nodes: int, *,
         t, h, _ = interval
         return quadrature.runge_kutta(field, t, x, h), None
 
-    return jax.lax.scan(step, start, _intervals(nodes, reverse, start.dtype))[0]
+    return jax.lax.scan(step, start, _intervals(nodes, grading, reverse, start.dtype))[0]
 
 
-def _intervals(nodes: int, reverse: bool, dtype: Any) -> quadrature.Grid:
-    return jax.tree.map(lambda a: jnp.asarray(a, dtype), quadrature.grid(nodes, reverse=reverse))
+def _intervals(nodes: int, grading: float, reverse: bool, dtype: Any) -> quadrature.Grid:
+    return jax.tree.map(lambda a: jnp.asarray(a, dtype), quadrature.grid(nodes, grading=grading, reverse=reverse))
 
 
 def transport_with_score(
-    field: AbstractVectorField, start: Float[Array, "N D"], score: Float[Array, "N D"], nodes: int, *, reverse: bool = False
+    field: AbstractVectorField,
+    start: Float[Array, "N D"],
+    score: Float[Array, "N D"],
+    nodes: int,
+    *,
+    grading: float = 1.0,
+    reverse: bool = False,
 ) -> tuple[Float[Array, "N D"], Float[Array, "N D"], Float[Array, ""]]:
     """End point, score of the transported density there, and the integral of the divergence.
 
@@ -134,5 +145,5 @@ def transport_with_score(
         return (x, s, change + weight * rate), None
 
     zero = jnp.zeros((), start.dtype)
-    end, _ = jax.lax.scan(step, (start, score, zero), _intervals(nodes, reverse, start.dtype))
+    end, _ = jax.lax.scan(step, (start, score, zero), _intervals(nodes, grading, reverse, start.dtype))
     return jax.tree.map(jax.lax.stop_gradient, end)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from boltzflow import config_io, files, targets
-from boltzflow.config import RunConfig
+from boltzflow.config import RefinementConfig, RunConfig
 from boltzflow.datasets import Dataset
 from boltzflow.errors import RunError
 from boltzflow.targets import Target
@@ -15,8 +15,9 @@ from boltzflow.training.logging import versions
 
 
 def refinement_identity(config: RunConfig) -> str:
-    """What a checkpoint of the refinement must agree on besides."""
-    return hashlib.sha256(json.dumps(dataclasses.asdict(config.refinement), sort_keys=True).encode()).hexdigest()[:16]
+    """What a checkpoint of the refinement must agree on besides; only what differs from the defaults counts, as in `identity`."""
+    plain = _differences(dataclasses.asdict(config.refinement), dataclasses.asdict(RefinementConfig()))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def identity(config: RunConfig) -> str:
