@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Test processes side by side.
 WORKERS ?= 2
-LOCK_EXTRAS := --extra molecules --extra tracking --extra test --extra lint
+LOCK_EXTRAS := --extra molecules --extra xtb --extra tracking --extra test --extra lint
 
 ifndef PYTHON
 PYTHON := $(shell for python in python3 python3.13 python3.12 python3.11; do \

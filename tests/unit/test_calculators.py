@@ -1,6 +1,7 @@
 """Targets whose energy is computed outside JAX: agreement with JAX, and failures that cost one configuration each."""
 
 import concurrent.futures
+import dataclasses
 import functools
 import importlib
 import os
@@ -364,6 +365,15 @@ def test_ase(potentials: ModuleType):
     np.testing.assert_allclose(gradient, jax.vmap(jax.grad(exact))(x), rtol=1e-3, atol=1e-2)
 
 
+def water_topology():
+    app = pytest.importorskip("openmm.app")
+    topology = app.Topology()
+    residue = topology.addResidue("HOH", topology.addChain())
+    for name, symbol in (("O", "O"), ("H1", "H"), ("H2", "H")):
+        topology.addAtom(name, app.Element.getBySymbol(symbol), residue)
+    return topology
+
+
 def test_gfn2_xtb():
     pytest.importorskip("tblite")
     geometry = 0.1 * np.array([[0.0, 0.0, 0.1193], [0.0, 0.7632, -0.4770], [0.0, -0.7632, -0.4770]])
@@ -380,6 +390,15 @@ def test_gfn2_xtb():
     up, down = water.energies(jnp.stack([x + 1e-3 * direction, x - 1e-3 * direction]))
     assert float(jnp.sum(gradient[0] * direction)) == pytest.approx(float(up - down) / 2e-3, rel=2e-2)
     assert float(vacuum.energy(x)) * kt > float(u[0]) * kt - 138.0, "water stabilises water"
+    # The same molecule by a target of it.
+    molecule = dataclasses.replace(vacuum, topology=water_topology(), structure=geometry, bonds=((0, 1), (0, 2)), classes=(0, 1, 1))
+    same = gfn2_xtb(molecule, workers=1, reference_energy=-138.0)
+    assert (same.bonds, same.classes, same.temperature, same.topology) == (molecule.bonds, (0, 1, 1), 300.0, molecule.topology)
+    np.testing.assert_allclose(same.energies(x[None]), u, rtol=1e-5)
+    with pytest.raises(TargetError, match="no molecule with a topology"):
+        gfn2_xtb(vacuum)
+    with pytest.raises(TargetError, match="needs positions="):
+        gfn2_xtb(["O", "H", "H"], temperature=300.0)
     # Two nuclei in one place.
     with pytest.warns(RuntimeWarning, match="weight zero"):
         assert np.asarray(water.energies(jnp.stack([x, x.at[1].set(x[0])])))[1] == np.inf

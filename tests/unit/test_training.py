@@ -30,6 +30,7 @@ from boltzflow.training.logging import MetricsLog
 from boltzflow.training.loop import train
 from boltzflow.training.optimisers import schedule
 from boltzflow.training.parameters import flat, with_parameters
+from boltzflow.training.phases import phases
 from boltzflow.training.sharding import data_mesh
 from boltzflow.training.state import TrainState, initial_state, make_step, place_batch
 
@@ -539,3 +540,19 @@ class TestModels:
         weights = (started / MODEL_FILE).read_bytes()
         train(load_config(started / "config.yaml"), started, resume=True)
         assert (started / MODEL_FILE).read_bytes() == weights
+
+
+@pytest.mark.parametrize(("options", "mirrored"), [(FlowConfig(hidden=8, layers=1), True), (FlowConfig(family="eacf"), False)])
+def test_pairs_are_mirrored_where_the_flow_cannot_tell_hands(options, mirrored):
+    # Such a flow learns the density of both hands, and a frame may come as either; frames of one hand stay so in other flows.
+    target = targets.from_function(
+        lambda x: jnp.sum((x - jnp.mean(x, axis=0)) ** 2), 4, 3, name="handed", classes=range(4), reflections=False
+    )
+    frame = np.array([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 3.0], [0.0, 0.0, 0.0]])
+    frames = np.stack([frame - frame.mean(axis=0)] * 8)
+    config = RunConfig(target="handed", flow=options, training=TrainingConfig(batch_size=64, microbatch=64))
+    flow = build_flow(options, target, 1.0, key=jax.random.key(0))
+    matching, _ = phases(config, flow, target, frames, data_mesh(1, 64, 64))
+    data = np.asarray(matching.prepare(0)[0].data)
+    hands = np.sign(np.linalg.det(data[:, :3] - data[:, 3:]))
+    assert ((hands == 1).any() and (hands == -1).any()) if mirrored else (hands == 1).all()

@@ -50,7 +50,7 @@ def relax(
     """
     if target.topology is None or target.temperature is None:
         raise TargetError(f"target {target.name!r} is no molecule with a topology; masses are taken from its elements.")
-    x = np.asarray(frames, np.float64)
+    x = np.array(frames, np.float64)
     if x.ndim != 3 or x.shape[1:] != (target.n_particles, 3) or steps < 1:
         raise DataError(f"relaxation needs frames of shape (n, {target.n_particles}, 3) and at least 1 step, got {x.shape} and {steps}.")
     began = time.perf_counter()
