@@ -130,7 +130,7 @@ def with_parameters_of(flow: AbstractFlow, name: str | os.PathLike[str]) -> Abst
         prefix, names = (
             ("flow.coupling", "projection blocks augmented layers features width bins scaling")
             if there.family == "eacf"
-            else ("flow", "network layers hidden radial channels")
+            else ("flow", "network layers hidden radial channels typed_pairs")
         )
         options = " ".join([f"flow.family={there.family}", *(f"{prefix}.{name}={getattr(own, name)}" for name in names.split())])
         raise CheckpointError(
