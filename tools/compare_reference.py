@@ -84,9 +84,8 @@ def main() -> None:
             angles = [internal_coordinates.torsions(positions, np.array([atoms]))[:, 0] for positions in frames]
             profiles = [free_energy.profile(np.zeros(a.size), a, edges, blocks=args.blocks) for a in angles]
             overlap, of = overlapping(*profiles)
-            print(
-                f"{name} of {residue.label}: the profiles {agreement.of_histograms(angles[0], angles[1], edges, blocks=args.blocks).sentence()};"
-            )
+            found = agreement.of_histograms(angles[0], angles[1], edges, blocks=args.blocks)
+            print(f"{name} of {residue.label}: the profiles {found.sentence()};")
             print(f"  the intervals of {overlap} of {of} bins overlap")
             if args.profiles:
                 show(dict(zip(names, profiles, strict=True)), f"F({name} of {residue.label}) / kT")
