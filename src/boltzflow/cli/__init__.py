@@ -21,7 +21,7 @@ VERBS = {
     "targets": "List the targets that are known by name.",
     "presets": "List the presets, or print one with every option explained.",
     "models": "List the pretrained models.",
-    "reference": "Make reference data of a target with the tempering sampler.",
+    "reference": "Make reference data of a target with a classical sampler.",
     "train": "Train a flow from a preset.",
     "resume": "Continue a run that was interrupted.",
     "sample": "Draw samples with their exact probability from a run or a model.",
