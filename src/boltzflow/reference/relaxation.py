@@ -10,6 +10,7 @@ from jaxtyping import Float
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError, TargetError
 from boltzflow.targets import molecule_folder
+from boltzflow.targets._openmm import in_unit
 from boltzflow.targets.base import BOLTZMANN, Target
 
 
@@ -55,7 +56,7 @@ def relax(
         raise DataError(f"relaxation needs frames of shape (n, {target.n_particles}, 3) and at least 1 step, got {x.shape} and {steps}.")
     began = time.perf_counter()
     rng = np.random.default_rng(seed)
-    masses = np.array([atom.element.mass._value for atom in target.topology.atoms()])[:, None]
+    masses = np.array([in_unit(atom.element.mass, "dalton") for atom in target.topology.atoms()])[:, None]
     # nm, ps, g/mol and kJ/mol fit together.
     dt, thermal = 1e-3 * time_step, BOLTZMANN * target.temperature
     keep = np.exp(-friction * time_step)
