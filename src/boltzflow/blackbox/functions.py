@@ -120,7 +120,7 @@ def make_gfn2_xtb(solvent: str | None, charge: int, multiplicity: int, electroni
     """A GFN2-xTB calculator of tblite."""
     from tblite.ase import TBLite  # pyright: ignore[reportMissingImports]
 
-    solvation = {} if solvent is None else {"solvation": ("alpb", solvent)}
+    solvation: dict[str, Any] = {} if solvent is None else {"solvation": ("alpb", solvent)}
     return TBLite(
         method="GFN2-xTB",
         charge=charge,
