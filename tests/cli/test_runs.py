@@ -253,10 +253,12 @@ class TestSamples:
         path = tmp_path / "broken.h5"
         parts = tmp_path / "broken.h5.parts"
         words = ("sample", run_folder, "-n", 1000, "--seed", 5, "-o", path)
-        # Samples reach the disk every ten seconds; with a clock that runs fast, after every chunk.
+        # Samples reach the disk every ten seconds; with a clock that runs fast, after every chunk. It takes a second to read, so that the
+        # end does not come before the signal on a busy machine.
         fast = (
-            "import itertools, types; from boltzflow.sampling import generate\n"
-            "generate.time = types.SimpleNamespace(perf_counter=itertools.count(step=11).__next__)"
+            "import itertools, time, types; from boltzflow.sampling import generate\n"
+            "ticks = itertools.count(step=11)\n"
+            "generate.time = types.SimpleNamespace(perf_counter=lambda: time.sleep(1.0) or next(ticks))"
         )
         code, _ = ended_at(words, lambda: len(list(parts.glob("*.h5"))) >= 3, signal.SIGKILL, before=fast)
         assert code == -signal.SIGKILL
