@@ -1,7 +1,6 @@
 """Makes reference data of molecules with molecular dynamics, a second way beside the tempering sampler."""
 
 import concurrent.futures
-import dataclasses
 import math
 import multiprocessing
 import time
@@ -14,20 +13,19 @@ from jaxtyping import Float
 
 from boltzflow.analysis import internal_coordinates
 from boltzflow.blackbox import dynamics
-from boltzflow.blackbox.pools import available_cores
-from boltzflow.datasets import Dataset, virial_check
+from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError, TargetError
-from boltzflow.reference.diagnostics import bulk_ess, split_r_hat
 from boltzflow.reference.result import (
-    R_HAT_LIMIT,
     Progress,
     ReferenceResult,
     apply_symmetries,
     chain_by_chain,
     check_numbers,
+    judged,
     provenance,
     radius_of_gyration,
 )
+from boltzflow.runtime import available_cores
 from boltzflow.targets import molecule_folder
 from boltzflow.targets.base import BOLTZMANN, Target
 
@@ -108,22 +106,14 @@ def molecular_dynamics(
     observables = {"energy": energy, "radius_of_gyration": radius_of_gyration(positions), **_torsions(positions, target)}
     ordered = positions.swapaxes(0, 1).reshape(-1, target.n_particles, 3)[chain_by_chain(draws, chains, n)]
     ordered = apply_symmetries(ordered, target, generator=generator)
-    check = virial_check(ordered, target)
-    r_hat = {name: split_r_hat(values) for name, values in observables.items()}
-    ess = {name: bulk_ess(values) for name, values in observables.items()}
     diagnostics = {
-        "r_hat": r_hat,
-        "ess": ess,
+        **judged(observables, ordered, target),
         "chains": chains,
         "interval": steps * time_step,
         "time_step": time_step,
         "friction": friction,
         "equilibration": equilibration,
         "sampled_time": chains * draws * steps * time_step,
-        "virial": {**dataclasses.asdict(check), "sentence": check.sentence()},
-        "mean_energy": float(energy.mean()),
-        "mean_energy_error": float(energy.std() / math.sqrt(ess["energy"])),
-        "converged": all(value <= R_HAT_LIMIT for value in r_hat.values()) and check.ok,
         "seconds": time.perf_counter() - began,
     }
     sampler = "Langevin dynamics (openmm)"

@@ -1,6 +1,7 @@
 """What a sampler of reference data gives: frames in random orientations, and what tells whether to trust them."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Any
@@ -8,8 +9,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from boltzflow.datasets import Dataset
+from boltzflow.datasets import Dataset, virial_check
 from boltzflow.errors import DataError, TargetError
+from boltzflow.reference.diagnostics import bulk_ess, split_r_hat
 from boltzflow.targets.base import Target
 
 R_HAT_LIMIT = 1.05
@@ -79,6 +81,31 @@ def check_numbers(n: int, chains: int | None) -> None:
         raise DataError(f"the number of reference frames must be positive, got {n}.")
     if chains is not None and chains < 1:
         raise DataError(f"the number of chains must be positive, got {chains}.")
+
+
+def judged(observables: Mapping[str, Float[np.ndarray, "C K"]], positions: Float[np.ndarray, "n N D"], target: Target) -> dict[str, Any]:
+    """The diagnostics that all samplers have in common.
+
+    Args:
+        observables: by name, of C chains with K draws each; "energy" is one of them.
+        positions: the frames, for the virial check.
+        target: what they were drawn from.
+
+    Returns:
+        `r_hat`, `ess`, `virial`, `mean_energy`, `mean_energy_error` and `converged` of `ReferenceResult`.
+    """
+    check = virial_check(positions, target)
+    r_hat = {name: split_r_hat(values) for name, values in observables.items()}
+    ess = {name: bulk_ess(values) for name, values in observables.items()}
+    energy = observables["energy"]
+    return {
+        "r_hat": r_hat,
+        "ess": ess,
+        "virial": {**dataclasses.asdict(check), "sentence": check.sentence()},
+        "mean_energy": float(energy.mean()),
+        "mean_energy_error": float(energy.std() / math.sqrt(ess["energy"])),
+        "converged": all(value <= R_HAT_LIMIT for value in r_hat.values()) and check.ok,
+    }
 
 
 def chain_by_chain(draws: int, chains: int, n: int) -> np.ndarray:

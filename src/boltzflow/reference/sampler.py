@@ -1,6 +1,5 @@
 """Makes reference data: the schedule around the tempering sampler, and what it reports."""
 
-import dataclasses
 import functools
 import math
 import os
@@ -14,17 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, PRNGKeyArray
 
-from boltzflow.datasets import Dataset, virial_check
+from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError, TargetError
-from boltzflow.reference.diagnostics import autocorrelation_time, bulk_ess, split_r_hat
+from boltzflow.reference.diagnostics import autocorrelation_time
 from boltzflow.reference.result import (
-    R_HAT_LIMIT,
     Progress,
     ReferenceResult,
     apply_symmetries,
     chain_by_chain,
     check_numbers,
     given_frames,
+    judged,
     provenance,
     radius_of_gyration,
 )
@@ -132,13 +131,8 @@ def sample(
     observables = _observables(drawn)
     positions = np.asarray(drawn.positions).reshape(-1, target.n_particles, target.dimension)[chain_by_chain(draws, chains, n)]
     positions = apply_symmetries(positions, target, generator=np.random.default_rng(np.asarray(jax.random.key_data(key_symmetry))))
-    check = virial_check(positions, target)
-    r_hat = {name: split_r_hat(values) for name, values in observables.items()}
-    ess = {name: bulk_ess(values) for name, values in observables.items()}
-    energy = observables["energy"]
     diagnostics = {
-        "r_hat": r_hat,
-        "ess": ess,
+        **judged(observables, positions, target),
         "acceptance": [float(a) for a in drawn.info.acceptance.mean(axis=0)],
         "step_sizes": [float(s) for s in step_sizes],
         "swap_rates": [float(s) for s in drawn.info.swap.mean(axis=0)],
@@ -146,10 +140,6 @@ def sample(
         "autocorrelation_sweeps": times,
         "thin": thin,
         "chains": chains,
-        "virial": {**dataclasses.asdict(check), "sentence": check.sentence()},
-        "mean_energy": float(energy.mean()),
-        "mean_energy_error": float(energy.std() / math.sqrt(ess["energy"])),
-        "converged": all(value <= R_HAT_LIMIT for value in r_hat.values()) and check.ok,
         "seconds": time.perf_counter() - began,
     }
     sampler, packages = "parallel tempering with Hamiltonian Monte Carlo (blackjax)", ("boltzflow", "jax", "blackjax", "numpy")

@@ -31,6 +31,9 @@ def averaged(samples: Samples, flow: AbstractFlow, target: Target, *, progress: 
         target: the target of the samples.
         progress: told how many are done.
 
+    Returns:
+        The same samples with another log q, in nats; those without weight as they were. `meta["draws"]` is K + 1.
+
     Raises:
         DataError: if the flow has no copies, or the samples are averaged already.
     """

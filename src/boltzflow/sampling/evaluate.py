@@ -16,6 +16,7 @@ from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError
 from boltzflow.flows import AugmentedCouplingFlow, ContinuousFlow
 from boltzflow.progress import FractionOf, Progress, Silent
+from boltzflow.sampling.averaging import averaged
 from boltzflow.sampling.generate import draw, generate, log_density, log_marginals, sample_keys
 from boltzflow.sampling.hands import log_images
 from boltzflow.sampling.samples import Samples
@@ -119,9 +120,9 @@ _MARGINAL = 1_000
 def _augmented_figures(
     flow: AugmentedCouplingFlow, target: Target, samples: Samples, draws: Float[np.ndarray, "n K"], seed: int, progress: Progress
 ) -> dict[str, Any]:
-    """What the copies cost: NLL with one draw of them, ESS of the draws, and reverse ESS with the density of positions alone.
+    """What the copies cost: NLL with one draw of them, ESS of the draws, and reverse ESS with the copies averaged out.
 
-    The last has the noise of the estimated density, so that it is a lower bound of the ESS that draws without end would give.
+    The last is that of finitely many draws; draws without end would give more.
     """
     usable = np.isfinite(draws).all(axis=1)
     inner = np.exp(2 * np.logaddexp.reduce(draws[usable], axis=1) - np.logaddexp.reduce(2 * draws[usable], axis=1)) / draws.shape[1]
@@ -132,13 +133,9 @@ def _augmented_figures(
         "ess_reverse_marginal": None,
     }
     kept = samples.take(np.arange(min(samples.n, _MARGINAL)))
-    ok = np.isfinite(kept.log_weight)
-    if target.has_energy and ok.any():
-        again = np.asarray(log_marginals(flow, kept.positions[ok], seed=seed + 2, progress=progress), np.float64)
-        log_weight = np.full(kept.n, -np.inf)
-        log_q = np.logaddexp.reduce(again, axis=1) - math.log(again.shape[1]) + log_images(flow, target)
-        log_weight[ok] = -kept.u[ok] - log_q
-        figures["ess_reverse_marginal"] = weights.reverse_ess(log_weight, seed=seed).as_dict()
+    if target.has_energy and np.isfinite(kept.log_weight).any():
+        kept = kept if "draws" in kept.meta else averaged(kept, flow, target, progress=progress)
+        figures["ess_reverse_marginal"] = kept.ess(seed=seed).as_dict()
     return figures
 
 
