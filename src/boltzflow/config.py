@@ -202,14 +202,14 @@ class ObjectiveConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RefinementConfig:
-    """Path-gradient refinement after flow matching; it starts from the averaged parameters.
+    """Path-gradient refinement after flow matching or maximum likelihood; it starts from the averaged parameters.
 
     Attributes:
         steps: optimiser steps; 0: no refinement.
         divergence: "reverse" (KL(q|p) over flow samples), "forward" (KL(p|q) over reference frames) or "both".
         batch_size: prior samples, and as many frames, per step.
         microbatch: configurations per chunk of the gradient accumulation.
-        nodes: nodes of the Gauss-Legendre rule along each path.
+        nodes: nodes of the Gauss-Legendre rule along each path of a continuous flow.
         grading: of these nodes, as that of the solver.
         learning_rate: peak learning rate.
         final_learning_rate: learning rate at the end of the cosine schedule.
@@ -293,7 +293,7 @@ class RunConfig:
         flow: the flow.
         objective: what is minimised.
         training: the optimiser and the loop.
-        refinement: what follows on flow matching.
+        refinement: what follows on the training.
         precision: "single" or "double".
         description: a sentence for `boltzflow presets`.
     """

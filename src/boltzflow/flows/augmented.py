@@ -106,7 +106,10 @@ class AugmentedCouplingFlow(AbstractFlow):
 
     def draw_copies(self, positions: Float[Array, "N D"], *, key: PRNGKeyArray) -> Float[Array, "N K D"]:
         """Positions in units of the prior with k copies drawn from pi(a | x), as channels."""
-        noise = jax.random.normal(key, (self.n_particles, self.augmented, self.dimension), positions.dtype)
+        return self.with_copies(positions, jax.random.normal(key, (self.n_particles, self.augmented, self.dimension), positions.dtype))
+
+    def with_copies(self, positions: Float[Array, "N D"], noise: Float[Array, "N k D"]) -> Float[Array, "N K D"]:
+        """Positions in units of the prior with the copies that standard normal noise makes of them, as channels."""
         return jnp.concatenate([positions[:, None], positions[:, None] + self.noise * noise], axis=1)
 
     def log_conditional(self, channels: Float[Array, "N K D"]) -> Float[Array, ""]:
@@ -127,9 +130,13 @@ class AugmentedCouplingFlow(AbstractFlow):
         """Latent channels, channels and their log q(x, a)."""
         key_positions, key_copies = jax.random.split(key)
         latent = self.draw_copies(self.prior.sample(self.n_particles, self.dimension, key=key_positions), key=key_copies)
+        return latent, *self.push_forward(latent)
+
+    def push_forward(self, latent: Float[Array, "N K D"]) -> tuple[Float[Array, "N K D"], Float[Array, ""]]:
+        """Latent channels moved to data, in units of the prior, and log q(x, a) there."""
         moved = self.stack(latent, inverse=True)
         # From latent to data the log-det has the other sign.
-        return latent, moved.channels, self._log_base(latent) - moved.log_det
+        return moved.channels, self._log_base(latent) - moved.log_det
 
     def log_marginals(self, positions: Float[Array, "N D"], *, count: int, key: PRNGKeyArray) -> Float[Array, " K"]:
         """Log q(x, a) - log pi(a | x) for draws of a, in data units: the mean of their exponentials is q(x), without bias."""

@@ -54,7 +54,7 @@ class AugmentedLikelihood:
         flow = self.flow.with_network(network)
 
         def loss(frame: Float[Array, "N D"], noise: Float[Array, "N K D"]) -> Float[Array, ""]:
-            channels = jnp.concatenate([frame[:, None], frame[:, None] + flow.noise * noise], axis=1)
+            channels = flow.with_copies(frame, noise)
             density = flow.joint(channels)
             return flow.log_conditional(channels) - density.log_q + self.collinearity * density.collinearity
 

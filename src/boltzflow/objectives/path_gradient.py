@@ -65,9 +65,9 @@ class PathGradient:
         """Log q(x) + u(x) of one flow sample; its gradient pulls x along the difference of the two scores."""
         end, score, change = transport_with_score(field, latent, -latent, self.options.nodes, grading=self.options.grading)
         energy, gradient = jax.value_and_grad(lambda x: self.energy(x * self.scale))(end)
-        pull = _bounded(score + gradient, self.options.clip)
+        pull = bounded(score + gradient, self.options.clip)
         path = _path(field, latent, self.options.nodes, grading=self.options.grading)
-        return _with_gradient(-0.5 * jnp.sum(latent**2) - change + energy, pull, path)
+        return with_gradient(-0.5 * jnp.sum(latent**2) - change + energy, pull, path)
 
     def _forward(self, field: AbstractVectorField, frame: Float[Array, "N D"]) -> Float[Array, ""]:
         """-log q(x) - u(x) of one frame, whose mean is the divergence and log Z and has far less noise than that of -log q(x).
@@ -79,18 +79,18 @@ class PathGradient:
         latent, pulled_back, change = transport_with_score(
             field, frame, score, self.options.nodes, grading=self.options.grading, reverse=True
         )
-        pull = _bounded(pulled_back + latent, self.options.clip)
+        pull = bounded(pulled_back + latent, self.options.clip)
         path = _path(field, frame, self.options.nodes, grading=self.options.grading, reverse=True)
-        return _with_gradient(0.5 * jnp.sum(latent**2) - change - energy, pull, path)
+        return with_gradient(0.5 * jnp.sum(latent**2) - change - energy, pull, path)
 
 
-def _with_gradient(value: Float[Array, ""], pull: Float[Array, "N D"], end: Float[Array, "N D"]) -> Float[Array, ""]:
-    """The value, with the gradient of pull · end."""
+def with_gradient(value: Float[Array, ""], pull: Float[Array, "*shape"], end: Float[Array, "*shape"]) -> Float[Array, ""]:
+    """The value, with the gradient of pull · end; `end` has the shape of the pull, (N, D) or (N, K, D)."""
     surrogate = jnp.sum(jax.lax.stop_gradient(pull) * end)
     return jax.lax.stop_gradient(value - surrogate) + surrogate
 
 
-def _bounded(pull: Float[Array, "N D"], bound: float) -> Float[Array, "N D"]:
+def bounded(pull: Float[Array, "*shape"], bound: float) -> Float[Array, "*shape"]:
     """The vector, shortened to the bound: a sample with overlapping particles must not outweigh all others."""
     norm = jnp.sqrt(jnp.sum(pull**2) + 1e-12)
     return pull * jnp.minimum(1.0, bound / norm)

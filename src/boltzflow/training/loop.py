@@ -1,7 +1,6 @@
 """The training loop: from a configuration to a run folder with a trained model, interruptible at any moment."""
 
 import contextlib
-import dataclasses
 import os
 import signal
 import threading
@@ -14,9 +13,9 @@ import jax
 import numpy as np
 
 from boltzflow import config_io, datasets
-from boltzflow.config import RefinementConfig, RunConfig
+from boltzflow.config import RunConfig
 from boltzflow.datasets import Dataset
-from boltzflow.errors import BoltzflowError, RunError
+from boltzflow.errors import BoltzflowError, ConfigError, RunError
 from boltzflow.flows.base import AbstractFlow
 from boltzflow.flows.build import build_flow
 from boltzflow.objectives.flow_matching import Batch
@@ -64,18 +63,17 @@ def train(
         RunError: if the folder cannot be written or holds another run, or the run was interrupted (its state is saved).
         CheckpointError: if `resume` and no checkpoint can be used, or the model to start from cannot be.
         DataError: if the data cannot be used.
-        ConfigError: if batch size, microbatch and devices do not fit together.
+        ConfigError: if batch size, microbatch and devices do not fit together, or a density without energy is to be refined.
     """
     progress = Silent() if progress is None else progress
     folder = Path(out)
     target = target_of(config, folder) if target is None else target
     config_io.check(config)
-    if config.flow.family == "eacf" and config.refinement.steps:
-        progress.message("the refinement is left out: it is made for continuous flows.")
-        config = dataclasses.replace(config, refinement=RefinementConfig())
     training = config.training
     mesh = data_mesh(training.devices, training.batch_size, training.microbatch)
     if config.refinement.steps:
+        if not target.has_energy:
+            raise ConfigError(f"path gradients need an energy, and target {target.name!r} has none; set refinement.steps=0.")
         data_mesh(training.devices, config.refinement.batch_size, config.refinement.microbatch, section="refinement")
     if training.start_from is not None and not resume:
         # Whether the model can be started from is told before the frames are made, which can take long; a run that is continued does not

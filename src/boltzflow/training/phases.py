@@ -11,6 +11,7 @@ from boltzflow.config import RunConfig, TrainingConfig
 from boltzflow.flows.augmented import AugmentedCouplingFlow
 from boltzflow.flows.base import AbstractFlow
 from boltzflow.objectives.augmented_likelihood import AugmentedLikelihood
+from boltzflow.objectives.augmented_path_gradient import AugmentedPathGradient
 from boltzflow.objectives.flow_matching import Batch, FlowMatching
 from boltzflow.objectives.maximum_likelihood import MaximumLikelihood
 from boltzflow.objectives.pairing import PairingInfo
@@ -65,7 +66,10 @@ def phases(
     # The processor has nothing else to do while an accelerator trains.
     threads = 1 if jax.default_backend() == "cpu" else max(1, available_cores() // 2)
     objective = _objective(config, flow)
-    path_gradient = PathGradient(refinement, target.energy, flow.scale)
+    if isinstance(flow, AugmentedCouplingFlow):
+        path_gradient = AugmentedPathGradient(refinement, target.energy, flow)
+    else:
+        path_gradient = PathGradient(refinement, target.energy, flow.scale)
     shared = {field.name: getattr(refinement, field.name) for field in dataclasses.fields(refinement) if hasattr(training, field.name)}
     refining = dataclasses.replace(training, **shared)
 
