@@ -2,6 +2,7 @@
 
     python tools/alanine_dipeptide_xtb.py relax CLASSICAL.h5 XTB.h5 -n 4500 --steps 60
     python tools/alanine_dipeptide_xtb.py train XTB.h5 runs/xtb --start-from alanine-dipeptide --steps 4000 -n 12000
+    python tools/alanine_dipeptide_xtb.py train XTB.h5 runs/xtb --start-from alanine-dipeptide-eacf --steps 400 --refine 1300 --average
 
 Half of the frames that are relaxed have phi > 0, which is rare, so that the flow learns both sides alike; the weights put that right.
 """
@@ -16,7 +17,9 @@ from boltzflow import datasets, reference, targets
 from boltzflow.analysis import free_energy
 from boltzflow.analysis.internal_coordinates import backbones, torsions
 from boltzflow.config import DataConfig, RefinementConfig
+from boltzflow.errors import TargetError
 from boltzflow.progress import PlainProgress
+from boltzflow.sampling.averaging import averaged
 from boltzflow.sampling.generate import generate
 from boltzflow.training import load_model, train
 
@@ -43,7 +46,10 @@ def relax(arguments: argparse.Namespace, molecule: targets.Target, target: targe
 
 def tune(arguments: argparse.Namespace, molecule: targets.Target, target: targets.Target) -> None:
     """Goes on training a flow of the force field with frames of GFN2-xTB, then draws and reweights."""
-    model = load_model(arguments.start_from)
+    try:
+        model = load_model(arguments.start_from)
+    except TargetError:
+        model = load_model(arguments.start_from, target=target)
     config, settings = model.config, model.config.training
     training = dataclasses.replace(
         settings,
@@ -64,7 +70,16 @@ def tune(arguments: argparse.Namespace, molecule: targets.Target, target: target
         data=DataConfig(validation=300, allow_virial_mismatch=True),
         flow=dataclasses.replace(config.flow, scale=float(model.flow.scale)),
         training=training,
-        refinement=RefinementConfig(),
+        refinement=RefinementConfig(
+            steps=arguments.refine,
+            divergence="reverse",
+            batch_size=32,
+            learning_rate=1.5e-4,
+            final_learning_rate=5e-6,
+            ema_decay=0.98,
+            # Half of the samples of a flow of the force field pull with 200 and more; a bound below that points elsewhere.
+            clip=300.0,
+        ),
     )
     frames = datasets.load(arguments.source, target, allow_virial_mismatch=True)
     train(config, arguments.out, target=target, dataset=frames, progress=PlainProgress(), resume=os.path.exists(arguments.out))
@@ -72,6 +87,10 @@ def tune(arguments: argparse.Namespace, molecule: targets.Target, target: target
     samples = generate(flow, target, arguments.n, seed=arguments.seed, out=f"{arguments.out}/samples.h5", progress=PlainProgress())
     positive = phi(samples.positions, molecule) > 0
     print("reverse ESS", samples.ess(), "log Z", samples.log_z(), targets.failures(target))
+    if arguments.average:
+        samples = averaged(samples, flow, target, progress=PlainProgress())
+        samples.save(f"{arguments.out}/averaged.h5")
+        print("averaged: reverse ESS", samples.ess(), "log Z", samples.log_z())
     print("F(phi > 0) - F(phi < 0) before", free_energy.difference(np.zeros(samples.n), positive, ~positive))
     print("F(phi > 0) - F(phi < 0) after", free_energy.difference(samples.log_weight, positive, ~positive))
 
@@ -91,6 +110,8 @@ def main() -> None:
     parser.add_argument("--microbatch", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--ema-decay", type=float, default=0.999)
+    parser.add_argument("--refine", type=int, default=0, help="steps of refinement by path gradients of the reverse divergence")
+    parser.add_argument("--average", action="store_true", help="average log q over the copies of an augmented flow")
     arguments = parser.parse_args()
     molecule = targets.get("alanine-dipeptide")
     target = targets.gfn2_xtb(molecule, reference_energy=REFERENCE_ENERGY, workers=arguments.workers)

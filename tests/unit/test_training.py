@@ -16,13 +16,14 @@ import optax
 import pytest
 
 from boltzflow import targets
-from boltzflow.config import DataConfig, FlowConfig, RunConfig, TrainingConfig
+from boltzflow.config import DataConfig, FlowConfig, RefinementConfig, RunConfig, TrainingConfig
 from boltzflow.config_io import load_config
 from boltzflow.errors import CheckpointError, ConfigError, DataError, RunError, TargetError
 from boltzflow.flows import ContinuousFlow
 from boltzflow.flows.build import build_flow
 from boltzflow.nets.base import AbstractVectorField
 from boltzflow.objectives.flow_matching import Batch, FlowMatching
+from boltzflow.targets.base import Target
 from boltzflow.training.batches import prefetch
 from boltzflow.training.checkpoint import Checkpoints
 from boltzflow.training.export import MODEL_FILE, load_model, save_model, with_parameters_of
@@ -556,3 +557,11 @@ def test_pairs_are_mirrored_where_the_flow_cannot_tell_hands(options, mirrored):
     data = np.asarray(matching.prepare(0)[0].data)
     hands = np.sign(np.linalg.det(data[:, :3] - data[:, 3:]))
     assert ((hands == 1).any() and (hands == -1).any()) if mirrored else (hands == 1).all()
+
+
+def test_a_density_without_energy_is_not_refined(tmp_path):
+    target = Target("frames_only", 3, 2, None, (0, 0, 0))
+    config = RunConfig(target="frames_only", refinement=RefinementConfig(steps=3))
+    with pytest.raises(ConfigError, match=r"'frames_only' has none; set refinement\.steps=0"):
+        train(config, tmp_path / "run", target=target)
+    assert not (tmp_path / "run").exists()
