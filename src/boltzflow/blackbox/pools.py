@@ -1,8 +1,10 @@
 """Where the pieces of a batch run: worker processes of our own, or an executor of the user."""
 
+import atexit
 import concurrent.futures
 import multiprocessing
 import pickle
+import weakref
 from typing import Protocol
 
 import numpy as np
@@ -32,6 +34,9 @@ class Pool(Protocol):
         ...
 
 
+_open: "weakref.WeakSet[OwnProcesses]" = weakref.WeakSet()
+
+
 class OwnProcesses:
     """Worker processes, started when they are first needed and ended with the interpreter at the latest."""
 
@@ -48,6 +53,7 @@ class OwnProcesses:
         self.workers = workers or available_cores()
         self._timeout = timeout
         self._pool: concurrent.futures.ProcessPoolExecutor | None = None
+        _open.add(self)
 
     def submit(self, positions: Float[np.ndarray, "B N D"], gradient: bool) -> "concurrent.futures.Future[worker.Outcome]":
         """Starts work on a piece."""
@@ -66,6 +72,13 @@ class OwnProcesses:
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
         self._pool = None
+
+
+@atexit.register
+def _close() -> None:
+    """Drops all pools while the modules are still there that they need to say goodbye."""
+    for pool in list(_open):
+        pool.renew()
 
 
 class GivenExecutor:
