@@ -245,17 +245,17 @@ class TrainingConfig:
         learning_rate: peak learning rate.
         final_learning_rate: learning rate at the end of the cosine schedule.
         warmup_steps: linear warm-up.
-        weight_decay: decay of the weights, apart from the gradient; 0: none.
+        weight_decay: decay of the weights, apart from the gradient; biases do not decay. 0: none.
         clip_norm: global gradient norm above which a step is scaled down.
         clip_median: scale a step down, too, to this many times the median norm of the last 100; None: no such limit.
         skip_median: leave out a step whose norm is more than this many times that median; None: no such limit.
         ema_decay: decay of the exponential moving average of the parameters; the average is what samples.
-        seed: seed of everything that is random in training.
+        seed: seed of everything that is random in training, from 0 to 2^64 - 1.
         devices: devices that share each batch; 0: all there are.
         log_every: steps between two lines of metrics.
         checkpoint_every: steps between two checkpoints.
         keep_checkpoints: checkpoints that are kept.
-        evaluate_every: steps between two evaluations (NLL and reverse ESS); 0: only at the end.
+        evaluate_every: steps between two evaluations (NLL and reverse ESS) during training; 0: never.
         evaluate_n: samples of a periodic evaluation.
         tensorboard: also write TensorBoard event files (extra `tracking`).
     """

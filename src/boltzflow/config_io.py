@@ -4,15 +4,15 @@ The types are the dataclasses of `boltzflow.config`; pydantic checks them strict
 option, the value given and what was expected.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import json
-import math
 import os
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 
 from boltzflow import files
 from boltzflow.config import RunConfig
+from boltzflow.config_check import check, effective, refuse_without_effect
 from boltzflow.errors import ConfigError, nearest
 
 _BASE = "base"
@@ -37,29 +38,38 @@ def load_preset(name: str) -> RunConfig:
     A file may start from a preset with `base: NAME` and give only what differs.
 
     Raises:
-        ConfigError: if there is neither, or the configuration is wrong.
+        ConfigError: if there is neither, or the configuration is wrong, or it sets an option that would have no effect.
     """
     if name in _preset_files():
-        return _validate(_read_preset(name), f"preset {name}")
-    if name.endswith((".yaml", ".yml")) or os.sep in name:
-        return load_config(name)
-    raise ConfigError(f"there is no preset {name!r}; {nearest(name, _preset_files())}")
+        text, source = _preset_files()[name].read_text(encoding="utf-8"), f"preset {name}"
+    elif name.endswith((".yaml", ".yml")) or os.sep in name:
+        text, source = _text(Path(name)), name
+    else:
+        raise ConfigError(f"there is no preset {name!r}; {nearest(name, _preset_files())}")
+    own = _parse(text, source)
+    data = _with_base(own, source)
+    # The options of a refinement stand by for the day when its steps are set.
+    given = {option for option in _leaves(own) if not option.startswith("refinement.")}
+    return _settled(data, _validate(data, source), given, source)
 
 
 def load_config(path: str | os.PathLike[str]) -> RunConfig:
-    """The configuration in a YAML file.
+    """The configuration in a YAML file, such as a run's; options without effect are taken as they are.
 
     Raises:
         ConfigError: if the file cannot be read or the configuration is wrong.
     """
     path = Path(path)
+    return loads(_text(path), str(path))
+
+
+def _text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise ConfigError(f"there is no configuration file {path}; `boltzflow presets` lists the presets.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}.") from error
-    return loads(text, str(path))
 
 
 def loads(text: str, source: str) -> RunConfig:
@@ -97,9 +107,11 @@ def apply_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
             `training.learning_rate=5e-4` or `flow.cutoff=null`.
 
     Raises:
-        ConfigError: if an override has another form, names no option, or has a value of a wrong type or outside its range.
+        ConfigError: if an override has another form, names no option, has a value of a wrong type or outside its range, or would have no
+            effect.
     """
     data = dataclasses.asdict(config)
+    given = set()
     for override in overrides:
         name, separator, text = override.partition("=")
         name = name.strip()
@@ -117,83 +129,48 @@ def apply_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
             inside = next(iter(section[last]))
             raise ConfigError(f"{name} is a section, not an option; set one of its options, such as {name}.{inside}=...")
         section[last] = _parse_value(text, name)
-    return _validate(data, "")
+        given.add(name)
+    return _settled(data, _validate(data, ""), given, "")
 
 
-def check(config: RunConfig) -> None:
-    """Checks what types cannot say: ranges, and options that must fit one another.
+def _settled(data: Mapping[str, Any], config: RunConfig, given: Collection[str], source: str) -> RunConfig:
+    """The configuration without what would have no effect: refused where it was asked for, else left behind with the preset it is from."""
+    with _in(source):
+        refuse_without_effect(config, given=given)
+    return _validate(effective(data, config), source)
+
+
+def _leaves(data: Mapping[str, Any], prefix: str = "") -> set[str]:
+    """Dotted names of all options in a mapping."""
+    found: set[str] = set()
+    for name, value in data.items():
+        found |= _leaves(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}"}
+    return found
+
+
+@contextlib.contextmanager
+def _in(source: str) -> Iterator[None]:
+    """Puts the source before the sentence of an error."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}" if source else str(error)) from None
+
+
+def checked(config: RunConfig, *, strict: bool = True) -> RunConfig:
+    """A configuration made in Python, checked as one that was read: types, words, ranges, and what would have no effect.
+
+    Args:
+        config: the configuration; NumPy's numbers become Python's.
+        strict: refuse options without effect. A run that goes on may have been begun when they were ignored.
 
     Raises:
         ConfigError: names the option, its value and what is allowed.
     """
-    data = dataclasses.asdict(config)
-    for names, allowed, test in _RANGES:
-        for name in names.split():
-            value = _lookup(data, name)
-            if value is not None and not (isinstance(value, int | float) and math.isfinite(value) and test(value)):
-                raise ConfigError(f"{name} must be {allowed}, got {value}.")
-    training, flow = config.training, config.flow
-    if training.batch_size % training.microbatch:
-        raise ConfigError(
-            f"training.microbatch must divide training.batch_size, but {training.batch_size} is no multiple of {training.microbatch}."
-        )
-    if training.devices > 1 and training.batch_size % training.devices:
-        raise ConfigError(
-            f"training.devices must divide training.batch_size, but {training.batch_size} is no multiple of {training.devices}."
-        )
-    if training.final_learning_rate > training.learning_rate:
-        raise ConfigError(
-            f"training.final_learning_rate must not be above training.learning_rate ({training.learning_rate}), got "
-            f"{training.final_learning_rate}."
-        )
-    if flow.family == "eacf":
-        if flow.coupling.augmented % 2 == 0:
-            raise ConfigError(
-                f"flow.coupling.augmented must be odd, so that positions and copies fall into two groups of one size, got "
-                f"{flow.coupling.augmented}."
-            )
-        if config.objective.method == "flow-matching":
-            raise ConfigError("a coupling flow is trained by maximum likelihood; leave out objective.method=flow-matching.")
-        if flow.coupling.bins == 0 and flow.coupling.projection != "cartesian":
-            raise ConfigError("flow.coupling.bins must be at least 1 unless flow.coupling.projection is 'cartesian', got 0.")
-        if flow.coupling.projection == "none" and flow.coupling.features % 4:
-            raise ConfigError(f"flow.coupling.features must be a multiple of 4 for the projection 'none', got {flow.coupling.features}.")
-    if flow.network == "two-interaction" and flow.radial < 1:
-        raise ConfigError("flow.radial must be at least 1 for the two-interaction network, got 0.")
-    if config.data.path is None and config.data.n <= config.data.validation:
-        raise ConfigError(
-            f"data.n ({config.data.n}) must be larger than data.validation ({config.data.validation}), or nothing is left to train on."
-        )
-
-
-_RANGES: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
-    (
-        "data.n flow.layers flow.hidden flow.solver.steps flow.solver.max_steps flow.solver.probes training.steps training.batch_size "
-        "training.microbatch training.log_every training.checkpoint_every training.keep_checkpoints training.evaluate_n "
-        "flow.coupling.blocks flow.coupling.augmented flow.coupling.layers flow.coupling.features flow.coupling.width "
-        "flow.coupling.marginal_draws objective.nodes refinement.batch_size refinement.microbatch refinement.nodes "
-        "flow.solver.grading refinement.grading",
-        "at least 1",
-        lambda value: value >= 1,
-    ),
-    (
-        "data.seed data.split_seed data.validation flow.radial flow.channels training.warmup_steps training.seed training.devices "
-        "flow.softening flow.coupling.bins flow.coupling.radial objective.collinearity "
-        "training.evaluate_every objective.sigma training.final_learning_rate training.weight_decay refinement.steps "
-        "refinement.warmup_steps refinement.final_learning_rate",
-        "0 or more",
-        lambda value: value >= 0,
-    ),
-    (
-        "flow.solver.rtol flow.solver.atol flow.cutoff flow.reach flow.scale training.learning_rate training.clip_norm "
-        "flow.coupling.noise flow.coupling.reach flow.coupling.stiffness training.clip_median training.skip_median "
-        "refinement.learning_rate refinement.clip",
-        "greater than 0",
-        lambda value: value > 0,
-    ),
-    ("objective.late_time", "between 0 and 1", lambda value: 0 <= value <= 1),
-    ("training.ema_decay refinement.ema_decay", "at least 0 and below 1", lambda value: 0 <= value < 1),
-)
+    sound = _validate(dataclasses.asdict(config), "")
+    if strict:
+        refuse_without_effect(sound)
+    return sound
 
 
 def _preset_files() -> dict[str, Traversable]:
@@ -207,7 +184,7 @@ def _read_preset(name: str) -> dict[str, Any]:
 
 def _with_base(data: dict[str, Any], source: str) -> dict[str, Any]:
     """What a file says, laid over the preset it starts from."""
-    base = data.pop(_BASE, None)
+    base, data = data.get(_BASE), {name: value for name, value in data.items() if name != _BASE}
     if base is None:
         return data
     if base not in _preset_files():
@@ -263,7 +240,7 @@ def _validate(data: Mapping[str, Any], source: str) -> RunConfig:
     import pydantic
 
     # Through JSON, because strict validation of Python objects wants instances of the dataclasses instead of mappings.
-    text = json.dumps(data, default=str)
+    text = json.dumps(data, default=_plain)
     prefix = f"{source}: " if source else ""
     try:
         config = pydantic.TypeAdapter(RunConfig).validate_json(text)
@@ -272,11 +249,15 @@ def _validate(data: Mapping[str, Any], source: str) -> RunConfig:
         first = min(error.errors(), key=lambda found: found["type"] != "unexpected_keyword_argument")
         name = ".".join(str(part) for part in first["loc"] if str(part) in _known_parts())
         raise _sentence(first["type"], name or ".".join(map(str, first["loc"])), first["loc"], first["input"], prefix) from error
-    try:
+    with _in(source):
         check(config)
-    except ConfigError as error:
-        raise ConfigError(f"{prefix}{error}") from None
     return config
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no word for: NumPy's numbers, paths, and all that will be refused."""
+    item = getattr(value, "item", None)
+    return item() if callable(item) and getattr(value, "shape", None) == () else str(value)
 
 
 def _sentence(kind: str, name: str, location: tuple[int | str, ...], given: object, prefix: str) -> ConfigError:
@@ -358,13 +339,6 @@ def _shown(value: object) -> str:
     if isinstance(value, str):
         return f"the text {value!r}"
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _lookup(data: Mapping[str, Any], name: str) -> Any:
-    value: Any = data
-    for part in name.split("."):
-        value = value[part]
-    return value
 
 
 def _explained(section: Any, depth: int) -> list[str]:

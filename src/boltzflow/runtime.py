@@ -3,10 +3,12 @@
 Called by the command line, never at import: a library does not change the process it is loaded into.
 """
 
+import contextlib
 import hashlib
 import os
 import platform
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -46,6 +48,34 @@ def configure(precision: Literal["single", "double"] = "single", devices: int = 
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     # An entry that a killed process left half-written is compiled anew; JAX's warning about it helps nobody.
     warnings.filterwarnings("ignore", message=".*persistent compilation cache.*", category=UserWarning)
+
+
+@contextlib.contextmanager
+def precision(name: Literal["single", "double"]) -> Iterator[None]:
+    """Double precision while the block runs, in all threads of this process; "single" changes nothing.
+
+    A run that was asked for in double precision from Python is trained, evaluated and sampled in it, whatever the process is set to. The
+    switch is that of the whole process and not that of the thread (`jax.enable_x64`), because batches and chunks of samples are made in
+    threads; it is put back at the end.
+    """
+    import jax
+
+    before = bool(jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
+    if name == "single" or before:
+        yield
+        return
+    jax.config.update("jax_enable_x64", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+def in_double() -> bool:
+    """Whether this process computes in double precision."""
+    import jax
+
+    return bool(jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def available_cores() -> int:

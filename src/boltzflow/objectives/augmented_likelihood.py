@@ -39,12 +39,13 @@ class AugmentedLikelihood:
             reflections: whether reflections are a symmetry.
         """
         rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 3, step]))
-        data = frames[rng.integers(len(frames), size=batch_size)].astype(np.float32)
+        data = frames[rng.integers(len(frames), size=batch_size)]
         n, dimension = data.shape[1:]
         if self.turn:
-            data = np.einsum("bij,bkj->bki", random_turns(rng, batch_size, dimension, reflections=reflections), data)
-        noise = rng.standard_normal((batch_size, n, self.flow.augmented, dimension), dtype=np.float32)
-        return Batch(data, data, np.zeros(batch_size, np.float32), noise)
+            turns = random_turns(rng, batch_size, dimension, reflections=reflections).astype(data.dtype)
+            data = np.einsum("bij,bkj->bki", turns, data)
+        noise = rng.standard_normal((batch_size, n, self.flow.augmented, dimension), dtype=data.dtype.type)
+        return Batch(data, data, np.zeros(batch_size, data.dtype), noise)
 
     def losses(self, network: CouplingStack, batch: Batch) -> Float[Array, " B"]:
         """Negative joint log-likelihood of each frame in nats and units of the prior, less log pi(a|x), with the weighted penalty.
@@ -68,4 +69,4 @@ def random_turns(rng: np.random.Generator, count: int, dimension: int, *, reflec
     orthogonal = orthogonal * np.sign(np.diagonal(triangular, axis1=1, axis2=2))[:, None, :]
     if not reflections:
         orthogonal[:, :, 0] *= np.sign(np.linalg.det(orthogonal))[:, None]
-    return orthogonal.astype(np.float32)
+    return orthogonal

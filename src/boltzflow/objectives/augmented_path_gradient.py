@@ -46,11 +46,11 @@ class AugmentedPathGradient:
         """
         rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 4, step]))
         size, (n, dimension) = self.options.batch_size, frames.shape[1:]
-        data = frames[rng.integers(len(frames), size=size)].astype(np.float32)
+        data = frames[rng.integers(len(frames), size=size)]
         keys = jax.random.split(jax.random.key(int(rng.integers(2**31))), size)
-        prior = np.asarray(jax.vmap(lambda key: self.flow.prior.sample(n, dimension, key=key))(keys), np.float32)
-        noise = rng.standard_normal((size, n, 2 * self.flow.augmented, dimension), dtype=np.float32)
-        return Batch(prior, data, np.zeros(size, np.float32), noise)
+        prior = np.asarray(jax.vmap(lambda key: self.flow.prior.sample(n, dimension, key=key))(keys), data.dtype)
+        noise = rng.standard_normal((size, n, 2 * self.flow.augmented, dimension), dtype=data.dtype.type)
+        return Batch(prior, data, np.zeros(size, data.dtype), noise)
 
     def losses(self, network: CouplingStack, batch: Batch) -> Float[Array, " B"]:
         """Divergence of each pair up to log Z, which cancels for "both", with the path gradient as its gradient."""

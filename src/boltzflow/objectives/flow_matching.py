@@ -68,13 +68,13 @@ class FlowMatching(ObjectiveConfig):
         """
         rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, step]))
         shape = (batch_size, *frames.shape[1:])
-        data = frames[rng.integers(len(frames), size=batch_size)].astype(np.float32)
-        prior, noise = (centred_normal(rng, shape) for _ in range(2))
+        data = frames[rng.integers(len(frames), size=batch_size)]
+        prior, noise = (centred_normal(rng, shape, data.dtype) for _ in range(2))
         prior, data, info = pair(
             prior, data, pairing=self.pairing, full_cost=self.full_cost, classes=classes, reflections=reflections, threads=threads
         )
         quantile = (rng.permutation(batch_size) + rng.random(batch_size)) / batch_size
-        return Batch(prior, data, self._times(quantile).astype(np.float32), noise), info
+        return Batch(prior, data, self._times(quantile).astype(data.dtype), noise), info
 
     def _times(self, quantile: Float[np.ndarray, " B"]) -> Float[np.ndarray, " B"]:
         """Uniform times, a share of which is mapped to a density that grows as 1/sqrt(1-t) towards the data."""
@@ -95,7 +95,7 @@ class FlowMatching(ObjectiveConfig):
         return jnp.sum(weight * error**2, axis=(1, 2))
 
 
-def centred_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Float[np.ndarray, "B N D"]:
-    """Standard normal configurations on the zero-CoM subspace."""
-    values = rng.standard_normal(shape, dtype=np.float32)
+def centred_normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype = np.dtype(np.float32)) -> Float[np.ndarray, "B N D"]:
+    """Standard normal configurations on the zero-CoM subspace, drawn in float32 or float64."""
+    values = rng.standard_normal(shape, dtype=np.float64 if dtype == np.float64 else np.float32)
     return values - values.mean(axis=1, keepdims=True)

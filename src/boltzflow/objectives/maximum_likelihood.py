@@ -36,9 +36,9 @@ class MaximumLikelihood(ObjectiveConfig):
             step: number of the step.
         """
         rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 2, step]))
-        data = frames[rng.integers(len(frames), size=batch_size)].astype(np.float32)
-        probes = centred_normal(rng, data.shape)
-        return Batch(probes, data, np.zeros(batch_size, np.float32), probes)
+        data = frames[rng.integers(len(frames), size=batch_size)]
+        probes = centred_normal(rng, data.shape, data.dtype)
+        return Batch(probes, data, np.zeros(batch_size, data.dtype), probes)
 
     def losses(self, field: AbstractVectorField, batch: Batch) -> Float[Array, " B"]:
         """Negative log-likelihood of each frame in nats, on the zero-CoM subspace and in units of the prior.

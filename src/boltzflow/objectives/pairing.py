@@ -244,8 +244,9 @@ def pair(
         DataError: shapes do not fit, positions are not finite, or D is neither 2 nor 3 in the equivariant pairing.
     """
     started = time.perf_counter()
-    prior = np.asarray(prior, np.float32)
-    data = np.asarray(data, np.float32)
+    # Pairs come in the precision of what is paired; the kernels compute in double precision anyway.
+    precision = np.float64 if np.result_type(prior, data) == np.float64 else np.float32
+    prior, data = np.asarray(prior, precision), np.asarray(data, precision)
     classes = np.asarray(classes)
     _validate(prior, data, pairing, classes)
     before = _mean_cost(prior, data)

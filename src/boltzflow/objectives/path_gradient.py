@@ -46,9 +46,9 @@ class PathGradient:
         """
         rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 1, step]))
         shape = (self.options.batch_size, *frames.shape[1:])
-        data = frames[rng.integers(len(frames), size=shape[0])].astype(np.float32)
-        prior = centred_normal(rng, shape)
-        time = np.zeros(shape[0], np.float32)
+        data = frames[rng.integers(len(frames), size=shape[0])]
+        prior = centred_normal(rng, shape, data.dtype)
+        time = np.zeros(shape[0], data.dtype)
         return Batch(prior, data, time, prior)
 
     def losses(self, field: AbstractVectorField, batch: Batch) -> Float[Array, " B"]:
@@ -85,14 +85,22 @@ class PathGradient:
 
 
 def with_gradient(value: Float[Array, ""], pull: Float[Array, "*shape"], end: Float[Array, "*shape"]) -> Float[Array, ""]:
-    """The value, with the gradient of pull · end; `end` has the shape of the pull, (N, D) or (N, K, D)."""
-    surrogate = jnp.sum(jax.lax.stop_gradient(pull) * end)
-    return jax.lax.stop_gradient(value - surrogate) + surrogate
+    """The value, with the gradient of pull · end; `end` has the shape of the pull, (N, D) or (N, K, D).
+
+    Where the pull is not finite, as in a clash, the value is NaN and the gradient zero, so that the configuration can be left out
+    without spoiling the sum of the others: zero times infinity would be NaN.
+    """
+    usable = jnp.isfinite(value) & jnp.all(jnp.isfinite(pull))
+    surrogate = jnp.sum(jax.lax.stop_gradient(jnp.where(usable, pull, 0.0)) * end)
+    return jnp.where(usable, jax.lax.stop_gradient(value - surrogate), jnp.nan) + surrogate
 
 
 def bounded(pull: Float[Array, "*shape"], bound: float) -> Float[Array, "*shape"]:
     """The vector, shortened to the bound: a sample with overlapping particles must not outweigh all others."""
     norm = jnp.sqrt(jnp.sum(pull**2) + 1e-12)
+    # The squares of what is far too long overflow before it does.
+    largest = jnp.maximum(jnp.max(jnp.abs(pull)), 1.0)
+    norm = jnp.where(jnp.isfinite(norm), norm, largest * jnp.sqrt(jnp.sum((pull / largest) ** 2)))
     return pull * jnp.minimum(1.0, bound / norm)
 
 

@@ -18,6 +18,7 @@ from boltzflow.objectives.pairing import PairingInfo
 from boltzflow.objectives.path_gradient import PathGradient
 from boltzflow.runtime import available_cores
 from boltzflow.targets import Target
+from boltzflow.training.parameters import flat
 from boltzflow.training.state import StepFunction, make_step
 
 
@@ -59,6 +60,8 @@ def phases(
     config: RunConfig, flow: AbstractFlow, target: Target, frames: Float[np.ndarray, "n N D"], mesh: jax.sharding.Mesh
 ) -> tuple[Phase, Phase]:
     """Training on frames and its refinement; frames in units of the prior."""
+    # Batches are drawn in the precision of the frames.
+    frames = np.asarray(frames, flat(flow.network).dtype)
     training, refinement = config.training, config.refinement
     classes = np.asarray(target.classes)
     # Where the flow cannot tell mirror images apart it learns the density of both, and for that one they are a symmetry.

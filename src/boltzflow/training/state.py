@@ -4,6 +4,7 @@ Parameters are one flat array from here on: optimiser, average and sums of gradi
 network has, which compiles in a fraction of the time.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -49,8 +50,8 @@ class TrainState(NamedTuple):
         parameters: all arrays of the network, one after the other (`flat`).
         average: exponential moving average of the parameters; the one that samples.
         optimiser: state of the optimiser; with limits by the median norm a `MedianState`.
-        skipped: steps whose gradient was not finite, or far above the median, and that changed nothing.
-        masked: pairs whose loss was not finite and that were left out.
+        skipped: steps without a single finite pair, or whose gradient was far above the median, and that changed nothing.
+        masked: pairs whose loss or gradient was not finite and that were left out.
     """
 
     step: Int[Array, ""]
@@ -70,6 +71,9 @@ class StepMetrics(NamedTuple):
 
 
 StepFunction = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
+
+Sums = tuple[Float[Array, ""], Int[Array, ""], Float[Array, " P"]]
+"""Over pairs: of the losses, of the pairs themselves, and of the gradients."""
 
 
 def _initial_optimiser(network: eqx.Module, parameters: Float[Array, " P"], config: TrainingConfig) -> PyTree:
@@ -115,7 +119,9 @@ def make_step(
     """The compiled training step.
 
     The batch is split over the axis "data" of the mesh; on each device the gradient is accumulated over microbatches that stay in the
-    processor's cache. Non-finite pairs get weight zero in the mean; a non-finite gradient changes nothing but the counters.
+    processor's cache. A pair whose loss or gradient is not finite costs itself alone: the step is that of the others. Which pair it is
+    that spoils the gradient of its microbatch is found by going through the batch pair by pair, which is compiled when it is first needed.
+    Without a single finite pair nothing changes but the counters.
 
     Args:
         network: gives the structure of what is trained; its parameters are taken from the state.
@@ -128,31 +134,45 @@ def make_step(
     every, split = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("data")
 
     def chunk_loss(network: eqx.Module, batch: Batch) -> tuple[Float[Array, ""], Int[Array, ""]]:
-        usable = jnp.all(jnp.isfinite(batch.data) & jnp.isfinite(batch.prior), axis=(1, 2))
+        parts = (batch.data, batch.prior, batch.noise)
+        usable = jnp.all(jnp.stack([jnp.all(jnp.isfinite(a), axis=tuple(range(1, a.ndim))) for a in map(jnp.asarray, parts)]), axis=0)
         # A masked pair must be finite too: zero times NaN in the backward pass is NaN.
         batch = jax.tree.map(lambda a: jnp.where(usable.reshape((-1,) + (1,) * (a.ndim - 1)), a, 0.5), batch)
         losses = objective.losses(network, batch)
         kept = usable & jnp.isfinite(losses)
         return jnp.sum(jnp.where(kept, losses, 0.0)), jnp.sum(kept, dtype=jnp.int32)
 
-    def accumulated(parameters: Float[Array, " P"], own: Batch) -> tuple[Float[Array, ""], Int[Array, ""], Float[Array, " P"]]:
-        """Sums over the pairs of all devices, each of which has its own part of the batch; they exchange their sums once."""
-        chunks = jax.tree.map(lambda a: a.reshape(-1, config.microbatch, *a.shape[1:]), own)
+    def sums(parameters: Float[Array, " P"], own: Batch, size: int, *, guarded: bool) -> Sums:
+        """Sums over the pairs of all devices, each of which has its own part of the batch; they exchange their sums once.
+
+        Args:
+            parameters: of the network.
+            own: this device's part of the batch.
+            size: pairs whose gradient is taken at once.
+            guarded: leave out those whose gradient is not finite.
+        """
+        chunks = jax.tree.map(lambda a: a.astype(parameters.dtype).reshape(-1, size, *a.shape[1:]), own)
         unfolded = with_parameters(network, parameters)
 
-        def accumulate(carry: PyTree, part: Batch) -> tuple[PyTree, None]:
+        def accumulate(carry: Sums, part: Batch) -> tuple[Sums, None]:
             (loss, kept), gradient = eqx.filter_value_and_grad(chunk_loss, has_aux=True)(unfolded, part)
-            return jax.tree.map(jnp.add, carry, (loss, kept, flat(gradient))), None
+            found: Sums = (loss, kept, flat(gradient))
+            if guarded:
+                # Of the square, too: no square root of what overflows.
+                sound = jnp.isfinite(jnp.sum(found[2] ** 2))
+                found = jax.tree.map(lambda a: jnp.where(sound, a, jnp.zeros_like(a)), found)
+            return jax.tree.map(jnp.add, carry, found), None
 
-        dtype = jnp.result_type(chunks.data, parameters)
-        start = (jnp.zeros((), dtype), jnp.zeros((), jnp.int32), jnp.zeros_like(parameters))
+        start = (jnp.zeros((), parameters.dtype), jnp.zeros((), jnp.int32), jnp.zeros_like(parameters))
         return jax.lax.psum(jax.lax.scan(accumulate, start, chunks)[0], "data")
 
     # Without the check, gradients stay local until the sum at the end; with it they are summed in each chunk.
-    over_devices = jax.shard_map(accumulated, mesh=mesh, in_specs=(every, split), out_specs=every, check_vma=False)
+    def over_devices(size: int, *, guarded: bool) -> Callable[[Float[Array, " P"], Batch], Sums]:
+        own = functools.partial(sums, size=size, guarded=guarded)
+        return jax.shard_map(own, mesh=mesh, in_specs=(every, split), out_specs=every, check_vma=False)
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        loss, kept, gradient = over_devices(state.parameters, batch)
+    def step(total: Callable[[Float[Array, " P"], Batch], Sums], state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+        loss, kept, gradient = total(state.parameters, batch)
         count = jnp.maximum(kept, 1)
         loss = loss / count
         gradient = gradient / count
@@ -181,8 +201,24 @@ def make_step(
         state = TrainState(state.step + 1, parameters, average, new_optimiser, skipped, masked)
         return state, StepMetrics(loss, norm, learning_rate)
 
+    def first_try(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics, Bool[Array, ""]]:
+        """The step, and whether its gradient is finite; if it is not, the state is the old one."""
+        after, metrics = step(over_devices(config.microbatch, guarded=False), state, batch)
+        sound = jnp.isfinite(metrics.grad_norm)
+        return jax.tree.map(lambda new, old: jnp.where(sound, new, old), after, state), metrics, sound
+
+    def pair_by_pair(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+        return step(over_devices(1, guarded=True), state, batch)
+
     whole, shared = (jax.sharding.NamedSharding(mesh, part) for part in (every, split))
-    return jax.jit(step, donate_argnums=0, in_shardings=(whole, shared), out_shardings=whole)
+    options: dict[str, Any] = {"donate_argnums": 0, "in_shardings": (whole, shared), "out_shardings": whole}
+    quick, careful = jax.jit(first_try, **options), jax.jit(pair_by_pair, **options)
+
+    def advance(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+        state, metrics, sound = quick(state, batch)
+        return (state, metrics) if bool(sound) else careful(state, batch)
+
+    return advance
 
 
 def place_batch(batch: Batch, mesh: jax.sharding.Mesh) -> Batch:
