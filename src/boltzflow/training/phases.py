@@ -67,7 +67,7 @@ def phases(
     # Where the flow cannot tell mirror images apart it learns the density of both, and for that one they are a symmetry.
     reflections = target.reflections or flow.mirror_symmetric
     # The processor has nothing else to do while an accelerator trains.
-    threads = 1 if jax.default_backend() == "cpu" else max(1, available_cores() // 2)
+    threads = 1 if jax.default_backend() == "cpu" else max(1, available_cores() - 1)
     objective = _objective(config, flow)
     if isinstance(flow, AugmentedCouplingFlow):
         path_gradient = AugmentedPathGradient(refinement, target.energy, flow)
