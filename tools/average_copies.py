@@ -5,7 +5,6 @@ python tools/average_copies.py MODEL SAMPLES.h5 AVERAGED.h5 --thin 0.1      # of
 """
 
 import argparse
-import dataclasses
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from boltzflow import progress
 from boltzflow.analysis.internal_coordinates import backbones, torsions
 from boltzflow.sampling.averaging import averaged
 from boltzflow.sampling.samples import Samples
-from boltzflow.sampling.thinning import thinning
+from boltzflow.sampling.thinning import thinned
 from boltzflow.training import load_model
 
 
@@ -30,14 +29,11 @@ def main() -> None:
     model = load_model(arguments.model)
     samples = Samples.load(arguments.samples)
     samples = samples.take(np.arange(min(samples.n, arguments.n or samples.n)))
-    thinner = np.zeros(samples.n)
     if arguments.thin < 1.0:
         phi = torsions(samples.positions, np.array([backbones(model.target.topology)[0].phi]))[:, 0]
-        kept, thinner = thinning(np.where(phi > 0, 1.0, arguments.thin), seed=arguments.seed)
-        samples = samples.take(kept)
+        samples = thinned(samples, np.where(phi > 0, 1.0, arguments.thin), seed=arguments.seed)
     with progress.shown() as bar:
         found = averaged(samples, model.flow, model.target, progress=bar)
-    samples, found = (dataclasses.replace(part, log_q=part.log_q + thinner) for part in (samples, found))
     found.save(arguments.out)
     print(f"n = {samples.n}")
     print(f"reverse ESS {samples.ess()} becomes {found.ess()}, log Z {samples.log_z()} becomes {found.log_z()}")

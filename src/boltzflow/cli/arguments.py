@@ -27,6 +27,7 @@ def _words(metavar: str) -> tyro.constructors.PrimitiveConstructorSpec:
 
 
 Precision = Literal["single", "double"]
+MaybePrecision = Optional[Precision]  # noqa: UP045
 Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
 Count = Annotated[int, tyro.conf.arg(aliases=["-n"], metavar="N")]
 Set = Annotated[Words, _words("OPTION=VALUE ..."), tyro.conf.arg(help_behavior_hint="(repeatable)")]

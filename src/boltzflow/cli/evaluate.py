@@ -17,7 +17,7 @@ def run(
     seed: int = 0,
     json: arguments.Flag = False,
     allow_virial_mismatch: arguments.Flag = False,
-    precision: arguments.Precision = "single",
+    precision: Annotated[arguments.MaybePrecision, tyro.conf.arg(help_behavior_hint="(default: that of the run)")] = None,
 ) -> None:
     """Measure a run or a model: NLL, ESS, log Z, path length, times.
 
@@ -31,16 +31,18 @@ def run(
         seed: Seed of the samples and of the bootstrap.
         json: Print one JSON object instead of a table.
         allow_virial_mismatch: Use frames that fail the virial check.
-        precision: Floating-point precision.
+        precision: Floating-point precision; that of the run unless given.
     """
     arguments.at_least(1, n=n)
     arguments.at_least(0, seed=seed)
     from boltzflow import progress, runtime
 
-    runtime.configure(precision)
+    runtime.configure()
+    from boltzflow.training.export import load_model, precision_of
+
+    runtime.configure(precision or precision_of(model))
     from boltzflow import datasets, files
     from boltzflow.sampling.evaluate import evaluate
-    from boltzflow.training.export import load_model
 
     loaded = load_model(model)
     frames = datasets.load(data, loaded.target, allow_virial_mismatch=allow_virial_mismatch) if data else None

@@ -20,7 +20,7 @@ def run(
     seed: int = 0,
     resume: arguments.Flag = False,
     chunk: Annotated[arguments.MaybeInt, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: chosen for the machine)")] = None,
-    precision: arguments.Precision = "single",
+    precision: Annotated[arguments.MaybePrecision, tyro.conf.arg(help_behavior_hint="(default: that of the run)")] = None,
 ) -> None:
     """Draw samples with their exact probability from a run or a model.
 
@@ -34,7 +34,7 @@ def run(
         seed: Seed of the samples.
         resume: Continue the file if it is there.
         chunk: Samples drawn at once; not given: as many as suit the processor's cache.
-        precision: Floating-point precision.
+        precision: Floating-point precision; that of the run unless given.
     """
     arguments.at_least(1, n=n, chunk=chunk)
     arguments.at_least(0, seed=seed)
@@ -44,9 +44,11 @@ def run(
     arguments.new_file(path, endings=(".h5", ".hdf5"), replace=resume)
     from boltzflow import progress, runtime
 
-    runtime.configure(precision)
+    runtime.configure()
+    from boltzflow.training.export import load_model, precision_of
+
+    runtime.configure(precision or precision_of(model))
     from boltzflow.sampling.generate import generate
-    from boltzflow.training.export import load_model
 
     loaded = load_model(model)
     began = time.perf_counter()
@@ -59,7 +61,8 @@ def run(
 def summarize(samples: "Samples", *, seconds: float) -> None:
     """Prints what was drawn and how well it covers the target."""
     figures = samples.summary()
-    names = ("n", "failed", "ess_reverse", "log_z", "pareto_k")
+    hands = ("other_hand",) if figures["other_hand"] is not None else ()
+    names = ("n", "failed", *hands, "ess_reverse", "log_z", "pareto_k")
     labels = {**output.LABELS, "n": "samples"}
     rows = [(labels[name], *output.cells(name, figures[name])[:2]) for name in names]
     rows.append(("seconds, compilation included", f"{seconds:.1f}", ""))

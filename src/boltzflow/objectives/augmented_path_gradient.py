@@ -28,7 +28,8 @@ class AugmentedPathGradient:
 
     Attributes:
         options: the refinement's configuration; it has no use for nodes.
-        energy: reduced energy of one configuration in data units.
+        energy: reduced energy of one configuration in data units; of the configuration that counts for one of the flow, which may be its
+            mirror image (`flows.images.energy_that_counts`).
         flow: the flow; its coupling layers are those given to `losses`.
     """
 

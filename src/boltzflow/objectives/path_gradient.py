@@ -28,7 +28,8 @@ class PathGradient:
 
     Attributes:
         options: the refinement's configuration.
-        energy: reduced energy of one configuration in data units.
+        energy: reduced energy of one configuration in data units; of the configuration that counts for one of the flow, which may be its
+            mirror image (`flows.images.energy_that_counts`).
         scale: one unit of the prior in data units.
     """
 

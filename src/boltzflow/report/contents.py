@@ -107,6 +107,7 @@ def read(folder: Path) -> Contents:
         notes.append(
             f"The run has not been evaluated yet, so likelihoods and the forward ESS are missing; `boltzflow evaluate {folder}` adds them."
         )
+    samples, evaluation = _of_these_weights(folder, samples, evaluation, notes)
     target = _target(folder, config.get("target") or card.get("target") or evaluation.get("target"), notes)
     data, provenance = _data(folder, config, target, notes)
     return Contents(
@@ -193,6 +194,42 @@ def _samples(path: Path, notes: list[str]) -> Samples | None:
     if not path.exists():
         notes.append(f"Sampling was interrupted; this page shows the {samples.n} samples that are there.")
     return samples
+
+
+def _of_these_weights(
+    folder: Path, samples: Samples | None, evaluation: dict[str, Any], notes: list[str]
+) -> tuple[Samples | None, dict[str, Any]]:
+    """Samples and evaluation without those of other weights than the model's: of an older state of the run, before it was refined say."""
+    from boltzflow.training.export import MODEL_FILE, weights_of
+
+    try:
+        weights = weights_of(folder / MODEL_FILE)
+    except BoltzflowError as error:
+        notes.append(f"Whether samples and evaluation are those of the model cannot be told: {error}")
+        return samples, evaluation
+    if weights is None:
+        return samples, evaluation
+    if samples is not None and samples.meta.get("weights", weights) != weights:
+        notes.append(
+            "The samples are left out: they are of older weights of the model, which was trained or refined since. Delete them, and "
+            f"`boltzflow sample {folder} -n {samples.n} -o {folder / 'samples.h5'}` draws new ones."
+        )
+        samples = None
+    if evaluation.get("weights", weights) != weights:
+        notes.append(
+            "The evaluation is left out: it is of older weights of the model, which was trained or refined since; "
+            f"`boltzflow evaluate {folder}` measures it again."
+        )
+        evaluation = {}
+    both = samples is not None and "identity" in samples.meta and "identity" in evaluation
+    if samples is not None and both and samples.meta["identity"] != evaluation["identity"]:
+        named = [
+            f"{key} {evaluation.get(key)} and {samples.meta.get(key)}"
+            for key in ("divergence", "solver", "precision")
+            if evaluation.get(key) != samples.meta.get(key)
+        ]
+        notes.append(f"Evaluation and samples were made with different settings ({', '.join(named) or 'of the solver'}).")
+    return samples, evaluation
 
 
 def _target(folder: Path, name: Any, notes: list[str]) -> Any:

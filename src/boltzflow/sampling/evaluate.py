@@ -15,10 +15,12 @@ from boltzflow.analysis import Estimate, metrics, weights
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError
 from boltzflow.flows import AugmentedCouplingFlow, ContinuousFlow
+from boltzflow.flows.identity import identity
+from boltzflow.flows.images import log_images
 from boltzflow.progress import FractionOf, Progress, Silent
 from boltzflow.sampling.averaging import averaged
 from boltzflow.sampling.generate import draw, generate, log_density, log_marginals, sample_keys
-from boltzflow.sampling.hands import log_images
+from boltzflow.sampling.hands import check_samples, energies, is_dear, right_hand
 from boltzflow.sampling.samples import Samples
 from boltzflow.targets.base import Target
 from boltzflow.training.export import Model
@@ -53,28 +55,36 @@ def evaluate(
     Returns:
         The keys of `boltzflow evaluate --json`: estimates as {"value", "low", "high", "n"} with 95 % intervals; path lengths in the
         target's units; None where a thing does not apply. "solver_error" is the root mean square error of log q by the solver, in nats.
+        "weights", "identity" and the settings tell of which flow they are (`flows.identity`).
 
     Raises:
-        DataError: if n is not positive, or the frames belong to another target.
+        DataError: if n is not positive, or the frames or the samples belong to another target, or the samples to another flow.
     """
     if n < 1:
         raise DataError(f"the number of samples must be positive, got {n}.")
     progress = Silent() if progress is None else progress
     flow, target = model.flow, model.target
     chunk = min(flow.chunk_size, n)
-    first, second = (_seconds_of_chunk(model, chunk) for _ in range(2))
+    if samples is not None:
+        check_samples(samples, flow, target)
     # Whoever has drawn the samples has compiled already.
-    seconds_compile = max(0.0, first - second) if samples is None else None
+    seconds_compile = None if samples is not None else max(0.0, _seconds_of_chunk(model, chunk) - _seconds_of_chunk(model, chunk))
     if samples is None:
         samples = timed = generate(flow, target, n, seed=seed, progress=progress, model=model.name)
+    elif is_dear(target) and "seconds" in samples.meta:
+        # Compilation is part of them, but small where energies are dear; new samples would need new ones.
+        timed = samples
     else:
         # The time that is stored with samples from a file includes compilation.
+        _seconds_of_chunk(model, chunk)
         timed = generate(flow, target, min(n, _TIMED), seed=seed + 1, model=model.name)
     frames = held_out(model, n, progress) if frames is None else frames
     if frames.fingerprint != target.fingerprint:
         raise DataError(f"the frames belong to {frames.fingerprint}, but the model to {target.fingerprint}.")
 
     positions = frames.positions[:n]
+    # Energies are those of the configuration that counts, which a flow that draws both hands alike finds as probable as the frame.
+    positions, mirrored, other = right_hand(positions, flow, target)
     if isinstance(flow, AugmentedCouplingFlow):
         draws = np.asarray(log_marginals(flow, positions, seed=seed, progress=progress), np.float64)
         draws = draws + log_images(flow, target)
@@ -85,9 +95,10 @@ def evaluate(
         log_q = np.where(solution.status == 0, np.asarray(solution.log_q, np.float64), np.nan) + log_images(flow, target)
         draws, augmented = log_q[:, None], {}
     progress.stop()
-    solved = np.isfinite(log_q) & np.isfinite(draws[:, 0])
+    # The target has no other stereoisomers; frames of them are none of its.
+    solved = np.isfinite(log_q) & np.isfinite(draws[:, 0]) & ~other
     log_q, single = log_q[solved], draws[solved, 0]
-    u = np.asarray(target.energies(jnp.asarray(positions)), np.float64)[solved]
+    u = energies(target, positions, solved)[solved]
     nll = metrics.mean(-log_q, seed=seed) if solved.any() else None
     ok = samples.status == 0
     known = target.has_energy
@@ -105,10 +116,12 @@ def evaluate(
         "pareto_k": _number(weights.pareto_k(samples.log_weight)) if known else None,
         "solver_error": _plain(_solver_error(flow, target, samples, seed) if isinstance(flow, ContinuousFlow) else None),
         "failed": samples.n_failed if known else samples.n_solver_failed,
+        **({"other_hand": samples.n_other_hand, "reflected_frames": int(np.sum(mirrored))} if target.chiral_centres else {}),
         "failed_frames": int(np.sum(~solved)),
         "seconds_per_1000": 1000.0 * float(timed.meta["seconds"]) / timed.n,
         "seconds_compile": seconds_compile,
         **augmented,
+        **identity(flow),
         "versions": versions(),
     }
 
@@ -191,8 +204,9 @@ def held_out(model: Model, n: int, progress: Progress) -> Dataset:
 
 def _seconds_of_chunk(model: Model, chunk: int) -> float:
     began = time.perf_counter()
-    solution = draw(model.flow, sample_keys(0, 0, chunk))
-    jax.block_until_ready(model.target.energies(solution.positions))
+    solution = jax.block_until_ready(draw(model.flow, sample_keys(0, 0, chunk)))
+    if not is_dear(model.target):
+        jax.block_until_ready(model.target.energies(solution.positions))
     return time.perf_counter() - began
 
 

@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from boltzflow.errors import DataError
 from boltzflow.flows.augmented import AugmentedCouplingFlow
 from boltzflow.flows.base import AbstractFlow, FlowSolution
+from boltzflow.flows.identity import identity
 from boltzflow.progress import Progress, Silent
 from boltzflow.runtime import available_cores
 from boltzflow.sampling.hands import with_right_hand
@@ -56,13 +58,20 @@ def in_chunks(work: Callable[[int, int], T], start: int, stop: int, chunk: int) 
     Chunks are independent programs; running several at once uses the cores better than splitting the small operations of one.
     """
     workers = available_cores()
+    # The precision of the caller, who may have set it for a block of code only; threads do not inherit that.
+    double = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+
+    def run(begin: int) -> T:
+        with jax.enable_x64(double):
+            return work(begin, chunk)
+
     pending: collections.deque[tuple[int, concurrent.futures.Future[T]]] = collections.deque()
     begins = iter(range(start, stop, chunk))
     with concurrent.futures.ThreadPoolExecutor(max_workers=workers) as pool:
         try:
             while True:
                 while len(pending) < workers and (begin := next(begins, None)) is not None:
-                    pending.append((begin, pool.submit(work, begin, chunk)))
+                    pending.append((begin, pool.submit(run, begin)))
                 if not pending:
                     return
                 begin, future = pending.popleft()
@@ -84,7 +93,7 @@ def generate(
     progress: Progress | None = None,
     model: str = "",
 ) -> Samples:
-    """Draws n samples with their log densities, reduced energies and weights.
+    """Draws n samples with their log densities, reduced energies and weights; the energies are those of the positions that are stored.
 
     Args:
         flow: the flow.
@@ -98,7 +107,7 @@ def generate(
         model: name of the model, stored with the samples.
 
     Returns:
-        All n samples, those found in a continued file included.
+        n samples, those found in a continued file included; a file that holds more keeps them.
 
     Raises:
         DataError: if n is not positive.
@@ -117,16 +126,14 @@ def generate(
         "seed": seed,
         **({} if target.has_energy else {"energy": False}),
         **({"structure": structure} if (structure := molecule_folder.structure_text(target)) else {}),
-        **flow.settings,
-        "precision": str(jnp.zeros(()).dtype),
+        **identity(flow),
     }
     began = time.perf_counter()
 
     def work(begin: int, count: int) -> Samples:
         # The last chunk is drawn whole and cut, so that one program serves all chunks.
-        solution = draw(flow, sample_keys(seed, begin, count))
-        energies = target.energies(solution.positions)
-        return with_right_hand(to_samples(solution, energies, flow.scale, meta).take(np.arange(min(count, n - begin))), flow, target)
+        drawn = to_samples(draw(flow, sample_keys(seed, begin, count)), flow.scale, meta)
+        return with_right_hand(drawn.take(np.arange(min(count, n - begin))), flow, target, batch=count)
 
     parts: list[Samples] = []
     progress.start(n, "sampling")
@@ -141,7 +148,7 @@ def generate(
     finally:
         progress.stop()
     seconds = time.perf_counter() - began
-    return Samples(**{**_columns(samples), "meta": {**samples.meta, "seconds": samples.meta.get("seconds", seconds)}})
+    return dataclasses.replace(samples, meta={**samples.meta, "seconds": samples.meta.get("seconds", seconds)})
 
 
 def _stream(
@@ -163,23 +170,19 @@ def _stream(
             # Every append is a file of its own, so that appends come by time rather than by chunk.
             if now - mark > 10.0 or done >= n:
                 block = Samples.concatenate(waiting)
-                writer.append(Samples(**{**_columns(block), "meta": {**block.meta, "seconds": now - mark}}))
+                writer.append(dataclasses.replace(block, meta={**block.meta, "seconds": now - mark}))
                 waiting, mark = [], now
             progress.update(done)
-    return Samples.load(out, target)
+    return Samples.load(out, target).take(slice(0, n))
 
 
-def _columns(samples: Samples) -> dict[str, Any]:
-    return {name: getattr(samples, name) for name in ("positions", "log_q", "u", "status", "nfe", "path_length")}
-
-
-def to_samples(solution: FlowSolution, energies: Float[Array, " B"], scale: float, meta: dict[str, Any]) -> Samples:
-    """Samples on the host from a chunk of solutions; path lengths in the target's units."""
+def to_samples(solution: FlowSolution, scale: float, meta: dict[str, Any]) -> Samples:
+    """Samples on the host from a chunk of solutions, their energies unknown (NaN); path lengths in the target's units."""
     host = jax.tree.map(np.asarray, solution)
     return Samples(
         positions=host.positions,
         log_q=host.log_q,
-        u=np.asarray(energies),
+        u=np.full(len(host.positions), np.nan),
         status=host.status,
         nfe=host.nfe,
         path_length=host.path_length * scale,

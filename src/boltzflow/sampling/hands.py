@@ -1,49 +1,105 @@
 """The hands of samples: mirror images are reflected where flow and target allow it, other stereoisomers lose their weight.
 
-Many flows are symmetric under reflections and draw either mirror image of a chiral molecule alike, while the target means one hand. A
-sample whose centres all have the other hand is the mirror image of a right one. Reflected, it is a draw from the folded density, which is
-q(x) + q(-x) = 2 q(x) on the right hand: log q gains ln 2 there, for reflected samples and for those that were right from the start.
+Samples are reflected first and get their energies then, so that these belong to the positions that are stored; see `flows.images`.
 """
 
 import dataclasses
-import math
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
+from boltzflow.errors import DataError
 from boltzflow.flows.base import AbstractFlow
-from boltzflow.sampling.samples import Samples
+from boltzflow.flows.identity import identity
+from boltzflow.flows.images import log_images as log_images
+from boltzflow.sampling.samples import OTHER_HAND, Samples, difference
 from boltzflow.targets.base import Target
+from boltzflow.targets.calculators import CalculatorEnergy
 from boltzflow.targets.chirality import hands
 
 
-def log_images(flow: AbstractFlow, target: Target) -> float:
-    """What the density of the right hand gains when mirror images are reflected: ln 2, or 0 where they are not."""
-    return math.log(2.0) if target.chiral_centres and flow.mirror_symmetric else 0.0
+def is_dear(target: Target) -> bool:
+    """Whether the energy is computed outside JAX, so that configurations that have no use for one are worth leaving out."""
+    return isinstance(target.energy_function, CalculatorEnergy)
 
 
-def with_right_hand(samples: Samples, flow: AbstractFlow, target: Target) -> Samples:
-    """Samples with mirror images reflected; those that have another hand then get an infinite energy, hence no weight.
+def energies(
+    target: Target, positions: Float[np.ndarray, "n N D"], wanted: Bool[np.ndarray, " n"], batch: int | None = None
+) -> Float[np.ndarray, " n"]:
+    """Reduced energies of configurations, NaN where none is wanted.
 
-    Both are counted, in the meta: "reflected" and "other_hand". Targets without chiral centres leave everything as it is.
+    A compiled energy is computed for all, filled up to `batch`, because another number of configurations would be another program.
+    """
+    if is_dear(target):
+        found = np.full(len(positions), np.nan)
+        found[wanted] = np.asarray(target.energies(jnp.asarray(positions[wanted])), np.float64)
+        return found
+    filled = np.concatenate([positions, np.repeat(positions[-1:], max(0, (batch or 0) - len(positions)), axis=0)])
+    return np.where(wanted, np.asarray(target.energies(jnp.asarray(filled)), np.float64)[: len(positions)], np.nan)
+
+
+def right_hand(
+    positions: Float[np.ndarray, "n N D"], flow: AbstractFlow, target: Target
+) -> tuple[Float[np.ndarray, "n N D"], Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+    """Configurations with mirror images reflected, where the flow is symmetric under reflections.
 
     Args:
-        samples: samples of the flow.
-        flow: the flow; only one that is symmetric under reflections has its samples reflected.
-        target: the target, whose chiral centres have the hand that is meant.
+        positions: configurations; those that are not finite are left alone.
+        flow: the flow.
+        target: the target, whose chiral centres have the hand that is meant; without any everything stays as it is.
+
+    Returns:
+        The configurations, which of them were reflected, and which of them then have another hand: other stereoisomers.
     """
+    none = np.zeros(len(positions), bool)
     if not target.chiral_centres:
-        return samples
-    gain = log_images(flow, target)
-    positions: Float[np.ndarray, "n N D"] = np.asarray(samples.positions)
+        return positions, none, none
     usable = np.asarray(np.isfinite(positions).all(axis=(1, 2)))
     found = hands(np.where(usable[:, None, None], positions, 0.0), target.chiral_centres)
-    image = np.asarray(usable & (found < 0).all(axis=1) & (gain > 0.0))
-    right = image | (usable & (found > 0).all(axis=1))
+    image = none if log_images(flow, target) == 0.0 else usable & (found < 0).all(axis=1)
+    other = usable & ~image & ~(found > 0).all(axis=1)
+    return np.where(image[:, None, None], -positions, positions), image, other
+
+
+def with_right_hand(samples: Samples, flow: AbstractFlow, target: Target, *, batch: int | None = None) -> Samples:
+    """Samples with mirror images reflected, and with the energies that they have then.
+
+    Those that have another hand after that get the status `OTHER_HAND` and an infinite energy, hence no weight. Both are counted, in the
+    meta: "reflected" and "other_hand". Targets without chiral centres leave everything as it is.
+
+    Args:
+        samples: samples as the flow drew them. Energies that are known are kept where positions are; NaN where there is none yet.
+        flow: the flow; only one that is symmetric under reflections has its samples reflected.
+        target: the target, whose chiral centres have the hand that is meant.
+        batch: configurations that the compiled energy takes at once, if these are fewer.
+    """
+    positions, image, other = right_hand(np.asarray(samples.positions), flow, target)
+    solved = (samples.status == 0) & ~other
+    unknown = solved & (image | np.isnan(samples.u))
+    u = np.where(unknown, energies(target, positions, unknown, batch), samples.u) if unknown.any() else samples.u
+    if not target.chiral_centres:
+        return dataclasses.replace(samples, u=u)
+    right = np.isfinite(positions).all(axis=(1, 2)) & ~other
     return dataclasses.replace(
         samples,
-        positions=np.where(image[:, None, None], -positions, positions),
-        log_q=samples.log_q + np.where(right, gain, 0.0),
-        u=np.where(usable & ~right, np.inf, samples.u),
-        meta={**samples.meta, "reflected": int(image.sum()), "other_hand": int((usable & ~right).sum())},
+        positions=positions,
+        log_q=samples.log_q + np.where(right, log_images(flow, target), 0.0),
+        u=np.where(other, np.inf, u),
+        status=np.where(other & (samples.status == 0), OTHER_HAND, samples.status),
+        meta={**samples.meta, "reflected": int(image.sum()), "other_hand": int((other & (samples.status == 0)).sum())},
     )
+
+
+def check_samples(samples: Samples, flow: AbstractFlow, target: Target) -> None:
+    """Checks that samples are of a target and a flow, as far as they state it.
+
+    Raises:
+        DataError: says of which they are, or what else they differ in.
+    """
+    fingerprint = samples.meta.get("fingerprint")
+    if fingerprint != target.fingerprint:
+        raise DataError(f"the samples belong to {fingerprint or 'an unknown target'}, but the model to {target.fingerprint}.")
+    apart = difference(samples.meta, {**identity(flow), "draws": samples.meta.get("draws", 1)})
+    if apart is not None:
+        raise DataError(f"the samples are not of this flow as it is: they differ in {apart}; draw new ones.")

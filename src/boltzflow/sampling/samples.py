@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -13,11 +13,30 @@ from boltzflow.analysis import free_energy, weights
 from boltzflow.analysis.estimate import Estimate
 from boltzflow.errors import DataError
 
-FIELDS = {"log_q": np.float64, "u": np.float64, "status": np.int8, "nfe": np.int32, "path_length": np.float64}
+FIELDS = {
+    "log_q": np.float64,
+    "u": np.float64,
+    "status": np.int8,
+    "nfe": np.int32,
+    "path_length": np.float64,
+    "log_weight": np.float64,
+}
 """The columns beside the positions, with their types in memory and on disk."""
 
+OTHER_HAND = 3
+"""Status of a sample that is another stereoisomer than the target; those of a flow are below (`flows.STATUS_SENTENCES`)."""
+
 SUMMED = ("seconds", "reflected", "other_hand")
-"""Entries of the meta that add up where samples are joined."""
+"""Entries of the meta that add up where samples are joined; they tell of the drawing, of which samples that were taken are a part."""
+
+ORIGIN = ("units", "energy", "weights", "divergence", "solver", "precision", "identity")
+"""Entries of the meta that must agree where samples are joined, if both sides state them; `draws` must agree also where one does not."""
+
+IN_WORDS = {
+    "weights": "the weights of the flow (the model was trained or refined in between)",
+    "identity": "the settings of the solver",
+    "divergence": "the divergence that log q is computed with",
+}
 
 
 def summed(metas: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -25,18 +44,41 @@ def summed(metas: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {key: sum(meta[key] for meta in metas if key in meta) for key in SUMMED if any(key in meta for meta in metas)}
 
 
+def difference(stored: Mapping[str, Any], new: Mapping[str, Any], keys: Sequence[str] = ORIGIN) -> str | None:
+    """What keeps samples of two metas apart, in words such as "solver (a and b)"; None where nothing does."""
+    for key in keys:
+        if key in stored and key in new and stored[key] != new[key]:
+            return f"{IN_WORDS.get(key, key)} ({stored[key]!s} and {new[key]!s})"
+    draws = [meta.get("draws", 1) for meta in (stored, new)]
+    return None if draws[0] == draws[1] else f"the copies that log q is averaged over ({draws[0]} and {draws[1]})"
+
+
+class _Weighed(NamedTuple):
+    """The columns that log-weights belong to, by which a column that was replaced since is noticed."""
+
+    log_weight: Float[np.ndarray, " n"]
+    columns: tuple[np.ndarray, ...]
+    own: bool
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Samples:
     """Samples of a flow. Everything that a failed sample lacks may be NaN; its weight is zero and it counts in n.
+
+    `dataclasses.replace` with another u or log q computes the weights anew, where they were -u - log q; weights of their own belong to
+    the columns that they were made with, and must be replaced together with these.
 
     Attributes:
         positions: (n, N, D) configurations with their centre of mass at zero, in the target's units.
         log_q: (n,) log density of the flow on the zero-CoM subspace, in nats.
         u: (n,) reduced energies U/kT of the target.
-        status: (n,) 0 where the solver succeeded, else its number of the failure.
+        status: (n,) 0 where the solver succeeded, else its number of the failure; `OTHER_HAND` of another stereoisomer.
         nfe: (n,) evaluations of the vector field.
         path_length: (n,) summed lengths of the solver's steps, in the target's units.
         meta: where the samples come from: target, fingerprint, units, model, seed, seconds, ...; `structure` is the PDB file of a molecule.
+        log_weight: (n,) log-weights, finite or -inf; None: -u - log q, and -inf where the solver failed or u or log q is not finite (of
+            a density without energy 0 where the solver succeeded: they count alike). Samples that are more than draws of the flow,
+            thinned ones for instance, have log-weights of their own.
     """
 
     positions: Shaped[np.ndarray, "n N D"]
@@ -46,6 +88,10 @@ class Samples:
     nfe: Int[np.ndarray, " n"]
     path_length: Float[np.ndarray, " n"]
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    log_weight: Float[np.ndarray, " n"] = None  # pyright: ignore[reportAssignmentType]  (an array once made)
+    # Set by __post_init__ alone; fields, so that `dataclasses.replace` hands them on.
+    _weighed: _Weighed | None = dataclasses.field(default=None, repr=False)
+    _drawings: Mapping[object, Mapping[str, Any]] | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         positions = np.asarray(self.positions)
@@ -53,11 +99,44 @@ class Samples:
             raise DataError(f"positions must be floats of shape (n, N, D), but are {positions.dtype} of shape {positions.shape}.")
         object.__setattr__(self, "positions", positions)
         for name, dtype in FIELDS.items():
-            column = np.asarray(getattr(self, name), dtype=dtype)
+            given = getattr(self, name)
+            if given is None and name == "log_weight":
+                continue
+            column = np.asarray(given, dtype=dtype)
             if column.shape != positions.shape[:1]:
                 raise DataError(f"{name} of {len(positions)} samples must have shape ({len(positions)},), but has shape {column.shape}.")
             object.__setattr__(self, name, column)
         object.__setattr__(self, "meta", dict(self.meta))
+        self._weigh()
+        # What adds up is kept by drawing, so that parts of one drawing that are joined again do not count it twice.
+        drawings = self._drawings
+        own = {key: self.meta[key] for key in SUMMED if key in self.meta}
+        if drawings is None or summed(list(drawings.values())) != own:
+            object.__setattr__(self, "_drawings", {object(): own})
+
+    def _weigh(self) -> None:
+        """Sets the log-weights, or checks those that are given."""
+        columns, before = (self.u, self.log_q, self.status), self._weighed
+        usable = (self.status == 0) & (np.isfinite(self.u) & np.isfinite(self.log_q) if self.has_energy else True)
+        plain = np.full(self.n, -np.inf)
+        plain[usable] = -self.u[usable] - self.log_q[usable] if self.has_energy else 0.0
+        given = self.log_weight
+        if before is not None and given is before.log_weight:
+            if not before.own:
+                given = None
+            elif any(a is not b for a, b in zip(columns, before.columns, strict=True)):
+                raise DataError(
+                    "these samples have weights of their own (they were thinned, for instance), which do not follow from u and log q; replace "
+                    "log_weight together with u, log_q or status, or change these before."
+                )
+        if given is None:
+            given = plain
+        elif np.isnan(given).any() or np.isposinf(given).any():
+            raise DataError("log-weights must be finite, or -inf for a sample without weight; some are NaN or +inf.")
+        elif before is None or given is not before.log_weight:
+            given = np.where(self.status == 0, given, -np.inf)
+        object.__setattr__(self, "log_weight", given)
+        object.__setattr__(self, "_weighed", _Weighed(given, columns, not np.array_equal(given, plain)))
 
     @property
     def n(self) -> int:
@@ -73,27 +152,24 @@ class Samples:
         return bool(self.meta.get("energy", True))
 
     @property
-    def log_weight(self) -> Float[np.ndarray, " n"]:
-        """(n,) log w = -u - log q; -inf where the solver failed or u or log q is not finite, never NaN.
-
-        Samples of a density without energy count alike: 0 where the solver succeeded.
-        """
-        if not self.has_energy:
-            return np.where(self.status == 0, 0.0, -np.inf)
-        usable = (self.status == 0) & np.isfinite(self.u) & np.isfinite(self.log_q)
-        log_w = np.full(self.n, -np.inf)
-        log_w[usable] = -self.u[usable] - self.log_q[usable]
-        return log_w
+    def weights_follow(self) -> bool:
+        """Whether the log-weights are those of draws of the flow, -u - log q, and not their own."""
+        return self._weighed is not None and not self._weighed.own
 
     @property
     def n_failed(self) -> int:
-        """Samples that have no weight: the solve failed, or the energy or log q is not finite."""
-        return int(np.sum(np.isneginf(self.log_weight)))
+        """Samples that failed: the solve did, or the energy or log q is not finite. They have no weight, as those of another hand."""
+        return int(np.sum(np.isneginf(self.log_weight))) - self.n_other_hand
 
     @property
     def n_solver_failed(self) -> int:
         """Samples whose solve failed."""
-        return int(np.sum(self.status != 0))
+        return int(np.sum((self.status != 0) & (self.status != OTHER_HAND)))
+
+    @property
+    def n_other_hand(self) -> int:
+        """Samples that are another stereoisomer than the target; they have no weight."""
+        return int(np.sum(self.status == OTHER_HAND))
 
     def ess(self, *, seed: int = 0) -> Estimate:
         """Reverse effective sample size as a fraction of n; see `analysis.weights.reverse_ess`."""
@@ -157,14 +233,14 @@ class Samples:
     def take(self, indices: Any) -> "Samples":
         """The samples at some indices (integers, booleans or a slice)."""
         columns = {name: getattr(self, name)[indices] for name in FIELDS}
-        return Samples(positions=self.positions[indices], **columns, meta=self.meta)
+        return Samples(positions=self.positions[indices], **columns, meta=self.meta, _drawings=self._drawings)
 
     @staticmethod
     def concatenate(parts: Sequence["Samples"]) -> "Samples":
-        """Joins samples of one origin; keeps the first one's meta, with what adds up (`SUMMED`) added up.
+        """Joins samples of one origin; keeps the first one's meta, with what adds up (`SUMMED`) added up once for each drawing.
 
         Raises:
-            DataError: if there are none, or they come from different targets.
+            DataError: if there are none, or they come from different targets, or from flows of different weights or settings.
         """
         if not parts:
             raise DataError("there are no samples to join.")
@@ -172,13 +248,17 @@ class Samples:
         for part in parts:
             if part.meta.get("fingerprint") != first:
                 raise DataError(f"samples of {part.meta.get('fingerprint')} cannot be joined with samples of {first}.")
-        meta = {**parts[0].meta, **summed([part.meta for part in parts])}
+            if (apart := difference(parts[0].meta, part.meta)) is not None:
+                raise DataError(f"samples that differ in {apart} cannot be joined; draw or average them alike, or keep them apart.")
+        drawings = {drawing: own for part in parts for drawing, own in (part._drawings or {}).items()}
         columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS}
-        return Samples(positions=np.concatenate([part.positions for part in parts]), **columns, meta=meta)
+        positions = np.concatenate([part.positions for part in parts])
+        return Samples(positions=positions, **columns, meta={**parts[0].meta, **summed(list(drawings.values()))}, _drawings=drawings)
 
     def summary(self, *, seed: int = 0) -> dict[str, Any]:
         """Key figures as plain values for JSON; null where there is nothing to say."""
         solved = self.status == 0
+        hands = self.n_other_hand if "other_hand" in self.meta or self.n_other_hand else None
         k = weights.pareto_k(self.log_weight) if self.has_energy else math.nan
         length = self.path_length[solved]
         return {
@@ -187,6 +267,7 @@ class Samples:
             "n": self.n,
             "failed": self.n_failed,
             "solver_failed": self.n_solver_failed,
+            "other_hand": hands,
             "ess_reverse": self.ess(seed=seed).as_dict() if self.has_energy else None,
             "log_z": self.log_z(seed=seed).as_dict() if self.has_energy else None,
             "pareto_k": k if math.isfinite(k) else None,

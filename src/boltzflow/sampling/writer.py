@@ -5,6 +5,9 @@ window, and single-writer-multiple-reader mode leaves flags that need a repair t
 written in place. Each append makes a whole small file, `samples.h5.parts/<first sample>.h5`, which gets its name only once it is on the
 disk; `close` joins the parts into `samples.h5` by the same trick, and only then removes them. A reader takes `samples.h5`, where there is
 one, and every part that continues it without a gap.
+
+One writer at a time: it holds a lock on `.samples.h5.lock`, which the system lets go of when the process ends, however it ends. The lock's
+file stays, because another process may be about to lock it.
 """
 
 import contextlib
@@ -16,18 +19,25 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 
 from boltzflow.errors import DataError, RunError
-from boltzflow.sampling.samples import FIELDS, SUMMED, Samples, summed
+from boltzflow.sampling.samples import FIELDS, IN_WORDS, ORIGIN, OTHER_HAND, SUMMED, Samples, difference, summed
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 FORMAT = "boltzflow samples"
-VERSION = 1
-ABOUT = "log weight = -u - log_q; weight zero where status != 0 or u or log_q is not finite. log_q lives on the zero-CoM subspace."
-IDENTITY = ("target", "fingerprint", "units", "model", "seed", "chunk", "solver", "precision")
+VERSION = 2
+"""2 has log-weights, which 1 leaves to be computed; a reader of 1 would not know of the weights of thinned samples."""
+ABOUT = (
+    "log_weight = -u - log_q where nothing else was done to the samples, -inf where status != 0 or u or log_q is not finite. "
+    "log_q lives on the zero-CoM subspace."
+)
+IDENTITY = ("target", "fingerprint", "model", "seed", "chunk", *ORIGIN)
 """The meta that must agree before samples are appended to others; what only one side states is not compared."""
 
 # An entry of the meta that has a dataset of its own: an attribute of HDF5 holds 64 kB, and large molecules need more.
@@ -48,7 +58,8 @@ class SamplesWriter:
         n_written: samples that are safe on disk.
 
     Raises:
-        RunError: if the path holds samples and `resume` is False, holds samples of another origin, or cannot be written.
+        RunError: if the path holds samples and `resume` is False, holds samples of another origin, cannot be written, or another writer
+            has it open.
     """
 
     def __init__(self, path: str | Path, meta: Mapping[str, Any], resume: bool = False) -> None:
@@ -57,6 +68,23 @@ class SamplesWriter:
         self._parts = parts_folder(self.path)
         if self.path.is_dir():
             raise RunError(f"{self.path} is a folder; give the name of a file for the samples.")
+        self.n_written = 0
+        self._shape: tuple[int, ...] | None = None
+        if not lock_file(self.path).exists():
+            # A refusal leaves nothing behind, not even the file of a lock.
+            self._find(resume)
+        with self._guard():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = locked(self.path)
+        try:
+            self._find(resume)
+            self._tidy()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _find(self, resume: bool) -> None:
+        """Finds what is there, and refuses what cannot be continued."""
         existing = _existing(self.path)
         if existing is None and self.path.exists():
             raise RunError(f"{self.path} exists and holds no boltzflow samples; choose another file.")
@@ -64,14 +92,14 @@ class SamplesWriter:
             state = "already holds" if self.path.exists() else "was interrupted and holds"
             held = f"{existing[0]} samples{_origin(existing[2])}"
             raise RunError(f"{self.path} {state} {held}; continue with resume, or choose another file.")
-        self.n_written = 0
-        self._shape: tuple[int, ...] | None = None
         if existing is not None:
             self.n_written, self._shape, stored = existing
             check_identity(self.path, stored, self.meta)
+
+    def _tidy(self) -> None:
+        """Removes what a kill left behind: half-written parts, and parts that a finished join or a gap has made useless."""
         with self._guard():
             self._parts.mkdir(parents=True, exist_ok=True)
-            # Left behind by a kill: half-written parts, and parts that a finished join or a gap has made useless.
             kept = {part for _, part in _part_chain(self.path)}
             for part in self._parts.iterdir():
                 if part not in kept and part.stem.isdigit():
@@ -87,10 +115,12 @@ class SamplesWriter:
 
         Raises:
             DataError: if the positions have another shape than those before, or belong to another target.
-            RunError: if the disk is full or the folder read-only; what was written before is kept.
+            RunError: if the disk is full or the folder read-only, or the writer is closed; what was written before is kept.
         """
         if samples.n == 0:
             return
+        if not self._lock.is_locked:
+            raise RunError(f"the writer of {self.path} is closed; open another one with resume.")
         check_identity(self.path, self.meta, samples.meta)
         shape = samples.positions.shape[1:]
         if self._shape is not None and shape != self._shape:
@@ -115,20 +145,30 @@ class SamplesWriter:
         Raises:
             RunError: if the joined file cannot be written; the parts are kept, and can be read and resumed.
         """
+        if not self._lock.is_locked:
+            return
         chain = _part_chain(self.path)
         if chain:
             with self._guard():
                 _join(self.path, self._temporary, chain)
         with self._guard():
             shutil.rmtree(self._parts, ignore_errors=True)
+        self.release()
+
+    def release(self) -> None:
+        """Lets go of the file without joining; another writer may continue it."""
+        self._lock.release()
 
     def __enter__(self) -> "SamplesWriter":
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         # After Ctrl-C the user wants the file; after any other failure joining would likely fail as well and hide the cause.
-        if kind is None or issubclass(kind, KeyboardInterrupt):
-            self.close()
+        try:
+            if kind is None or issubclass(kind, KeyboardInterrupt):
+                self.close()
+        finally:
+            self.release()
 
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:
@@ -152,8 +192,10 @@ def save(samples: Samples, path: Path, *, overwrite: bool) -> None:
     if not overwrite and (path.exists() or _any_part(path)):
         raise RunError(f"{path} exists already; choose another file, or pass overwrite=True.")
     temporary = path.with_name(path.name + ".tmp")
+    lock = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        lock = locked(path)
         _require_space(temporary, samples.positions.nbytes + sum(getattr(samples, name).nbytes for name in FIELDS))
         with _hdf5(temporary, "w") as file:
             _create(file, samples.n, samples.positions.shape[1:], samples.positions.dtype)
@@ -167,6 +209,31 @@ def save(samples: Samples, path: Path, *, overwrite: bool) -> None:
             temporary.unlink(missing_ok=True)
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise RunError(f"cannot write {path}: {reason}.") from error
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def lock_file(path: Path) -> Path:
+    """The file that writers of a samples file lock."""
+    return path.with_name(f".{path.name}.lock")
+
+
+def locked(path: Path) -> "FileLock":
+    """The lock of a samples file, held by this process until it is released or the process ends.
+
+    Raises:
+        RunError: if another writer holds it.
+        OSError: if it cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(lock_file(path), timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise RunError(f"another writer has {path} open; wait until it has finished, or choose another file.") from error
+    return lock
 
 
 def load(path: Path) -> Samples:
@@ -190,7 +257,11 @@ def check_identity(path: Path, stored: Mapping[str, Any], new: Mapping[str, Any]
     """
     for key in IDENTITY:
         if key in stored and key in new and _plain(stored[key]) != _plain(new[key]):
+            if key in IN_WORDS:
+                raise RunError(f"{path} holds samples that differ from the new ones in {IN_WORDS[key]}; choose another file for the new ones.")
             raise RunError(f"{path} holds samples with {key} {stored[key]!s}, not {new[key]!s}; choose another file for the new ones.")
+    if (apart := difference(stored, new, ())) is not None:
+        raise RunError(f"{path} holds samples that differ from the new ones in {apart}; choose another file for the new ones.")
 
 
 def _existing(path: Path) -> tuple[int, tuple[int, ...], dict[str, Any]] | None:
@@ -256,9 +327,18 @@ def _read(path: Path) -> Samples:
     n, _, meta = _inspect(path)
     try:
         with _hdf5(path, "r") as file:
-            return Samples(positions=file["positions"][:n], **{name: file[name][:n] for name in FIELDS}, meta=meta)
+            columns = {name: file[name][:n] for name in FIELDS if name in file}
+            if "log_weight" not in columns:
+                columns["status"] = _with_hands(columns, meta)
+            return Samples(positions=file["positions"][:n], **columns, meta=meta)
     except (OSError, RuntimeError, KeyError) as error:
         raise DataError(f"{path} is damaged ({error}); restore it or draw the samples again.") from error
+
+
+def _with_hands(columns: Mapping[str, Any], meta: Mapping[str, Any]) -> Any:
+    """Status of samples of a file of version 1, which tells those of another hand by their infinite energy and their number alone."""
+    infinite = (columns["status"] == 0) & np.isposinf(columns["u"])
+    return np.where(infinite, OTHER_HAND, columns["status"]) if infinite.sum() == meta.get("other_hand", 0) else columns["status"]
 
 
 def _join(path: Path, temporary: Path, chain: list[tuple[int, Path]]) -> None:

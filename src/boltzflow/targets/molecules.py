@@ -45,7 +45,7 @@ def from_openmm(
 
     The system must be free of constraints, virtual sites and a periodic box: create it with `constraints=None, rigidWater=False,
     nonbondedMethod=NoCutoff`. Positions are minimised for the sampler's start, and tell which hand chiral centres have: only that hand
-    is meant, and reflections are no symmetry then, although the energy of a mirror image is the same.
+    is meant, and reflections are no symmetry then, whatever the energy of a mirror image is.
 
     Args:
         system: an `openmm.System`.

@@ -14,10 +14,11 @@ import numpy as np
 from jaxtyping import PyTree
 
 from boltzflow import config_io, files
-from boltzflow.config import RunConfig
+from boltzflow.config import Precision, RunConfig
 from boltzflow.errors import CheckpointError, TargetError, nearest
 from boltzflow.flows.base import AbstractFlow
 from boltzflow.flows.build import build_flow
+from boltzflow.flows.identity import hash_of_weights, named_arrays
 from boltzflow.targets import Target
 from boltzflow.training.folder import target_of
 
@@ -51,10 +52,6 @@ def _named(tree: PyTree) -> dict[str, Any]:
     return {jax.tree_util.keystr(path).lstrip("."): leaf for path, leaf in paths}
 
 
-def _named_arrays(tree: PyTree) -> dict[str, np.ndarray]:
-    return {name: np.asarray(leaf) for name, leaf in _named(eqx.filter(tree, eqx.is_inexact_array)).items()}
-
-
 def save_model(path: Path, flow: AbstractFlow, config: RunConfig, target: Target, card: dict[str, Any]) -> None:
     """Writes the parameters to `path` and the card beside it as .json; each file appears whole or not at all.
 
@@ -73,7 +70,7 @@ def save_model(path: Path, flow: AbstractFlow, config: RunConfig, target: Target
         "fingerprint": target.fingerprint,
         "scale": repr(flow.scale),
     }
-    content = _sorted_header(save(_named_arrays(flow.network), metadata=metadata))
+    content = _sorted_header(save(named_arrays(flow.network), metadata=metadata))
     text = json.dumps({"target": config.target, "fingerprint": target.fingerprint, **card}, indent=2) + "\n"
     for file, data in ((path, content), (path.with_suffix(".json"), text.encode())):
         files.replace(file, data)
@@ -106,6 +103,27 @@ def load_model(name: str | os.PathLike[str], *, target: Target | None = None) ->
     flow = eqx.filter_eval_shape(lambda key: build_flow(config.flow, target, scale, key=key), jax.random.key(0))
     flow = flow.with_network(_with_arrays(flow.network, arrays, path))
     return Model(str(name), flow, config, target, _card(path.with_suffix(".json")), run)
+
+
+def precision_of(name: str | os.PathLike[str]) -> Precision:
+    """The precision that a model was trained in, which is that of its samples unless said otherwise.
+
+    Raises:
+        CheckpointError: as `load_model`.
+    """
+    return _read(_find_model(name)[0])[0].precision
+
+
+def weights_of(path: Path) -> str | None:
+    """The hash of the weights in a model file, as samples and figures of it store it (`flows.identity`); None where there is no file.
+
+    Raises:
+        CheckpointError: if the file is damaged.
+    """
+    if not path.is_file():
+        return None
+    _, metadata, arrays = _read(path)
+    return hash_of_weights(arrays, float(metadata["scale"]))
 
 
 def with_parameters_of(flow: AbstractFlow, name: str | os.PathLike[str]) -> AbstractFlow:

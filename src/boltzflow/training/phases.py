@@ -10,6 +10,7 @@ from jaxtyping import Float
 from boltzflow.config import RunConfig, TrainingConfig
 from boltzflow.flows.augmented import AugmentedCouplingFlow
 from boltzflow.flows.base import AbstractFlow
+from boltzflow.flows.images import energy_that_counts
 from boltzflow.objectives.augmented_likelihood import AugmentedLikelihood
 from boltzflow.objectives.augmented_path_gradient import AugmentedPathGradient
 from boltzflow.objectives.flow_matching import Batch, FlowMatching
@@ -69,10 +70,11 @@ def phases(
     # The processor has nothing else to do while an accelerator trains.
     threads = 1 if jax.default_backend() == "cpu" else max(1, available_cores() - 1)
     objective = _objective(config, flow)
+    energy = energy_that_counts(flow, target)
     if isinstance(flow, AugmentedCouplingFlow):
-        path_gradient = AugmentedPathGradient(refinement, target.energy, flow)
+        path_gradient = AugmentedPathGradient(refinement, energy, flow)
     else:
-        path_gradient = PathGradient(refinement, target.energy, flow.scale)
+        path_gradient = PathGradient(refinement, energy, flow.scale)
     shared = {field.name: getattr(refinement, field.name) for field in dataclasses.fields(refinement) if hasattr(training, field.name)}
     refining = dataclasses.replace(training, **shared)
 
