@@ -16,6 +16,14 @@ _IRRELEVANT_ATTRIBUTES = {"openmmVersion", "version", "forceGroup", "name", "mas
 _IRRELEVANT_FORCES = {"CMMotionRemover", "AndersenThermostat"}
 # Digits kept of numbers in the hash: enough to tell parameters apart, few enough that rounding in another version does not matter.
 _DIGITS = 9
+# Lists whose entries name their atoms, so that their order means nothing: it depends on the order of the bonds in a file.
+_UNORDERED = {"Bonds", "Angles", "Torsions", "Impropers", "Exceptions", "Exclusions"}
+# Terms that are the same when their atoms are read backwards, by the type of the force.
+_REVERSIBLE = {
+    **dict.fromkeys(("HarmonicBondForce", "CustomBondForce", "NonbondedForce", "CustomNonbondedForce"), ("p1", "p2")),
+    **dict.fromkeys(("HarmonicAngleForce", "CustomAngleForce"), ("p1", "p2", "p3")),
+    **dict.fromkeys(("PeriodicTorsionForce", "RBTorsionForce", "CustomTorsionForce"), ("p1", "p2", "p3", "p4")),
+}
 
 
 def import_openmm() -> Any:
@@ -96,21 +104,31 @@ def system_hash(system: Any, hands: Sequence[int] = ()) -> str:
         hands: signs of the chiral centres, which the energy does not know but the density means.
     """
     root = ElementTree.fromstring(import_openmm().XmlSerializer.serialize(system))
-    lines = [f"hands {list(hands)}"]
 
-    def walk(node: ElementTree.Element) -> None:
+    def lines(node: ElementTree.Element, force: str) -> list[str]:
         if node.tag == "PeriodicBoxVectors" or node.get("type") in _IRRELEVANT_FORCES:
-            return
-        kept = sorted((key, _rounded(value)) for key, value in node.attrib.items() if key not in _IRRELEVANT_ATTRIBUTES)
+            return []
+        attributes = _forwards(node.attrib, _REVERSIBLE.get(force, ()))
+        kept = sorted((key, _rounded(value)) for key, value in attributes.items() if key not in _IRRELEVANT_ATTRIBUTES)
         # Custom forces name their parameters, which does matter.
         name = node.get("name", "") if node.tag != "Force" else ""
-        lines.append(f"{node.tag} {name} {kept}")
-        for child in node:
-            walk(child)
-        lines.append("/")
+        below = [lines(child, node.get("type", force)) for child in node]
+        if node.tag in _UNORDERED and all("p1" in child.attrib or "a1" in child.attrib for child in node):
+            below.sort()
+        return [f"{node.tag} {name} {kept}", *(line for block in below for line in block), "/"]
 
-    walk(root)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8]
+    content = "\n".join([f"hands {list(hands)}", *lines(root, "")])
+    return hashlib.sha256(content.encode()).hexdigest()[:8]
+
+
+def _forwards(attributes: dict[str, str], atoms: Sequence[str]) -> dict[str, str]:
+    """The attributes of a term with its atoms in the one of two directions that begins with the lower number."""
+    if not atoms or any(name not in attributes for name in atoms):
+        return attributes
+    numbers = [attributes[name] for name in atoms]
+    if int(numbers[0]) > int(numbers[-1]):
+        numbers.reverse()
+    return {**attributes, **dict(zip(atoms, numbers, strict=True))}
 
 
 def _rounded(value: str) -> str:

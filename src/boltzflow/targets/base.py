@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -63,6 +64,7 @@ class Target:
         structure: (N, 3) a minimum of the energy of a molecule, in nm.
         energies_by: what computes the energies of a molecule, "compiled" or "openmm".
         chiral_centres: atoms with a hand, and the hand that is meant; `chirality.hands` tells that of samples.
+        elements: element symbol of each atom, "X" for what is none; empty where particles are no atoms.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Target:
     structure: Float[np.ndarray, "N 3"] | None = None
     energies_by: str = "compiled"
     chiral_centres: tuple[ChiralCentre, ...] = ()
+    elements: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.n_particles < 2 or self.dimension < 1:
@@ -107,10 +110,24 @@ class Target:
 
     @property
     def fingerprint(self) -> str:
-        """Name, parameters, units and temperature in one line; stored with data, checkpoints and samples."""
-        parameters = ", ".join(f"{key}={self.parameters[key]!r}" for key in sorted(self.parameters))
+        """Name, parameters, units and temperature in one line; stored with data, checkpoints and samples.
+
+        What a flow is built from besides (classes, reflections and bonds) is in a hash, where it is not the usual of toy systems: all
+        particles alike, reflections, and no bonds.
+        """
+        about = {**self.parameters, **({"symmetry": self._symmetry} if self._symmetry else {})}
+        parameters = ", ".join(f"{key}={about[key]!r}" for key in sorted(about))
         temperature = "" if self.temperature is None else f", T={self.temperature!r} K"
         return f"{self.name}({parameters}) N={self.n_particles} D={self.dimension} [{self.units}{temperature}]"
+
+    @functools.cached_property
+    def _symmetry(self) -> str:
+        """8 hexadecimal digits of classes, reflections and bonds; empty for those of toy systems."""
+        classes = [int(number) for number in self.classes]
+        bonds = sorted((int(min(pair)), int(max(pair))) for pair in self.bonds)
+        if len(set(classes)) == 1 and self.reflections and not bonds:
+            return ""
+        return hashlib.sha256(repr((classes, bool(self.reflections), bonds)).encode()).hexdigest()[:8]
 
     def energy(self, positions: Float[Array, "N D"]) -> Float[Array, ""]:
         """Reduced energy of one configuration; NaN where there is none."""
