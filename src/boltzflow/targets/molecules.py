@@ -74,6 +74,8 @@ def from_openmm(
     n, atoms = system.getNumParticles(), list(topology.atoms())
     if len(atoms) != n:
         raise TargetError(f"the topology has {len(atoms)} atoms, but the system has {n} particles; give those of the same molecule.")
+    if [atom.index for atom in atoms] != list(range(n)):
+        raise TargetError("the topology does not list the atoms of a residue one after the other; give atoms, and particles, residue by residue.")
     if energies not in ("compiled", "openmm"):
         raise TargetError(f'energies must be "compiled" or "openmm", got {energies!r}.')
     field = compile_system(system) if energies == "compiled" else None
@@ -267,7 +269,7 @@ def _checked_positions(positions: Any, atoms: list[Any], bonds: set[tuple[int, i
     if not np.isfinite(x).all():
         raise TargetError(f"the positions of {int((~np.isfinite(x)).any(axis=1).sum())} atoms are not finite; give a complete structure.")
     distances = np.linalg.norm(x[:, None] - x, axis=-1) + np.diag(np.full(n, np.inf))
-    typical = typical_length(x, bonds)
+    typical = _typical_length(x, bonds)
     if typical > _LONGEST_TYPICAL_BOND:
         raise TargetError(
             f"half of the bonds are longer than {typical:.3g} nm; positions are in nm, so divide by 10 if these are in Ångström."
@@ -285,7 +287,7 @@ def _checked_positions(positions: Any, atoms: list[Any], bonds: set[tuple[int, i
     return x
 
 
-def typical_length(positions: Float[np.ndarray, "N 3"], bonds: Collection[tuple[int, int]]) -> float:
+def _typical_length(positions: Float[np.ndarray, "N 3"], bonds: Collection[tuple[int, int]]) -> float:
     """The median length of the bonds; of the distances to the nearest neighbours where no bonds are known."""
     if bonds:
         first, second = np.asarray(sorted(bonds)).T

@@ -90,12 +90,17 @@ def load_model(name: str | os.PathLike[str], *, target: Target | None = None) ->
         CheckpointError: if there is no such model, or its file is damaged or belongs to another network.
         TargetError: if the target is not registered and not given, or not the one the model was trained for.
     """
+    from boltzflow.targets import molecule_folder
+
     path, run = _find_model(name)
     config, metadata, arrays = _read(path)
     if target is None:
         try:
             target = target_of(config, path.parent)
         except TargetError as error:
+            if molecule_folder.holds(path.parent):
+                # What is wrong with the molecule's files is said already.
+                raise
             raise TargetError(
                 f"the model in {path} was trained for the target {config.target!r}, which is not built in; pass target=."
             ) from error
