@@ -14,6 +14,7 @@ from boltzflow.errors import TargetError
 from boltzflow.targets._openmm import Mechanics, import_openmm, in_unit, system_hash
 from boltzflow.targets.base import BOLTZMANN, Target
 from boltzflow.targets.chirality import adjacency, find_chiral_centres, hands, stereocentres
+from boltzflow.targets.invariance import DOUBLE_ROUNDING, Trial
 from boltzflow.targets.symmetry import interchangeable, mirror_symmetric
 
 if TYPE_CHECKING:
@@ -63,8 +64,9 @@ def from_openmm(
         The target, in nm.
 
     Raises:
-        TargetError: if the system cannot be compiled, the atoms disagree in number or order, the temperature is not positive, or the
-            positions are not finite, clash beyond repair or lie flat at a chiral centre.
+        TargetError: if the system cannot be compiled or computed, the atoms disagree in number or order, the temperature is not
+            positive, the positions are not finite, clash beyond repair or lie flat at a chiral centre, or the energy depends on the centre
+            of mass or on directions in space.
     """
     from boltzflow.targets.force_field import check_system, compile_system
 
@@ -118,8 +120,12 @@ def from_openmm(
         energies_by=energies,
         chiral_centres=centres,
     )
-    target.check_energy()
     _check_compiled(target, mechanics, minimum)
+    # In OpenMM's double precision, which the compiled energy has just been found to agree with.
+    trial = Trial(name, lambda x: np.array([mechanics.energy(frame) for frame in x]) / (BOLTZMANN * kelvin), DOUBLE_ROUNDING, minimum[None])
+    trial.check_values()
+    trial.check(target.classes, target.reflections)
+    target.mark_checked()
     return target
 
 
@@ -146,12 +152,16 @@ def _by_openmm(system: Any, name: str, kelvin: float, start: Callable[[PRNGKeyAr
         name=name,
         energy_unit="kJ/mol",
         length_unit="nm",
+        # As the compiled energies have none.
         reference_energy=0.0,
         executor=executor,
         workers=None,
         timeout=None,
         parameters={},
         classes=range(n),
+        reflections=False,
+        # OpenMM's energy is tried in this process, where it is faster.
+        tested=True,
         temperature=kelvin,
         start=start,
     ).energy_function
