@@ -15,6 +15,7 @@ from boltzflow.targets._openmm import Mechanics, import_openmm, in_unit, system_
 from boltzflow.targets.base import BOLTZMANN, Target
 from boltzflow.targets.bonds import find_bonds, springs, topology_bonds
 from boltzflow.targets.chirality import ChiralCentre, adjacency, find_chiral_centres, hands, stereocentres
+from boltzflow.targets.invariance import DOUBLE_ROUNDING, Trial
 from boltzflow.targets.symmetry import interchangeable, mirror_symmetric
 
 if TYPE_CHECKING:
@@ -64,8 +65,9 @@ def from_openmm(
         The target, in nm.
 
     Raises:
-        TargetError: if the system cannot be compiled, the atoms disagree in number or order, the temperature is not positive, or the
-            positions are not finite, clash beyond repair or lie flat at a chiral centre.
+        TargetError: if the system cannot be compiled or computed, the atoms disagree in number or order, the temperature is not
+            positive, the positions are not finite, clash beyond repair or lie flat at a chiral centre, or the energy depends on the centre
+            of mass or on directions in space.
     """
     from boltzflow.targets.force_field import check_system, compile_system
 
@@ -95,7 +97,7 @@ def from_openmm(
     if turned:
         raise TargetError(f"minimising the positions turned the hand of {', '.join(turned)}; give a structure with fewer clashes.")
     minimum -= minimum.mean(axis=0)
-    return assembled(
+    target = assembled(
         system,
         topology,
         kelvin,
@@ -111,6 +113,8 @@ def from_openmm(
         field=field,
         mechanics=mechanics,
     )
+    _check_symmetries(target, mechanics, minimum)
+    return target
 
 
 def assembled(
@@ -185,8 +189,9 @@ def assembled(
         chiral_centres=chiral_centres,
         elements=tuple("X" if atom.element is None else atom.element.symbol for atom in topology.atoms()),
     )
-    target.check_energy()
-    _check_compiled(target, Mechanics(system) if mechanics is None else mechanics, minimum)
+    # Nothing of a molecule that was kept needs to be tried again, but what compiles it may be of another version.
+    _check_compiled(target, mechanics or Mechanics(system), minimum)
+    target.mark_checked()
     return target
 
 
@@ -213,12 +218,16 @@ def _by_openmm(system: Any, name: str, kelvin: float, start: Callable[[PRNGKeyAr
         name=name,
         energy_unit="kJ/mol",
         length_unit="nm",
+        # As the compiled energies have none.
         reference_energy=0.0,
         executor=executor,
         workers=None,
         timeout=None,
         parameters={},
         classes=range(n),
+        reflections=False,
+        # OpenMM's energy is tried in this process, where it is faster.
+        tested=True,
         temperature=kelvin,
         start=start,
     ).energy_function
@@ -327,6 +336,14 @@ def _random_positions(atoms: list[Any], elements: Sequence[str], bonds: tuple[tu
 
 def _label(atom: Any) -> str:
     return f"{atom.name} of {atom.residue.name} {atom.residue.id}"
+
+
+def _check_symmetries(target: Target, mechanics: Mechanics, minimum: Float[np.ndarray, "N 3"]) -> None:
+    """Tries the symmetries in OpenMM's double precision, which the compiled energy agrees with."""
+    unit = BOLTZMANN * (target.temperature or np.nan)
+    trial = Trial(target.name, lambda x: np.array([mechanics.energy(frame) for frame in x]) / unit, DOUBLE_ROUNDING, minimum[None])
+    trial.check_values()
+    trial.check(target.classes, target.reflections)
 
 
 def _check_compiled(target: Target, mechanics: Mechanics, minimum: Float[np.ndarray, "N 3"]) -> None:
