@@ -77,7 +77,9 @@ def from_openmm(
     if len(atoms) != n:
         raise TargetError(f"the topology has {len(atoms)} atoms, but the system has {n} particles; give those of the same molecule.")
     if [atom.index for atom in atoms] != list(range(n)):
-        raise TargetError("the topology does not list the atoms of a residue one after the other; give atoms, and particles, residue by residue.")
+        raise TargetError(
+            "the topology does not list the atoms of a residue one after the other; give atoms, and particles, residue by residue."
+        )
     if energies not in ("compiled", "openmm"):
         raise TargetError(f'energies must be "compiled" or "openmm", got {energies!r}.')
     field = compile_system(system) if energies == "compiled" else None

@@ -182,7 +182,7 @@ def _data(config: RunConfig, target: Target, folder: Path, dataset: Dataset | No
     allow = config.data.allow_virial_mismatch
     if not own.is_file():
         if dataset is not None:
-            dataset.save(own)
+            datasets.right_handed(dataset, target).save(own)
         elif config.data.path is not None:
             datasets.load(config.data.path, target, allow_virial_mismatch=allow).save(own)
         else:
