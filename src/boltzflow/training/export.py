@@ -73,7 +73,7 @@ def save_model(path: Path, flow: AbstractFlow, config: RunConfig, target: Target
         "fingerprint": target.fingerprint,
         "scale": repr(flow.scale),
     }
-    content = _sorted_header(save(_named_arrays(flow.network), metadata=metadata))
+    content = sorted_header(save(_named_arrays(flow.network), metadata=metadata))
     text = json.dumps({"target": config.target, "fingerprint": target.fingerprint, **card}, indent=2) + "\n"
     for file, data in ((path, content), (path.with_suffix(".json"), text.encode())):
         files.replace(file, data)
@@ -173,7 +173,7 @@ def _card(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"the model card {path} is damaged; restore it, or delete it to use the model without it.") from error
 
 
-def _sorted_header(content: bytes) -> bytes:
+def sorted_header(content: bytes) -> bytes:
     """Safetensors with its header sorted: the writer orders the metadata at random, but the same model should be the same file."""
     size = int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
