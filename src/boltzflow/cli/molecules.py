@@ -8,7 +8,7 @@ from boltzflow.errors import ConfigError
 if TYPE_CHECKING:
     from boltzflow.targets import Target
 
-_ENDINGS = (".pdb", ".ent", ".cif", ".pdbx")
+_ENDINGS = (".pdb", ".ent", ".cif", ".mmcif", ".pdbx")
 
 
 def is_file(name: str) -> bool:

@@ -25,7 +25,8 @@ class Dataset:
         fingerprint: fingerprint of the target they were drawn from.
         units: unit of length.
         provenance: where they come from: sampler, seed, versions, seconds, diagnostics.
-        structure: a PDB file of the molecule, which names its atoms; empty where there is none.
+        structure: a PDB file of the molecule for viewers; empty where there is none.
+        molecule: what the molecule is, as JSON of a `targets.description.Description`; empty where there is nothing to say.
     """
 
     positions: Float[np.ndarray, "n N D"]
@@ -33,6 +34,7 @@ class Dataset:
     units: str
     provenance: Mapping[str, str | float | int] = dataclasses.field(default_factory=dict)
     structure: str = ""
+    molecule: str = ""
 
     @property
     def n(self) -> int:
@@ -43,7 +45,8 @@ class Dataset:
         """Writes an HDF5 file; on disk there is the old file or the whole new one, never a part.
 
         The file holds `positions` (n, N, D) float32 and the root attributes format, format_version, fingerprint and units; the
-        attributes of the group `provenance` are the provenance, and `structure` is the PDB file of a molecule.
+        attributes of the group `provenance` are the provenance, and `structure` and `molecule` are the PDB file and the description of a
+        molecule.
 
         Raises:
             DataError: if the file cannot be written.
@@ -58,8 +61,9 @@ class Dataset:
                 file.attrs.update(format=FORMAT, format_version=FORMAT_VERSION, fingerprint=self.fingerprint, units=self.units)
                 file.create_dataset("positions", data=np.asarray(self.positions, np.float32))
                 file.create_group("provenance").attrs.update(self.provenance)
-                if self.structure:
-                    file.create_dataset("structure", data=self.structure)
+                for name, text in (("structure", self.structure), ("molecule", self.molecule)):
+                    if text:
+                        file.create_dataset(name, data=text)
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
             # mkstemp makes files that only their owner can read.

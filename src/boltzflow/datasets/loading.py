@@ -1,5 +1,6 @@
 """Reading data sets, with every check that a wrong file should fail."""
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import h5py
 import numpy as np
 
 from boltzflow.datasets.dataset import FORMAT, FORMAT_VERSION, Dataset
+from boltzflow.datasets.frames import array_of, with_right_hand
 from boltzflow.datasets.virial import virial_check
 from boltzflow.errors import DataError
 from boltzflow.targets import molecule_folder
@@ -26,11 +28,11 @@ def load(path: str | os.PathLike[str], target: Target, *, allow_virial_mismatch:
         allow_virial_mismatch: use frames that fail the virial check, as one may want for frames that are known to be slightly off.
 
     Returns:
-        The data set, positions (n, N, D) float32.
+        The data set, positions (n, N, D) float32. Mirror images of a molecule of one hand are reflected, where they have the same energy.
 
     Raises:
-        DataError: if the file is missing, cannot be read or is truncated, has another shape or fingerprint, holds NaN or clashes, or
-            fails the virial check.
+        DataError: if the file is missing, cannot be read or is truncated, has another shape or fingerprint, holds NaN, clashes or other
+            stereoisomers, or fails the virial check.
     """
     path = Path(path)
     if not path.is_file():
@@ -43,21 +45,72 @@ def load(path: str | os.PathLike[str], target: Target, *, allow_virial_mismatch:
         if stored.fingerprint != target.fingerprint:
             raise DataError(f"{path} holds frames of {stored.fingerprint}, but the target is {target.fingerprint}; use one or the other.")
         positions, provenance = stored.positions, dict(stored.provenance)
-    positions = _as_frames(positions, target, path)
-    _refuse_non_finite(positions, path)
+    return _checked(positions, target, str(path), provenance, allow_virial_mismatch)
+
+
+def of(frames: Any, target: Target, *, allow_virial_mismatch: bool = False) -> Dataset:
+    """A data set of frames in whatever form they are.
+
+    Args:
+        frames: a `Dataset`; the result of `reference.sample`; the name of a file, as for `load`; an array (n, N, D) or (n, N·D) in the
+            target's units; or an MDTraj trajectory of the target's atoms. Arrays and trajectories are checked as files are.
+        target: the target that the frames should belong to.
+        allow_virial_mismatch: as for `load`.
+
+    Raises:
+        DataError: if they are none of these, or as for `load`.
+    """
+    frames = getattr(frames, "dataset", frames)
+    if isinstance(frames, Dataset):
+        return right_handed(frames, target)
+    if isinstance(frames, str | os.PathLike):
+        return load(frames, target, allow_virial_mismatch=allow_virial_mismatch)
+    positions, source = array_of(frames, target)
+    return _checked(positions, target, source, {"source": source}, allow_virial_mismatch)
+
+
+def right_handed(dataset: Dataset, target: Target) -> Dataset:
+    """The data set with mirror images of a molecule of one hand reflected, and with what the target knows of the molecule.
+
+    Raises:
+        DataError: if that cannot be, see `frames.with_right_hand`, or it has other particles.
+    """
+    if dataset.fingerprint != target.fingerprint:
+        raise DataError(
+            f"the data set holds frames of {dataset.fingerprint}, but the target is {target.fingerprint}; use one or the other."
+        )
+    positions = _as_frames(np.asarray(dataset.positions), target, "the data set")
+    _refuse_non_finite(positions, "the data set")
+    positions, reflected = with_right_hand(positions, target, "the data set")
+    texts = molecule_folder.texts(target)
+    if not reflected and (dataset.molecule or not texts["molecule"]):
+        return dataset
+    provenance = {**dataset.provenance, **({"reflected": reflected} if reflected else {})}
+    return dataclasses.replace(dataset, positions=positions, provenance=provenance, **texts)
+
+
+def _checked(
+    positions: np.ndarray, target: Target, source: str, provenance: dict[str, str | float | int], allow_virial_mismatch: bool
+) -> Dataset:
+    """The data set of frames that belong to a target, centred; what `load` promises."""
+    positions = _as_frames(positions, target, source)
+    _refuse_non_finite(positions, source)
     positions = np.asarray(positions, np.float64)
     positions = (positions - positions.mean(axis=1, keepdims=True)).astype(np.float32)
+    positions, reflected = with_right_hand(positions, target, source)
+    if reflected:
+        provenance["reflected"] = reflected
     if not target.has_energy:
-        return Dataset(positions, target.fingerprint, target.units, provenance)
+        return Dataset(positions, target.fingerprint, target.units, provenance, **molecule_folder.texts(target))
     check = virial_check(positions, target)
     if not check.ok and not allow_virial_mismatch:
         raise DataError(
-            f"{path} does not belong to target {target.name!r} ({target.fingerprint}): {check.sentence()[:-1]}"
+            f"{source} does not belong to target {target.name!r} ({target.fingerprint}): {check.sentence()[:-1]}"
             f"{_in_angstrom(positions, target)}; use the right target (another epsilon, temperature or unit?), or allow the mismatch "
             "explicitly."
         )
     provenance["virial_check"] = check.sentence()
-    return Dataset(positions, target.fingerprint, target.units, provenance, molecule_folder.structure_text(target))
+    return Dataset(positions, target.fingerprint, target.units, provenance, **molecule_folder.texts(target))
 
 
 def holds(path: str | os.PathLike[str]) -> bool:
@@ -118,13 +171,13 @@ def read(path: str | os.PathLike[str]) -> Dataset:
             if version > FORMAT_VERSION:
                 raise DataError(f"{path} has data format {version}, this version of boltzflow reads up to {FORMAT_VERSION}; update it.")
             provenance = {key: _plain(value) for key, value in file["provenance"].attrs.items()}
-            structure: Any = file.get("structure")
+            texts = {name: str(file[name].asstr()[()]) for name in ("structure", "molecule") if name in file}  # pyright: ignore
             return Dataset(
                 positions=np.asarray(file["positions"]),
                 fingerprint=str(file.attrs["fingerprint"]),
                 units=str(file.attrs["units"]),
                 provenance=provenance,
-                structure="" if structure is None else structure.asstr()[()],
+                **texts,
             )
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise DataError(
@@ -142,23 +195,23 @@ def _plain(value: object) -> str | float | int:
     return value if isinstance(value, str | float | int) else str(value)
 
 
-def _as_frames(positions: np.ndarray, target: Target, path: Path) -> np.ndarray:
+def _as_frames(positions: np.ndarray, target: Target, source: str) -> np.ndarray:
     n, d = target.n_particles, target.dimension
     fits = positions.shape[1:] in ((n, d), (n * d,))
     if not fits or not np.issubdtype(positions.dtype, np.number) or np.iscomplexobj(positions):
         raise DataError(
-            f"{path} holds an array of shape {positions.shape} and type {positions.dtype}, but target {target.name!r} needs frames of "
+            f"{source} holds an array of shape {positions.shape} and type {positions.dtype}, but target {target.name!r} needs frames of "
             f"shape (n, {n}, {d}) or (n, {n * d})."
         )
     if len(positions) == 0:
-        raise DataError(f"{path} holds no frames.")
+        raise DataError(f"{source} holds no frames.")
     return positions.reshape(-1, n, d)
 
 
-def _refuse_non_finite(positions: np.ndarray, path: Path) -> None:
+def _refuse_non_finite(positions: np.ndarray, source: str) -> None:
     bad = np.flatnonzero(~np.isfinite(positions).all(axis=(1, 2)))
     if len(bad):
         raise DataError(
-            f"{path} has {len(bad)} frames with NaN or infinite positions out of {len(positions)}, the first at index {bad[0]}; "
+            f"{source} has {len(bad)} frames with NaN or infinite positions out of {len(positions)}, the first at index {bad[0]}; "
             "remove them."
         )

@@ -119,7 +119,7 @@ def molecular_dynamics(
     sampler = "Langevin dynamics (openmm)"
     origin = provenance(sampler, ("boltzflow", "openmm", "numpy"), f"{platform} platform", diagnostics, seed=seed, n=n)
     report(1.0, "done")
-    return ReferenceResult(Dataset(ordered, target.fingerprint, target.units, origin, molecule_folder.structure_text(target)), diagnostics)
+    return ReferenceResult(Dataset(ordered, target.fingerprint, target.units, origin, **molecule_folder.texts(target)), diagnostics)
 
 
 def _check_settings(interval: float, time_step: float, friction: float, equilibration: float) -> None:

@@ -90,4 +90,4 @@ def relax(
         "lost": int((~usable).sum()),
         "seconds": time.perf_counter() - began,
     }
-    return Dataset(x.astype(np.float32), target.fingerprint, target.units, provenance, molecule_folder.structure_text(target))
+    return Dataset(x.astype(np.float32), target.fingerprint, target.units, provenance, **molecule_folder.texts(target))

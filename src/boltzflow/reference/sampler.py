@@ -144,7 +144,7 @@ def sample(
     }
     sampler, packages = "parallel tempering with Hamiltonian Monte Carlo (blackjax)", ("boltzflow", "jax", "blackjax", "numpy")
     origin = provenance(sampler, packages, jax.devices()[0].device_kind, diagnostics, seed=seed, n=n)
-    dataset = Dataset(positions, target.fingerprint, target.units, origin, molecule_folder.structure_text(target))
+    dataset = Dataset(positions, target.fingerprint, target.units, origin, **molecule_folder.texts(target))
     report(1.0, "done")
     return ReferenceResult(dataset, diagnostics)
 

@@ -15,6 +15,7 @@ from boltzflow import datasets
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError, RunError
 from boltzflow.sampling.samples import Samples
+from boltzflow.targets import description
 from boltzflow.targets._openmm import import_openmm
 
 TEXT_FORMATS = {".xyz": "plain coordinates", ".extxyz": "coordinates with u, log_q and log_weight of each frame"}
@@ -34,6 +35,7 @@ class _Frames(NamedTuple):
     name: str
     units: str | None
     structure: str
+    molecule: str = ""
 
 
 def read(path: str | Path) -> Samples | Dataset:
@@ -99,7 +101,7 @@ def export(
     if topology is not None:
         topology = _topology(topology, positions.shape[1])
     elif suffix in TOPOLOGY_FORMATS:
-        topology = _stored_topology(frames.structure, positions.shape[1])
+        topology = _stored_topology(frames, positions.shape[1], suffix)
     units = units or frames.units or ("nm" if topology is not None else "reduced")
 
     temporary = path.with_name(f".{path.stem}.partial{suffix}")
@@ -108,7 +110,7 @@ def export(
         if suffix in TOPOLOGY_FORMATS:
             _write_with_mdtraj(positions, topology, temporary, suffix, frames.values)
         else:
-            symbols = _symbols(symbols, topology, frames.structure, positions.shape[1])
+            symbols = _symbols(symbols, topology, frames, positions.shape[1])
             _write_text(positions, symbols, units, frames.values, suffix == ".extxyz", temporary)
         temporary.replace(path)
     except (OSError, RuntimeError) as error:
@@ -127,7 +129,8 @@ def _frames(samples: Any, resampled: bool, n: int | None, seed: int) -> _Frames:
             raise DataError("the frames of a data set count alike already; write them as they are.")
         # Frames are stored chain by chain.
         chosen = np.arange(samples.n) if n is None else np.linspace(0, samples.n - 1, min(n, samples.n)).astype(np.int64)
-        return _Frames(samples.positions[chosen], {}, samples.fingerprint.partition("(")[0], samples.units, samples.structure)
+        name = samples.fingerprint.partition("(")[0]
+        return _Frames(samples.positions[chosen], {}, name, samples.units, samples.structure, samples.molecule)
     if resampled:
         raise DataError("bare positions carry no weights to resample with; pass Samples, or resampled=False.")
     positions = np.asarray(samples)
@@ -152,7 +155,8 @@ def _of_samples(samples: Samples, resampled: bool, n: int | None, seed: int) -> 
         "log_weight": np.zeros(len(chosen)) if resampled else log_w[chosen],
     }
     meta = samples.meta
-    return _Frames(samples.positions[chosen], values, meta.get("target") or "", meta.get("units"), meta.get("structure") or "")
+    texts = (meta.get("structure") or "", meta.get("molecule") or "")
+    return _Frames(samples.positions[chosen], values, meta.get("target") or "", meta.get("units"), *texts)
 
 
 def _write_text(
@@ -176,12 +180,15 @@ def _write_text(
             file.write(f"{len(symbols)}\n{comment}\n" + body % tuple(configuration.ravel()))
 
 
-def _symbols(symbols: Sequence[str] | None, topology: Any, structure: str, n_particles: int) -> Sequence[str]:
+def _symbols(symbols: Sequence[str] | None, topology: Any, frames: _Frames, n_particles: int) -> Sequence[str]:
     if symbols is None and topology is not None:
         return [atom.element.symbol if atom.element else "X" for atom in topology.atoms]
+    if symbols is None and frames.molecule and (elements := description.read(frames.molecule).elements):
+        return elements
     if symbols is None:
         # Columns 77 and 78 of a PDB file; no other package is needed for them.
-        return [line[76:78].strip() or "X" for line in structure.splitlines() if line.startswith(_ATOM_RECORDS)] or ["X"] * n_particles
+        lines = [line for line in frames.structure.splitlines() if line.startswith(_ATOM_RECORDS)]
+        return [line[76:78].strip() or "X" for line in lines] or ["X"] * n_particles
     if len(symbols) != n_particles:
         raise DataError(f"there are {len(symbols)} symbols for {n_particles} particles; pass one per particle.")
     return symbols
@@ -214,10 +221,14 @@ def _topology(topology: Any, n_particles: int) -> Any:
     return _fitting(topology, n_particles)
 
 
-def _stored_topology(structure: str, n_particles: int) -> Any:
-    """The topology of a molecule that its samples or data set brought along."""
-    openmm = import_openmm()
-    return _fitting(_mdtraj().Topology.from_openmm(openmm.app.PDBFile(io.StringIO(structure)).topology), n_particles)
+def _stored_topology(frames: _Frames, n_particles: int, suffix: str) -> Any:
+    """The topology of a molecule that its samples or data set brought along; with names that fit for a PDB file."""
+    known = description.read(frames.molecule) if frames.molecule else None
+    if known is None or known.topology is None:
+        topology = import_openmm().app.PDBFile(io.StringIO(frames.structure)).topology
+    else:
+        topology = description.for_pdb(known.topology, known.bonds) if suffix == ".pdb" else known.topology
+    return _fitting(_mdtraj().Topology.from_openmm(topology), n_particles)
 
 
 def _fitting(topology: Any, n_particles: int) -> Any:

@@ -125,7 +125,7 @@ def generate(
         "model": model,
         "seed": seed,
         **({} if target.has_energy else {"energy": False}),
-        **({"structure": structure} if (structure := molecule_folder.structure_text(target)) else {}),
+        **{name: text for name, text in molecule_folder.texts(target).items() if text},
         **identity(flow),
     }
     began = time.perf_counter()

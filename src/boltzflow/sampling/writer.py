@@ -40,8 +40,8 @@ ABOUT = (
 IDENTITY = ("target", "fingerprint", "model", "seed", "chunk", *ORIGIN)
 """The meta that must agree before samples are appended to others; what only one side states is not compared."""
 
-# An entry of the meta that has a dataset of its own: an attribute of HDF5 holds 64 kB, and large molecules need more.
-_STRUCTURE = "structure"
+# Entries of the meta that have a dataset of their own: an attribute of HDF5 holds 64 kB, and large molecules need more.
+_TEXTS = ("structure", "molecule")
 _CHUNK_BYTES = 1 << 20
 _TABLES_BYTES = 1 << 18
 
@@ -316,8 +316,7 @@ def _inspect(path: Path) -> tuple[int, tuple[int, ...], dict[str, Any]]:
             if file.attrs["version"] > VERSION:
                 raise DataError(f"{path} was written by a newer boltzflow (samples format {file.attrs['version']}); update boltzflow.")
             meta = json.loads(file.attrs["meta"])
-            if _STRUCTURE in file:
-                meta[_STRUCTURE] = file[_STRUCTURE].asstr()[()]
+            meta |= {name: file[name].asstr()[()] for name in _TEXTS if name in file}
             return int(file.attrs["n_written"]), file["positions"].shape[1:], meta
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise DataError(f"{path} is damaged or not an HDF5 file ({error}); restore it or draw the samples again.") from error
@@ -383,9 +382,10 @@ def _describe(file: Any, n: int, meta: Mapping[str, Any]) -> None:
     file.attrs["version"] = VERSION
     file.attrs["about"] = ABOUT
     file.attrs["n_written"] = n
-    file.attrs["meta"] = json.dumps(_plain({key: value for key, value in meta.items() if key != _STRUCTURE}))
-    if meta.get(_STRUCTURE):
-        file.create_dataset(_STRUCTURE, data=str(meta[_STRUCTURE]))
+    file.attrs["meta"] = json.dumps(_plain({key: value for key, value in meta.items() if key not in _TEXTS}))
+    for name in _TEXTS:
+        if meta.get(name):
+            file.create_dataset(name, data=str(meta[name]))
 
 
 def _require_space(path: Path, size: int) -> None:

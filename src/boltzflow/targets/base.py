@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,9 +13,14 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from boltzflow.errors import TargetError
 from boltzflow.targets.chirality import ChiralCentre
+from boltzflow.targets.invariance import DOUBLE_ROUNDING, Energies, Trial
 
 BOLTZMANN = 0.00831446261815324
 """Boltzmann's constant in kJ/mol/K."""
+# Configurations whose energies are computed together when symmetries are tried.
+_BATCH = 32
+# Of a sum of terms of both signs in single precision, relative to the sum.
+_SINGLE_ROUNDING = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +44,7 @@ class ExactValues:
     source: str = ""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Target:
     """A Boltzmann density exp(-u(x)) of N particles in D dimensions on the zero-CoM subspace.
 
@@ -63,6 +69,8 @@ class Target:
         structure: (N, 3) a minimum of the energy of a molecule, in nm.
         energies_by: what computes the energies of a molecule, "compiled" or "openmm".
         chiral_centres: atoms with a hand, and the hand that is meant; `chirality.hands` tells that of samples.
+        elements: element symbol of each atom, "X" for what is none; empty where particles are no atoms.
+        about: for people: what was found or decided when the target was made, such as its symmetries or an energy that was subtracted.
     """
 
     name: str
@@ -83,6 +91,8 @@ class Target:
     structure: Float[np.ndarray, "N 3"] | None = None
     energies_by: str = "compiled"
     chiral_centres: tuple[ChiralCentre, ...] = ()
+    elements: tuple[str, ...] = ()
+    about: str = ""
 
     def __post_init__(self) -> None:
         if self.n_particles < 2 or self.dimension < 1:
@@ -107,10 +117,24 @@ class Target:
 
     @property
     def fingerprint(self) -> str:
-        """Name, parameters, units and temperature in one line; stored with data, checkpoints and samples."""
-        parameters = ", ".join(f"{key}={self.parameters[key]!r}" for key in sorted(self.parameters))
+        """Name, parameters, units and temperature in one line; stored with data, checkpoints and samples.
+
+        What a flow is built from besides (classes, reflections and bonds) is in a hash, where it is not the usual of toy systems: all
+        particles alike, reflections, and no bonds.
+        """
+        about = {**self.parameters, **({"symmetry": self._symmetry} if self._symmetry else {})}
+        parameters = ", ".join(f"{key}={about[key]!r}" for key in sorted(about))
         temperature = "" if self.temperature is None else f", T={self.temperature!r} K"
         return f"{self.name}({parameters}) N={self.n_particles} D={self.dimension} [{self.units}{temperature}]"
+
+    @functools.cached_property
+    def _symmetry(self) -> str:
+        """8 hexadecimal digits of classes, reflections and bonds; empty for those of toy systems."""
+        classes = [int(number) for number in self.classes]
+        bonds = sorted((int(min(pair)), int(max(pair))) for pair in self.bonds)
+        if len(set(classes)) == 1 and self.reflections and not bonds:
+            return ""
+        return hashlib.sha256(repr((classes, bool(self.reflections), bonds)).encode()).hexdigest()[:8]
 
     def energy(self, positions: Float[Array, "N D"]) -> Float[Array, ""]:
         """Reduced energy of one configuration; NaN where there is none."""
@@ -137,34 +161,80 @@ class Target:
         positions = jax.random.normal(key, (self.n_particles, self.dimension))
         return positions - jnp.mean(positions, axis=0)
 
+    def __repr__(self) -> str:
+        """One line; the fields of a molecule would fill pages."""
+        kinds = len(set(self.classes))
+        told = "all particles interchangeable" if kinds == 1 else f"{kinds} classes of interchangeable particles"
+        mirror = "mirror images alike" if self.reflections else "one hand"
+        return f"<Target {self.fingerprint}: {'; '.join((told, mirror, *filter(None, [self.about])))}>"
+
     def check_energy(self) -> None:
-        """Checks on one starting configuration that the energy is a finite real scalar that does not feel translations.
+        """Checks that the energy is a scalar, finite where samplers start, and has the symmetries that the target states.
+
+        Translations, rotations, reflections where the target states them, and exchanges within each class are tried on random
+        configurations, in double precision. Done once for each object; factories of targets have done it already, for a target made by
+        hand `fit` and the samplers do.
 
         Raises:
-            TargetError: says what the energy function returned instead.
+            TargetError: says what the energy function returned instead, or which symmetry it lacks and by how many kT.
         """
-        positions = self.starting_positions(key=jax.random.key(0))
+        if self.energy_function is None or self.__dict__.get("_checked"):
+            return
+        trial = self.trial()
+        trial.check_values()
+        trial.check(self.classes, self.reflections)
+        self.mark_checked()
+
+    def mark_checked(self) -> None:
+        """Notes that the energy has been checked, by whoever made this target."""
+        self.__dict__["_checked"] = True
+
+    def trial(self) -> Trial:
+        """Random configurations with their energies in double precision, to try symmetries on.
+
+        Raises:
+            TargetError: if the energy function fails, or gives no real scalar.
+        """
+        starts = np.stack([self.starting_positions(key=jax.random.key(k)) for k in range(3)]).astype(np.float64)
+        if not np.isfinite(starts).all():
+            raise TargetError(f"the starting configurations of target {self.name!r} are not finite; mend `start=`.")
+        by_hand = getattr(self.energy_function, "in_double", None)
+        if by_hand is not None:
+            return Trial(self.name, by_hand, DOUBLE_ROUNDING, starts, costly=True)
+        return Trial(self.name, *self._in_double(starts.shape[1:]), starts)
+
+    def _in_double(self, shape: tuple[int, ...]) -> tuple[Energies, float]:
+        """Energies of batches in double precision where the function lets itself be computed so, and their relative rounding."""
         try:
-            value = jax.eval_shape(self.energy, positions)
+            single = jax.eval_shape(self.energy, jax.ShapeDtypeStruct(shape, jnp.zeros(()).dtype))
         except Exception as error:
             raise TargetError(
-                f"the energy function of target {self.name!r} fails on positions of shape {positions.shape}: "
+                f"the energy function of target {self.name!r} fails on positions of shape {shape}: "
                 f"{(str(error).splitlines() or [type(error).__name__])[0]}"
             ) from error
-        if not hasattr(value, "shape") or value.shape != ():
-            shape = getattr(value, "shape", type(value).__name__)
+        if not hasattr(single, "shape") or single.shape != () or not jnp.issubdtype(single.dtype, jnp.floating):
+            returned = f"shape {single.shape}" if getattr(single, "shape", None) else str(getattr(single, "dtype", type(single).__name__))
             raise TargetError(
                 f"the energy function of target {self.name!r} must return a scalar for one configuration of shape "
-                f"{positions.shape}, but returns shape {shape}; write it for one configuration, boltzflow batches it."
+                f"{shape}, but returns {returned}; write it for one configuration, boltzflow batches it."
             )
-        u = np.asarray(self.energies(jnp.stack([positions, positions + 1.0])))
-        if not np.all(np.isfinite(u)):
-            raise TargetError(
-                f"the energy function of target {self.name!r} returns {u[0]} on a starting configuration; pass `start=` with a "
-                "configuration of finite energy, or mend the function."
-            )
-        if abs(u[1] - u[0]) > 1e-3 * max(1.0, abs(u[0])):
-            raise TargetError(
-                f"the energy of target {self.name!r} changes by {u[1] - u[0]:.3g} when all particles are moved by 1; densities live "
-                "on the zero-CoM subspace, so subtract the mean over particles inside the energy."
-            )
+        double = True
+        try:
+            with jax.enable_x64(True):
+                found = jax.eval_shape(self.energy, jax.ShapeDtypeStruct(shape, jnp.float64))
+            double = found.dtype == jnp.float64
+        except Exception:  # some functions are written for single precision alone
+            double = False
+        function = jax.jit(jax.vmap(self.energy))
+
+        def energies(positions: Float[np.ndarray, "B N D"]) -> Float[np.ndarray, " B"]:
+            parts = []
+            with jax.enable_x64(double or jax.config.jax_enable_x64):
+                # In batches of one size, for which it is compiled once.
+                for begin in range(0, len(positions), _BATCH):
+                    batch = positions[begin : begin + _BATCH]
+                    padded = np.concatenate([batch, np.broadcast_to(batch[:1], (_BATCH - len(batch), *shape))])
+                    parts.append(np.asarray(function(jnp.asarray(padded)), np.float64)[: len(batch)])
+            return np.concatenate(parts) if parts else np.empty(0)
+
+        return energies, DOUBLE_ROUNDING if double else _SINGLE_ROUNDING

@@ -1,5 +1,7 @@
 """Any Python function as a target: energies computed outside JAX, in worker processes."""
 
+import dataclasses
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -17,6 +19,7 @@ from boltzflow.blackbox.worker import Function
 from boltzflow.errors import TargetError
 from boltzflow.targets._host_call import host_energy, host_energy_and_gradient
 from boltzflow.targets.base import BOLTZMANN, ExactValues, Target
+from boltzflow.targets.invariance import Symmetries
 
 EnergyUnit = Literal["kT", "kJ/mol", "kcal/mol", "eV", "hartree"]
 LengthUnit = Literal["nm", "angstrom", "bohr"]
@@ -24,6 +27,9 @@ Result = float | tuple[float, Float[np.ndarray, "N D"]]
 
 _KJ_PER_MOL = {"kJ/mol": 1.0, "kcal/mol": 4.184, "eV": 96.48533212331, "hartree": 2625.4996394799}
 _NM = {"nm": 1.0, "angstrom": 0.1, "bohr": 0.0529177210903}
+
+# Energies in kT whose differences single precision would round by 0.00003 or more.
+_LARGE = 1000.0
 
 
 def from_calculator(
@@ -34,12 +40,12 @@ def from_calculator(
     name: str,
     energy_unit: EnergyUnit = "kT",
     length_unit: LengthUnit | None = None,
-    reference_energy: float = 0.0,
+    reference_energy: float | None = None,
     executor: Executor | None = None,
     workers: int | None = None,
     timeout: float | None = None,
     classes: Sequence[int] | None = None,
-    reflections: bool = True,
+    reflections: bool | None = None,
     units: str = "reduced",
     temperature: float | None = None,
     parameters: Mapping[str, float | int | str | bool] | None = None,
@@ -61,15 +67,20 @@ def from_calculator(
         name: a name; with `parameters` it tells this target from others in data files and checkpoints.
         energy_unit: unit of the function's energy; all but "kT" need the temperature.
         length_unit: unit of the positions that the function takes, if it is not that of the target; the target's is then "nm".
-        reference_energy: in `energy_unit`; subtracted from the energy. Total energies of quantum chemistry are so large that single
-            precision would otherwise round differences of interest. Part of the fingerprint.
+        reference_energy: in `energy_unit`; subtracted from the energy in double precision, and part of the fingerprint where it is given
+            and not 0. Total energies of quantum chemistry are so large that single precision would round differences of interest. None:
+            an energy of more than 1 000 kT on the starting configuration is subtracted, rounded to 0.001 `energy_unit`, and told in the
+            target's `about`; it moves u and log Z by a constant, but is no part of the fingerprint, for the density is the same. With
+            `exact` nothing is subtracted.
         executor: where to compute instead of in processes of our own: threads, `mpi4py.futures.MPIPoolExecutor`, Dask's
             `client.get_executor()`, or any other `concurrent.futures.Executor`. A crash costs one configuration only if the executor
             survives it.
         workers: number of processes, or how many tasks `executor` runs side by side; None: the number of cores.
         timeout: seconds that one configuration may take; None: no limit. Only for processes of our own.
-        classes: interchangeability class of each particle; None: all particles are interchangeable.
-        reflections: whether u is invariant under reflections.
+        classes: interchangeability class of each particle; None: all particles are interchangeable if the energy shows it, which costs a
+            few evaluations; else up to 8 of them are sorted into classes, and more are told apart one and all. The target's `about` says
+            what was found.
+        reflections: whether u is invariant under reflections; None: found by trying.
         units: unit of length of the target's positions, "reduced" or "nm".
         temperature: in kelvin, None in reduced units.
         parameters: what distinguishes this target from others of its name. The function itself is not part of the fingerprint: change
@@ -82,7 +93,8 @@ def from_calculator(
 
     Raises:
         TargetError: if the units do not fit together, the function cannot be sent to worker processes, it fails on a starting
-            configuration, or it depends on the centre of mass.
+            configuration, gives other values for it from call to call, depends on the centre of mass or on directions in space, or lacks a
+            symmetry that is given; or inside a daemonic worker of a process pool, which may have no processes of its own.
     """
     return from_worker_function(
         Plain(function),
@@ -94,7 +106,7 @@ def from_calculator(
         executor=executor,
         workers=workers,
         timeout=timeout,
-        classes=(0,) * n_particles if classes is None else classes,
+        classes=classes,
         reflections=reflections,
         units=units,
         temperature=temperature,
@@ -122,15 +134,19 @@ def from_worker_function(
     name: str,
     energy_unit: EnergyUnit,
     length_unit: LengthUnit | None,
-    reference_energy: float,
+    reference_energy: float | None,
     executor: Executor | None,
     workers: int | None,
     timeout: float | None,
     parameters: Mapping[str, float | int | str | bool],
-    classes: Sequence[int],
+    classes: Sequence[int] | None,
+    reflections: bool | None,
+    tested: bool = False,
     **fields: Any,
 ) -> Target:
     """As `from_calculator`, of a function in the form that workers call: (positions, whether a gradient is wanted) -> result.
+
+    `tested`: the symmetries are known to be there, so that only the values on starting configurations are looked at.
 
     Raises:
         TargetError: as `from_calculator`.
@@ -145,11 +161,10 @@ def from_worker_function(
         )
     if length_unit is not None:
         fields["units"] = "nm"
-    scaled = _converted(function, label, energy_unit, length_unit, reference_energy, fields.get("temperature"))
+    scaled, kt = _converted(function, label, energy_unit, length_unit, reference_energy or 0.0, fields.get("temperature"))
     pool = OwnProcesses(scaled, workers, timeout, label) if executor is None else GivenExecutor(scaled, executor, workers)
     energy = CalculatorEnergy(Evaluator(pool, label=label, timeout=timeout), label)
-    if fields.get("exact") is None:
-        fields["exact"] = ExactValues()
+    exact = fields.pop("exact", None)
     if reference_energy:
         parameters = {**parameters, "reference_energy": float(reference_energy)}
     target = Target(
@@ -157,17 +172,27 @@ def from_worker_function(
         n_particles=shape[0],
         dimension=shape[1],
         energy_function=energy,
-        classes=tuple(int(c) for c in classes),
+        classes=tuple(range(shape[0])) if classes is None else tuple(int(c) for c in classes),
+        reflections=bool(reflections),
         parameters=dict(parameters),
+        exact=exact or ExactValues(),
         **fields,
     )
-    _check(target, energy.evaluator, executor is None)
+    u, shown = _tried(target, None if classes is None else target.classes, reflections, executor is None, tested)
+    about = [shown.found]
+    if reference_energy is None and exact is None and abs(u) > _LARGE:
+        reference = round(u / kt, 3)
+        energy.reference = reference * kt
+        about.append(f"energies are relative to {reference:.3f} {energy_unit}, the energy of the start")
+    target = dataclasses.replace(target, classes=shown.classes, reflections=shown.reflections, about="; ".join(filter(None, about)))
+    target.mark_checked()
     return target
 
 
 def _converted(
     function: Function, label: str, energy_unit: str, length_unit: str | None, reference: float, temperature: float | None
-) -> Function:
+) -> tuple[Function, float]:
+    """The function in the target's units, and its energy unit in kT."""
     if energy_unit not in ("kT", *_KJ_PER_MOL) or length_unit not in (None, *_NM):
         raise TargetError(
             f"{label} has energies in {energy_unit!r} and lengths in {length_unit!r}; known are {', '.join(('kT', *_KJ_PER_MOL))} and "
@@ -175,28 +200,38 @@ def _converted(
         )
     if energy_unit != "kT" and (temperature is None or temperature <= 0):
         raise TargetError(f"{label} has energies in {energy_unit} and temperature {temperature}; pass `temperature=` in kelvin.")
+    if not math.isfinite(reference):
+        raise TargetError(f"{label} has the reference energy {reference}; pass a finite number, or leave it out.")
     energy = 1.0 if energy_unit == "kT" or temperature is None else _KJ_PER_MOL[energy_unit] / (BOLTZMANN * temperature)
     length = 1.0 if length_unit is None else _NM[length_unit]
-    return function if (length, energy, reference) == (1.0, 1.0, 0.0) else Converted(function, length, energy, reference)
+    return (function if (length, energy, reference) == (1.0, 1.0, 0.0) else Converted(function, length, energy, reference)), energy
 
 
-def _check(target: Target, evaluator: Evaluator, own_processes: bool) -> None:
+def _tried(
+    target: Target, classes: Sequence[int] | None, reflections: bool | None, own_processes: bool, tested: bool
+) -> tuple[float, Symmetries]:
+    """The energy of the start in double precision, and the symmetries; few configurations, all of them in one batch if all is well."""
+    evaluator = target.energy_function.evaluator  # pyright: ignore[reportFunctionMemberAccess]
     with warnings.catch_warnings():
-        # A failure here is raised, with its reason.
+        # A failure of the start is raised, with its reason.
         warnings.simplefilter("ignore", RuntimeWarning)
+        trial = target.trial()
         try:
-            target.check_energy()
+            shown = Symmetries(target.classes, target.reflections) if tested else trial.find(classes, reflections)
+            u = trial.check_values()
         except TargetError as error:
-            failed = evaluator.failures
-            if not failed.failed:
+            if np.isfinite(trial.start_energy) or not evaluator.failures.failed:
                 raise
             guard = ""
-            if own_processes and "process died" in failed.first:
+            if own_processes and "process died" in evaluator.failures.first:
                 guard = ' If every function dies so: a script must do its work under `if __name__ == "__main__":`.'
             raise TargetError(
-                f"the energy function of target {target.name!r} fails on a starting configuration: {failed.first}. Mend the function, or "
-                f"pass a start of finite energy.{guard}"
+                f"the energy function of target {target.name!r} fails on a starting configuration: {evaluator.failures.first}. Mend the "
+                f"function, or pass a start of finite energy.{guard}"
             ) from error
+    # Configurations made up to try symmetries on are no failures of the user's.
+    evaluator.failures = Failures(evaluator.failures.evaluated)
+    return u, shown
 
 
 class CalculatorEnergy:
@@ -204,23 +239,31 @@ class CalculatorEnergy:
 
     Attributes:
         evaluator: computes batches, and counts failures.
+        reference: in kT, subtracted in double precision.
     """
 
     def __init__(self, evaluator: Evaluator, label: str) -> None:
         self.evaluator = evaluator
-        self._energy = _differentiable(evaluator, label)
+        self.reference = 0.0
+        self._energy = _differentiable(self, label)
 
     def __call__(self, positions: Float[Array, "N D"]) -> Float[Array, ""]:
         """Reduced energy of one configuration; +inf where it failed."""
         return self._energy(positions)
 
+    def in_double(self, positions: Float[np.ndarray, "B N D"]) -> Float[np.ndarray, " B"]:
+        """Reduced energies of a batch in double precision, without JAX; +inf where they failed."""
+        return self.evaluator(np.asarray(positions, np.float64), False)[0] - self.reference
 
-def _differentiable(evaluator: Evaluator, label: str) -> Callable[[Float[Array, "N D"]], Float[Array, ""]]:
+
+def _differentiable(energy_of: CalculatorEnergy, label: str) -> Callable[[Float[Array, "N D"]], Float[Array, ""]]:
+    evaluator = energy_of.evaluator
+
     def host(positions: np.ndarray, gradient: bool) -> tuple[np.ndarray, np.ndarray]:
         batch, shape = positions.shape[:-2], positions.shape[-2:]
         u, slope = evaluator(positions.reshape(-1, *shape).astype(np.float64), gradient)
         with np.errstate(over="ignore"):
-            u, slope = u.astype(positions.dtype), slope.astype(positions.dtype)
+            u, slope = (u - energy_of.reference).astype(positions.dtype), slope.astype(positions.dtype)
         # Beyond the range of single precision.
         slope[~(np.isfinite(u) & np.isfinite(slope).all(axis=(1, 2)))] = 0.0
         return u.reshape(batch), slope.reshape(*batch, *shape)

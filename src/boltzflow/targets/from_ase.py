@@ -29,7 +29,7 @@ def from_ase(
     positions: Float[np.ndarray, "N 3"] | None = None,
     temperature: float | None = None,
     name: str,
-    reference_energy: float = 0.0,
+    reference_energy: float | None = None,
     executor: Executor | None = None,
     workers: int | None = None,
     timeout: float | None = None,
@@ -50,7 +50,7 @@ def from_ase(
         positions: a sensible geometry in nm; samplers start near it.
         temperature: in kelvin.
         name: a name; with the symbols and `parameters` it tells this target from others in data files and checkpoints.
-        reference_energy: in eV, subtracted from the energy; a value near the energy of `positions` keeps the digits of single precision.
+        reference_energy: in eV, subtracted from the energy; None: as in `from_calculator`, about the energy of `positions`.
         executor: where to compute instead of in processes of our own; see `from_calculator`.
         workers: number of processes, or of tasks that `executor` runs side by side; None: the number of cores.
         timeout: seconds that one configuration may take; None: no limit.
@@ -64,7 +64,8 @@ def from_ase(
         The target, in nm.
 
     Raises:
-        TargetError: if ASE is missing, the numbers of symbols and positions differ, or the calculator fails on `positions`.
+        TargetError: if ASE is missing, the numbers of symbols and positions differ, the calculator fails on `positions`, or its energy
+            lacks a symmetry that is given or that the target of the molecule has.
     """
     _require("ase", "an ASE calculator")
     if isinstance(molecule, Target):
@@ -100,11 +101,14 @@ def from_ase(
         temperature=temperature,
         parameters={**(parameters or {}), "symbols": "".join(symbols)},
         bonds=tuple((int(i), int(j)) for i, j in bonds or ()),
+        elements=tuple(symbols),
         start=functools.partial(_near, geometry - geometry.mean(axis=0)),
     )
     if same is None:
         return target
-    return dataclasses.replace(target, topology=same.topology, structure=same.structure, chiral_centres=same.chiral_centres)
+    target = dataclasses.replace(target, topology=same.topology, structure=same.structure, chiral_centres=same.chiral_centres)
+    target.mark_checked()
+    return target
 
 
 def gfn2_xtb(
@@ -117,7 +121,7 @@ def gfn2_xtb(
     multiplicity: int = 1,
     electronic_temperature: float = 300.0,
     name: str = "gfn2_xtb",
-    reference_energy: float = 0.0,
+    reference_energy: float | None = None,
     executor: Executor | None = None,
     workers: int | None = None,
     timeout: float | None = None,
@@ -151,9 +155,11 @@ def gfn2_xtb(
         The target, in nm.
 
     Raises:
-        TargetError: if tblite or ASE is missing, or the calculation fails on `positions`.
+        TargetError: if tblite or ASE is missing, charge and multiplicity do not fit the number of electrons, or the calculation fails on
+            `positions`.
     """
     _require("tblite", "GFN2-xTB")
+    _check_electrons(name, _symbols(molecule) if isinstance(molecule, Target) else tuple(molecule), charge, multiplicity)
     parameters: dict[str, float | int | str | bool] = {
         "solvent": solvent or "vacuum",
         "charge": int(charge),
@@ -181,6 +187,24 @@ def _symbols(molecule: Target) -> tuple[str, ...]:
     if molecule.topology is None:
         raise TargetError(f"the target {molecule.name!r} is no molecule with a topology; give the chemical symbols and positions.")
     return tuple(atom.element.symbol for atom in molecule.topology.atoms())
+
+
+def _check_electrons(name: str, symbols: Sequence[str], charge: int, multiplicity: int) -> None:
+    """Refuses electrons that cannot be paired as the multiplicity says; the method itself would spread half an electron."""
+    _require("ase", "GFN2-xTB")
+    from ase.data import atomic_numbers  # pyright: ignore[reportMissingImports]
+
+    unknown = sorted({symbol for symbol in symbols if atomic_numbers.get(symbol, 0) < 1})
+    if unknown:
+        raise TargetError(f"target {name!r} has atoms of the unknown elements {', '.join(map(repr, unknown))}; give chemical symbols.")
+    if charge != int(charge) or multiplicity != int(multiplicity) or multiplicity < 1:
+        raise TargetError(f"target {name!r} has charge {charge} and multiplicity {multiplicity}; give a whole number and one of 1 or more.")
+    electrons = sum(atomic_numbers[symbol] for symbol in symbols) - int(charge)
+    if electrons < multiplicity - 1 or (electrons - (multiplicity - 1)) % 2:
+        raise TargetError(
+            f"target {name!r} has {electrons} electrons, of which {int(multiplicity) - 1} unpaired ones (multiplicity {int(multiplicity)}) "
+            "leave a number that cannot be paired; mend `charge` or `multiplicity` (number of unpaired electrons plus one)."
+        )
 
 
 def _near(geometry: Float[np.ndarray, "N 3"], key: PRNGKeyArray) -> Float[Array, "N 3"]:

@@ -1,10 +1,12 @@
 """Any JAX function as a target."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from boltzflow.targets.base import ExactValues, Target
+from boltzflow.targets.confinement import check_confinement
 
 
 def from_function(
@@ -14,7 +16,7 @@ def from_function(
     *,
     name: str,
     classes: Sequence[int] | None = None,
-    reflections: bool = True,
+    reflections: bool | None = None,
     units: str = "reduced",
     temperature: float | None = None,
     parameters: Mapping[str, float | int | str | bool] | None = None,
@@ -23,14 +25,18 @@ def from_function(
 ) -> Target:
     """Makes a target of a reduced energy written in JAX.
 
+    The symmetries are tried on random configurations: those that are given must hold, those that are not given are found. Rotations must
+    always hold.
+
     Args:
         fn: reduced energy u = U/kT of one configuration, (N, D) -> (). It must not depend on the centre of mass, and exp(-u) must be
             integrable over the zero-CoM subspace.
         n_particles: N.
         dimension: D.
         name: a name; with `parameters` it tells this target from others in data files and checkpoints.
-        classes: interchangeability class of each particle; None: all particles are interchangeable.
-        reflections: whether u is invariant under reflections.
+        classes: interchangeability class of each particle; None: found by exchanging particles, and told in the target's `about`.
+        reflections: whether u is invariant under reflections; None: found by trying, and told likewise. False, where it is, means one
+            hand only.
         units: unit of length of the positions, "reduced" or "nm".
         temperature: in kelvin, None in reduced units.
         parameters: what distinguishes this target from others of its name. The function itself is not part of the fingerprint: change
@@ -42,21 +48,26 @@ def from_function(
         The target.
 
     Raises:
-        TargetError: if the function fails, does not return a scalar, is not finite on a starting configuration, or depends on the
-            centre of mass.
+        TargetError: if the function fails, does not return a scalar, is not finite on a starting configuration, depends on the centre of
+            mass or on directions in space, lacks a symmetry that is given, or does not hold its particles together.
     """
     target = Target(
         name=name,
         n_particles=n_particles,
         dimension=dimension,
         energy_function=fn,
-        classes=(0,) * n_particles if classes is None else tuple(int(c) for c in classes),
-        reflections=reflections,
+        classes=tuple(range(n_particles)) if classes is None else tuple(int(c) for c in classes),
+        reflections=bool(reflections),
         units=units,
         temperature=temperature,
         parameters=dict(parameters or {}),
         start=start,
         exact=exact or ExactValues(),
     )
-    target.check_energy()
+    trial = target.trial()
+    trial.check_values()
+    shown = trial.find(None if classes is None else target.classes, reflections)
+    check_confinement(name, trial.energies, trial.start)
+    target = dataclasses.replace(target, classes=shown.classes, reflections=shown.reflections, about=shown.found)
+    target.mark_checked()
     return target

@@ -1,13 +1,18 @@
 """Molecules from files: PDB with an OpenMM force field, Amber, and serialised OpenMM systems."""
 
+import difflib
+import os
 import random
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
+
+import numpy as np
 
 from boltzflow.errors import TargetError, nearest
 from boltzflow.targets._openmm import import_openmm
 from boltzflow.targets.base import Target
+from boltzflow.targets.molecule_faults import check_scale, why_no_system
 from boltzflow.targets.molecules import from_openmm
 
 # Short names of force fields that publications used, and the files of OpenMM that they stand for.
@@ -17,9 +22,11 @@ FORCE_FIELDS = {
 }
 _IMPLICIT_SOLVENTS = ("HCT", "OBC1", "OBC2", "GBn", "GBn2")
 
+ForceFieldName = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
 
 def from_pdb(
-    path: str | Path, *, force_field: str | Sequence[str], temperature: Any, ph: float | None = None, name: str | None = None
+    path: str | Path, *, force_field: ForceFieldName, temperature: Any, ph: float | None = None, name: str | None = None
 ) -> Target:
     """Makes a target of a molecule in a PDB or mmCIF file and a force field of OpenMM.
 
@@ -41,6 +48,7 @@ def from_pdb(
     path = Path(path)
     structure = _read_structure(path)
     topology, positions = structure.topology, structure.positions
+    check_scale(path, topology, np.asarray(structure.getPositions(asNumpy=True)._value))
     field = load_force_field(force_field)
     if ph is not None:
         topology, positions = add_hydrogens(topology, positions, ph)
@@ -118,24 +126,22 @@ def from_xml(
     Raises:
         TargetError: if a file is missing or unreadable, or for what `from_openmm` refuses.
     """
-    openmm = import_openmm()
     system_xml, topology_pdb = Path(system_xml), Path(topology_pdb)
-    system = _read(lambda: openmm.XmlSerializer.deserialize(system_xml.read_text(encoding="utf-8")), system_xml, "serialised OpenMM")
-    if not isinstance(system, openmm.System):
-        raise TargetError(f"{system_xml} holds a {type(system).__name__}, not a System; serialise the system itself.")
+    system = read_system(system_xml)
     structure = _read_structure(topology_pdb)
+    check_scale(topology_pdb, structure.topology, np.asarray(structure.getPositions(asNumpy=True)._value))
     about: dict[str, Any] = {"name": name or system_xml.stem, "parameters": parameters, "energies": energies}
     return from_openmm(system, structure.topology, temperature, positions=structure.positions, **about)
 
 
-def label(force_field: str | Sequence[str]) -> str:
-    """What the fingerprint says of a force field: its short name, or its files without folder and ending."""
-    if isinstance(force_field, str):
-        return force_field.removesuffix(".xml")
-    return "+".join(str(name).removesuffix(".xml") for name in force_field)
+def label(force_field: ForceFieldName) -> str:
+    """What the fingerprint says of a force field: its short name, or the names of its files without folder and ending."""
+    files = [force_field] if isinstance(force_field, str | os.PathLike) else list(force_field)
+    # Also the folders of a Windows path, so that a fingerprint does not depend on the machine.
+    return "+".join(PureWindowsPath(os.fspath(name)).name.removesuffix(".xml") for name in files)
 
 
-def load_force_field(force_field: str | Sequence[str]) -> Any:
+def load_force_field(force_field: ForceFieldName) -> Any:
     """The `openmm.app.ForceField` of a short name or of files.
 
     Raises:
@@ -146,10 +152,22 @@ def load_force_field(force_field: str | Sequence[str]) -> Any:
         if force_field not in FORCE_FIELDS and not force_field.endswith(".xml"):
             raise TargetError(
                 f"there is no force field {force_field!r}; {nearest(force_field, FORCE_FIELDS)} Or name files of OpenMM, such as "
-                "('amber14-all.xml', 'implicit/obc2.xml')."
+                f"{_files_like(force_field) or ('amber14-all.xml', 'implicit/obc2.xml')}."
             )
         force_field = FORCE_FIELDS.get(force_field, (force_field,))
-    files = [str(name) for name in force_field]
+    files = [os.fspath(name) for name in ([force_field] if isinstance(force_field, os.PathLike) else force_field)]
+    if len(files) == 1:
+        files = list(FORCE_FIELDS.get(files[0], files))
+    if not files:
+        raise TargetError("no force field is named; name files of OpenMM, such as ('amber14-all.xml', 'implicit/obc2.xml').")
+    shipped = _shipped()
+    for name in files:
+        if name in FORCE_FIELDS:
+            raise TargetError(f"the force field {name!r} is a short name, which stands alone; name the files {FORCE_FIELDS[name]} instead.")
+        if name not in shipped and not Path(name).is_file():
+            near = _files_like(name)
+            hint = f"did you mean {' or '.join(repr(file) for file in near)}?" if near else "correct the path."
+            raise TargetError(f"there is no force field file {name!r}, neither here nor among those of OpenMM; {hint}")
     try:
         return app.ForceField(*files)
     except Exception as error:
@@ -159,7 +177,39 @@ def load_force_field(force_field: str | Sequence[str]) -> Any:
         ) from error
 
 
-def create_system(field: Any, topology: Any, positions: Any, force_field: str | Sequence[str]) -> Any:
+def _shipped() -> set[str]:
+    """The force field files that come with OpenMM and its extensions, by the names under which it finds them."""
+    forcefield = import_openmm().app.forcefield
+    folders = {Path(forcefield.__file__).parent / "data", *map(Path, forcefield._getDataDirectories())}
+    # These hold names and hydrogens, no parameters.
+    others = {"residues.xml", "hydrogens.xml", "glycam-hydrogens.xml", "pdbNames.xml"}
+    return {file.relative_to(folder).as_posix() for folder in folders for file in folder.rglob("*.xml")} - others
+
+
+def _files_like(name: str) -> tuple[str, ...]:
+    """The shipped files whose names are nearest to a name, with or without folder and ending."""
+    known: dict[str, str] = {}
+    for file in sorted(_shipped()):
+        for form in (file, file.removesuffix(".xml"), Path(file).name, Path(file).stem):
+            known.setdefault(form.lower(), file)
+    near = difflib.get_close_matches(name.lower(), known, n=6, cutoff=0.6)
+    return tuple(dict.fromkeys(known[form] for form in near))[:3]
+
+
+def read_system(path: Path) -> Any:
+    """The `openmm.System` in a file of OpenMM's serialiser.
+
+    Raises:
+        TargetError: if the file is missing, unreadable or holds something else.
+    """
+    openmm = import_openmm()
+    system = _read(lambda: openmm.XmlSerializer.deserialize(path.read_text(encoding="utf-8")), path, "serialised OpenMM")
+    if not isinstance(system, openmm.System):
+        raise TargetError(f"{path} holds a {type(system).__name__}, not a System; serialise the system itself.")
+    return system
+
+
+def create_system(field: Any, topology: Any, positions: Any, force_field: ForceFieldName) -> Any:
     """The system of a topology in open space, without constraints.
 
     Args:
@@ -175,7 +225,7 @@ def create_system(field: Any, topology: Any, positions: Any, force_field: str | 
     try:
         return field.createSystem(topology, nonbondedMethod=app.NoCutoff, constraints=None, rigidWater=False, removeCMMotion=False)
     except Exception as error:
-        raise TargetError(_why_no_system(field, topology, positions, label(force_field), error)) from error
+        raise TargetError(why_no_system(field, topology, positions, label(force_field), error, add_hydrogens)) from error
 
 
 def add_hydrogens(topology: Any, positions: Any, ph: float) -> tuple[Any, Any]:
@@ -198,35 +248,16 @@ def add_hydrogens(topology: Any, positions: Any, ph: float) -> tuple[Any, Any]:
     return modeller.topology, modeller.positions
 
 
-def _why_no_system(field: Any, topology: Any, positions: Any, label: str, error: Exception) -> str:
-    unmatched = field.getUnmatchedResidues(topology)
-    if not unmatched or "No template found" not in str(error):
-        return f"the force field {label} cannot be applied: {_first_line(error)}"
-    residue = unmatched[0]
-    where = f"residue {residue.name} {residue.id} of chain {residue.chain.id}"
-    try:
-        complete, _ = add_hydrogens(topology, positions, 7.0)
-        missing = len(list(list(complete.residues())[residue.index].atoms())) - len(list(residue.atoms()))
-    except TargetError:
-        missing = 0
-    if missing > 0:
-        return (
-            f"{where} lacks {missing} hydrogen{'s' if missing > 1 else ''}; add them, for example with from_pdb(..., ph=7), "
-            "openmm.app.Modeller.addHydrogens or pdbfixer."
-        )
-    # OpenMM's message names the nearest residue and ends with a link; its middle is what helps.
-    reason = _first_line(error).split("  For more information")[0].partition(").")[2].strip().split(".  ")[0].rstrip(".")
-    return f"the force field {label} does not know {where}: {reason or _first_line(error)}; add a file that has it, or mend the structure."
-
-
 def _read_structure(path: Path) -> Any:
     app = import_openmm().app
-    reader = app.PDBxFile if path.suffix.lower() in (".cif", ".mmcif") else app.PDBFile
 
     def read() -> Any:
         # Opened here, for OpenMM leaves the file open where it fails.
         with path.open(encoding="utf-8") as file:
-            return reader(file)
+            # Endings differ (.cif, .mmcif, .pdbx, .ent), but each block of an mmCIF file begins with "data_".
+            first = next((line for line in file if line.strip() and not line.startswith("#")), "")
+            file.seek(0)
+            return (app.PDBxFile if first.lower().startswith("data_") else app.PDBFile)(file)
 
     structure = _read(read, path, "PDB or mmCIF")
     if structure.topology.getNumAtoms() == 0:

@@ -1,7 +1,7 @@
 """Molecules: any system and topology of OpenMM as a target."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +13,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from boltzflow.errors import TargetError
 from boltzflow.targets._openmm import Mechanics, import_openmm, in_unit, system_hash
 from boltzflow.targets.base import BOLTZMANN, Target
-from boltzflow.targets.chirality import adjacency, find_chiral_centres, hands, stereocentres
+from boltzflow.targets.bonds import find_bonds, springs, topology_bonds
+from boltzflow.targets.chirality import ChiralCentre, adjacency, find_chiral_centres, hands, stereocentres
+from boltzflow.targets.invariance import DOUBLE_ROUNDING, Trial
 from boltzflow.targets.symmetry import interchangeable, mirror_symmetric
 
 if TYPE_CHECKING:
@@ -23,8 +25,8 @@ _COLDEST = 150.0
 _START_NOISE = 0.005
 # Nearer than this two nuclei are at the same place, in nm; the shortest bond, H2, is 0.074 nm.
 _SAME_PLACE = 0.02
-# Bonds are 0.1 to 0.2 nm long; ten times that is a structure in Ångström.
-_LONGEST_TYPICAL_BOND = 0.5
+# Bonds are 0.1 to 0.2 nm long; ten times that is a structure in Ångström, a tenth one that was divided by 10 once too often.
+_LONGEST_TYPICAL_BOND, _SHORTEST_TYPICAL_BOND = 0.5, 0.05
 # Minimising changes bonds of sane structures by less; between other atoms than those that were meant, distances are those of angles,
 # 1.6 times a bond, or more.
 _LARGEST_CHANGE = 1.4
@@ -63,8 +65,9 @@ def from_openmm(
         The target, in nm.
 
     Raises:
-        TargetError: if the system cannot be compiled, the atoms disagree in number or order, the temperature is not positive, or the
-            positions are not finite, clash beyond repair or lie flat at a chiral centre.
+        TargetError: if the system cannot be compiled or computed, the atoms disagree in number or order, the temperature is not
+            positive, the positions are not finite, clash beyond repair or lie flat at a chiral centre, or the energy depends on the centre
+            of mass or on directions in space.
     """
     from boltzflow.targets.force_field import check_system, compile_system
 
@@ -73,19 +76,21 @@ def from_openmm(
     n, atoms = system.getNumParticles(), list(topology.atoms())
     if len(atoms) != n:
         raise TargetError(f"the topology has {len(atoms)} atoms, but the system has {n} particles; give those of the same molecule.")
+    if [atom.index for atom in atoms] != list(range(n)):
+        raise TargetError(
+            "the topology does not list the atoms of a residue one after the other; give atoms, and particles, residue by residue."
+        )
     if energies not in ("compiled", "openmm"):
         raise TargetError(f'energies must be "compiled" or "openmm", got {energies!r}.')
     field = compile_system(system) if energies == "compiled" else None
     check_system(system)
-    elements = [atom.name if atom.element is None else atom.element.symbol for atom in atoms]
-    bonds = _bonds(system, topology)
-    _warn_if_in_pieces(n, bonds)
+    elements = tuple(atom.name if atom.element is None else atom.element.symbol for atom in atoms)
+    structure = None if positions is None else _checked_positions(positions, atoms, topology_bonds(topology))
+    bonds = find_bonds(system, topology, elements, structure)
+    _warn_if_in_pieces(system, bonds)
 
     mechanics = Mechanics(system)
-    if positions is None:
-        given = _random_positions(atoms, elements, bonds)
-    else:
-        given = _checked_positions(positions, atoms, bonds)
+    given = _random_positions(atoms, elements, bonds) if structure is None else structure
     minimum = mechanics.minimise(given)
     if positions is not None:
         _check_same_molecule(given, minimum, atoms, bonds)
@@ -94,6 +99,73 @@ def from_openmm(
     if turned:
         raise TargetError(f"minimising the positions turned the hand of {', '.join(turned)}; give a structure with fewer clashes.")
     minimum -= minimum.mean(axis=0)
+    target = assembled(
+        system,
+        topology,
+        kelvin,
+        name=name,
+        parameters=parameters or {},
+        energies=energies,
+        executor=executor,
+        minimum=minimum,
+        bonds=bonds,
+        classes=interchangeable(elements, bonds, mechanics.energy, minimum),
+        reflections=not centres and mirror_symmetric(mechanics.energy, minimum),
+        chiral_centres=centres,
+        field=field,
+        mechanics=mechanics,
+    )
+    _check_symmetries(target, mechanics, minimum)
+    return target
+
+
+def assembled(
+    system: Any,
+    topology: Any,
+    kelvin: float,
+    *,
+    name: str,
+    parameters: Mapping[str, float | int | str | bool],
+    energies: Literal["compiled", "openmm"],
+    minimum: Float[np.ndarray, "N 3"],
+    bonds: tuple[tuple[int, int], ...],
+    classes: tuple[int, ...],
+    reflections: bool,
+    chiral_centres: tuple[ChiralCentre, ...],
+    executor: Executor | None = None,
+    field: "ForceField | None" = None,
+    mechanics: Mechanics | None = None,
+) -> Target:
+    """The target of a molecule of which all is known: what `from_openmm` has found out, or a run folder has kept.
+
+    Args:
+        system: as for `from_openmm`.
+        topology: as for `from_openmm`.
+        kelvin: the temperature.
+        name: as for `from_openmm`.
+        parameters: as for `from_openmm`.
+        energies: as for `from_openmm`.
+        minimum: (N, 3) the minimum of the energy in nm, its mean at the origin.
+        bonds: as in `Target`.
+        classes: as in `Target`.
+        reflections: as in `Target`.
+        chiral_centres: as in `Target`.
+        executor: as for `from_openmm`.
+        field: the compiled force field; None: compiled here, where it is needed.
+        mechanics: OpenMM's own energies of the system; None: made here.
+
+    Returns:
+        The target, in nm.
+
+    Raises:
+        TargetError: if the system cannot be compiled, or its compiled energy is not that of OpenMM.
+    """
+    from boltzflow.targets.force_field import check_system, compile_system
+
+    n = system.getNumParticles()
+    if energies == "compiled" and field is None:
+        check_system(system)
+        field = compile_system(system)
 
     def start(key: PRNGKeyArray) -> Float[Array, "N 3"]:
         x = jnp.asarray(minimum, jnp.result_type(float)) + _START_NOISE * jax.random.normal(key, (n, 3))
@@ -105,21 +177,23 @@ def from_openmm(
         n_particles=n,
         dimension=3,
         energy_function=energy,
-        classes=interchangeable(elements, bonds, mechanics.energy, minimum),
-        reflections=not centres and mirror_symmetric(mechanics.energy, minimum),
+        classes=classes,
+        reflections=reflections,
         units="nm",
         temperature=kelvin,
-        parameters={**(parameters or {}), "system": system_hash(system, [centre.sign for centre in centres])},
+        parameters={**parameters, "system": system_hash(system, [centre.sign for centre in chiral_centres])},
         start=start,
         bonds=bonds,
         topology=topology,
         system=import_openmm().XmlSerializer.serialize(system),
         structure=minimum,
         energies_by=energies,
-        chiral_centres=centres,
+        chiral_centres=chiral_centres,
+        elements=tuple("X" if atom.element is None else atom.element.symbol for atom in topology.atoms()),
     )
-    target.check_energy()
-    _check_compiled(target, mechanics, minimum)
+    # Nothing of a molecule that was kept needs to be tried again, but what compiles it may be of another version.
+    _check_compiled(target, mechanics or Mechanics(system), minimum)
+    target.mark_checked()
     return target
 
 
@@ -146,12 +220,16 @@ def _by_openmm(system: Any, name: str, kelvin: float, start: Callable[[PRNGKeyAr
         name=name,
         energy_unit="kJ/mol",
         length_unit="nm",
+        # As the compiled energies have none.
         reference_energy=0.0,
         executor=executor,
         workers=None,
         timeout=None,
         parameters={},
         classes=range(n),
+        reflections=False,
+        # OpenMM's energy is tried in this process, where it is faster.
+        tested=True,
         temperature=kelvin,
         start=start,
     ).energy_function
@@ -174,21 +252,10 @@ def _kelvin(temperature: Any) -> float:
     return float(value)
 
 
-def _bonds(system: Any, topology: Any) -> tuple[tuple[int, int], ...]:
-    """The topology's bonds; atoms that it leaves without any (in a PDB file without CONECT records) take those of the system."""
-    pairs = {(min(a.index, b.index), max(a.index, b.index)) for a, b in topology.bonds()}
-    bonded = {atom for pair in pairs for atom in pair}
-    for force in system.getForces():
-        if type(force).__name__ == "HarmonicBondForce":
-            for bond in range(force.getNumBonds()):
-                i, j, *_ = force.getBondParameters(bond)
-                if i not in bonded or j not in bonded:
-                    pairs.add((min(i, j), max(i, j)))
-    return tuple(sorted(pairs))
-
-
-def _warn_if_in_pieces(n: int, bonds: tuple[tuple[int, int], ...]) -> None:
-    neighbours = adjacency(n, bonds)
+def _warn_if_in_pieces(system: Any, bonds: tuple[tuple[int, int], ...]) -> None:
+    """Warns where neither bonds nor springs hold the atoms together."""
+    n = system.getNumParticles()
+    neighbours = adjacency(n, [*bonds, *((i, j) for i, j, _ in springs(system))])
     reached, todo = {0}, [0]
     while todo:
         new = set(neighbours[todo.pop()]) - reached
@@ -197,12 +264,12 @@ def _warn_if_in_pieces(n: int, bonds: tuple[tuple[int, int], ...]) -> None:
     if len(reached) < n:
         warnings.warn(
             f"bonds connect only {len(reached)} of {n} atoms to the first one: in open space the pieces drift apart, and a density that "
-            "nothing holds together cannot be normalised; keep one molecule, or add a restraint between them.",
+            "nothing holds together cannot be normalised; keep one molecule, without water and ions, or add a restraint between them.",
             stacklevel=3,
         )
 
 
-def _checked_positions(positions: Any, atoms: list[Any], bonds: tuple[tuple[int, int], ...]) -> Float[np.ndarray, "N 3"]:
+def _checked_positions(positions: Any, atoms: list[Any], bonds: set[tuple[int, int]]) -> Float[np.ndarray, "N 3"]:
     n = len(atoms)
     try:
         x = np.asarray(in_unit(positions, "nanometer"), np.float64)
@@ -212,14 +279,16 @@ def _checked_positions(positions: Any, atoms: list[Any], bonds: tuple[tuple[int,
         raise TargetError(f"the system has {n} atoms, but the positions have shape {x.shape} instead of ({n}, 3).")
     if not np.isfinite(x).all():
         raise TargetError(f"the positions of {int((~np.isfinite(x)).any(axis=1).sum())} atoms are not finite; give a complete structure.")
-    if bonds:
-        first, second = np.asarray(bonds).T
-        typical = float(np.median(np.linalg.norm(x[first] - x[second], axis=-1)))
-        if typical > _LONGEST_TYPICAL_BOND:
-            raise TargetError(
-                f"half of the bonds are longer than {typical:.3g} nm; positions are in nm, so divide by 10 if these are in Ångström."
-            )
     distances = np.linalg.norm(x[:, None] - x, axis=-1) + np.diag(np.full(n, np.inf))
+    typical = _typical_length(x, bonds)
+    if typical > _LONGEST_TYPICAL_BOND:
+        raise TargetError(
+            f"half of the bonds are longer than {typical:.3g} nm; positions are in nm, so divide by 10 if these are in Ångström."
+        )
+    if 0.0 < typical < _SHORTEST_TYPICAL_BOND:
+        raise TargetError(
+            f"half of the bonds are shorter than {typical:.3g} nm; multiply by 10 if these positions were divided by 10 once too often."
+        )
     i, j = np.unravel_index(int(distances.argmin()), distances.shape)
     if distances[i, j] < _SAME_PLACE:
         raise TargetError(
@@ -227,6 +296,15 @@ def _checked_positions(positions: Any, atoms: list[Any], bonds: tuple[tuple[int,
             "without clashes, in nm."
         )
     return x
+
+
+def _typical_length(positions: Float[np.ndarray, "N 3"], bonds: Collection[tuple[int, int]]) -> float:
+    """The median length of the bonds; of the distances to the nearest neighbours where no bonds are known."""
+    if bonds:
+        first, second = np.asarray(sorted(bonds)).T
+        return float(np.median(np.linalg.norm(positions[first] - positions[second], axis=-1)))
+    distances = np.linalg.norm(positions[:, None] - positions, axis=-1) + np.diag(np.full(len(positions), np.inf))
+    return float(np.median(distances.min(axis=1)))
 
 
 def _check_same_molecule(
@@ -248,7 +326,7 @@ def _check_same_molecule(
         )
 
 
-def _random_positions(atoms: list[Any], elements: list[str], bonds: tuple[tuple[int, int], ...]) -> Float[np.ndarray, "N 3"]:
+def _random_positions(atoms: list[Any], elements: Sequence[str], bonds: tuple[tuple[int, int], ...]) -> Float[np.ndarray, "N 3"]:
     found = stereocentres(elements, bonds)
     if found:
         raise TargetError(
@@ -260,6 +338,14 @@ def _random_positions(atoms: list[Any], elements: list[str], bonds: tuple[tuple[
 
 def _label(atom: Any) -> str:
     return f"{atom.name} of {atom.residue.name} {atom.residue.id}"
+
+
+def _check_symmetries(target: Target, mechanics: Mechanics, minimum: Float[np.ndarray, "N 3"]) -> None:
+    """Tries the symmetries in OpenMM's double precision, which the compiled energy agrees with."""
+    unit = BOLTZMANN * (target.temperature or np.nan)
+    trial = Trial(target.name, lambda x: np.array([mechanics.energy(frame) for frame in x]) / unit, DOUBLE_ROUNDING, minimum[None])
+    trial.check_values()
+    trial.check(target.classes, target.reflections)
 
 
 def _check_compiled(target: Target, mechanics: Mechanics, minimum: Float[np.ndarray, "N 3"]) -> None:

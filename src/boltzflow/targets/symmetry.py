@@ -12,6 +12,8 @@ Energy = Callable[[Float[np.ndarray, "N 3"]], float]
 
 _FRAMES = 3
 _NOISE = 0.05
+# Far below what changes a probability.
+_TOLERANCE = 1e-3
 
 
 def interchangeable(
@@ -20,7 +22,7 @@ def interchangeable(
     energy: Energy | None = None,
     positions: Float[np.ndarray, "N 3"] | None = None,
     *,
-    tolerance: float = 1e-6,
+    tolerance: float = _TOLERANCE,
 ) -> tuple[int, ...]:
     """Classes of atoms that may be permuted among themselves, one by one, without changing the energy.
 
@@ -36,8 +38,8 @@ def interchangeable(
         bonds: pairs of bonded atoms.
         energy: energy of one configuration; None: the bonds alone decide.
         positions: a configuration without clashes to try exchanges in; needed with `energy`.
-        tolerance: largest change of the energy by an exchange, relative to the energy or to 1 if that is larger. The default is meant
-            for float64; float32 needs about 1e-4.
+        tolerance: largest change of the energy by an exchange, in its unit: a large constant in it must not hide a difference. The
+            default is meant for energies in kJ/mol or kT computed in float64.
 
     Returns:
         The class of each atom, numbered from 0 in the order of their first atoms.
@@ -64,13 +66,13 @@ def interchangeable(
     return tuple(numbers.setdefault(first, len(numbers)) for first in leader)
 
 
-def mirror_symmetric(energy: Energy, positions: Float[np.ndarray, "N 3"], *, tolerance: float = 1e-6) -> bool:
+def mirror_symmetric(energy: Energy, positions: Float[np.ndarray, "N 3"], *, tolerance: float = _TOLERANCE) -> bool:
     """Whether mirror images have the same energy, tried in a few frames around a configuration.
 
     Args:
         energy: energy of one configuration.
         positions: a configuration without clashes.
-        tolerance: largest relative change, as in `interchangeable`.
+        tolerance: largest change, as in `interchangeable`.
     """
     return all(_agree(float(energy(-frame)), float(energy(frame)), tolerance) for frame in _frames(positions))
 
@@ -91,4 +93,5 @@ def _swap(frame: Float[np.ndarray, "N 3"], i: int, j: int) -> Float[np.ndarray, 
 
 
 def _agree(after: float, before: float, tolerance: float) -> bool:
-    return abs(after - before) <= tolerance * max(1.0, abs(before))
+    # The rest is the rounding of sums in double precision.
+    return abs(after - before) <= tolerance + 1e-9 * abs(before)

@@ -70,7 +70,7 @@ def save_model(path: Path, flow: AbstractFlow, config: RunConfig, target: Target
         "fingerprint": target.fingerprint,
         "scale": repr(flow.scale),
     }
-    content = _sorted_header(save(named_arrays(flow.network), metadata=metadata))
+    content = sorted_header(save(named_arrays(flow.network), metadata=metadata))
     text = json.dumps({"target": config.target, "fingerprint": target.fingerprint, **card}, indent=2) + "\n"
     for file, data in ((path, content), (path.with_suffix(".json"), text.encode())):
         files.replace(file, data)
@@ -87,12 +87,17 @@ def load_model(name: str | os.PathLike[str], *, target: Target | None = None) ->
         CheckpointError: if there is no such model, or its file is damaged or belongs to another network.
         TargetError: if the target is not registered and not given, or not the one the model was trained for.
     """
+    from boltzflow.targets import molecule_folder
+
     path, run = _find_model(name)
     config, metadata, arrays = _read(path)
     if target is None:
         try:
             target = target_of(config, path.parent)
         except TargetError as error:
+            if molecule_folder.holds(path.parent):
+                # What is wrong with the molecule's files is said already.
+                raise
             raise TargetError(
                 f"the model in {path} was trained for the target {config.target!r}, which is not built in; pass target=."
             ) from error
@@ -186,7 +191,7 @@ def _card(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"the model card {path} is damaged; restore it, or delete it to use the model without it.") from error
 
 
-def _sorted_header(content: bytes) -> bytes:
+def sorted_header(content: bytes) -> bytes:
     """Safetensors with its header sorted: the writer orders the metadata at random, but the same model should be the same file."""
     size = int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()

@@ -22,7 +22,7 @@ from boltzflow.objectives.flow_matching import Batch
 from boltzflow.objectives.pairing import PairingInfo
 from boltzflow.progress import FractionOf, Progress, Silent
 from boltzflow.targets import Target
-from boltzflow.targets.molecule_folder import DESCRIPTION, STRUCTURE, SYSTEM
+from boltzflow.targets.molecule_folder import FILES
 from boltzflow.training.batches import prefetch
 from boltzflow.training.checkpoint import Checkpoints
 from boltzflow.training.export import MODEL_FILE, save_model, with_parameters_of
@@ -85,7 +85,7 @@ def train(
         train_set, validation_set = frames.split(validation=config.data.validation, seed=config.data.split_seed)
     except BoltzflowError:
         # The folder is free again for a run with better data.
-        for name in {"config.yaml", "versions.json", "data.h5", DESCRIPTION, SYSTEM, STRUCTURE} - there:
+        for name in {"config.yaml", "versions.json", "data.h5", *FILES} - there:
             (folder / name).unlink(missing_ok=True)
         raise
 
@@ -182,7 +182,7 @@ def _data(config: RunConfig, target: Target, folder: Path, dataset: Dataset | No
     allow = config.data.allow_virial_mismatch
     if not own.is_file():
         if dataset is not None:
-            dataset.save(own)
+            datasets.right_handed(dataset, target).save(own)
         elif config.data.path is not None:
             datasets.load(config.data.path, target, allow_virial_mismatch=allow).save(own)
         else:

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from boltzflow import datasets
 from boltzflow.config import DataConfig, FamilyName, FlowConfig, ObjectiveConfig, RunConfig, TrainingConfig
 from boltzflow.datasets import Dataset
 from boltzflow.progress import Progress
@@ -33,13 +34,12 @@ class Run:
         path = None if out is None else Path(out)
         return generate(self.model.flow, self.model.target, n, seed=seed, out=path, progress=progress, model=str(self.folder))
 
-    def evaluate(
-        self, n: int = 10_000, *, seed: int = 0, frames: Dataset | None = None, progress: Progress | None = None
-    ) -> dict[str, Any]:
+    def evaluate(self, n: int = 10_000, *, seed: int = 0, frames: Dataset | Any = None, progress: Progress | None = None) -> dict[str, Any]:
         """The figures of `boltzflow evaluate --json`."""
         from boltzflow.sampling.evaluate import evaluate
 
-        return evaluate(self.model, frames, n, seed, progress=progress)
+        dataset = None if frames is None else datasets.of(frames, self.model.target)
+        return evaluate(self.model, dataset, n, seed, progress=progress)
 
     def report(self, out: str | os.PathLike[str] | None = None) -> Path:
         """Writes the HTML report."""
@@ -64,7 +64,8 @@ def fit(
 
     Args:
         target: the target, registered or not.
-        data: the frames: a `Dataset`, or the result of `reference.sample`.
+        data: the frames: a `Dataset`, the result of `reference.sample`, the name of a file, an array (n, N, D) in the target's units, or an
+            MDTraj trajectory; see `datasets.of`.
         flow: "ecnf" or "eacf", or the full configuration of the flow.
         objective: what is minimised; default: flow matching for a continuous flow, maximum likelihood for a coupling flow.
         training: optimiser and loop; default `TrainingConfig()`.
@@ -76,7 +77,7 @@ def fit(
     Raises:
         BoltzflowError: see `boltzflow.training.loop.train`.
     """
-    dataset = data if isinstance(data, Dataset) else data.dataset
+    dataset = datasets.of(data, target)
     held_out = min(10_000, dataset.n // 10) if validation is None else validation
     config = RunConfig(
         target=name_of(target) or target.name,

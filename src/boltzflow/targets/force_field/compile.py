@@ -76,6 +76,10 @@ def check_system(system: Any) -> None:
         raise TargetError("the system has virtual sites, which are not free particles; choose a force field or water model without them.")
     if any(system.getParticleMass(i)._value == 0.0 for i in range(system.getNumParticles())):
         raise TargetError("the system has particles of mass zero, which OpenMM does not move; give every particle its mass.")
+    for force in system.getForces():
+        kind = type(force).__name__
+        if "Barostat" in kind:
+            raise TargetError(f"the system has a {kind}, which changes a periodic box that molecules here do not have; leave it out.")
     if system.usesPeriodicBoundaryConditions():
         raise TargetError(
             "the system has a periodic box, but densities here are of molecules in vacuum or implicit solvent; make it with "
