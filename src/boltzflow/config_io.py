@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ from boltzflow.config import RunConfig
 from boltzflow.errors import ConfigError, nearest
 
 _BASE = "base"
+_WIDTH = 80
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", types.NoneType: "null"}
 
 
@@ -84,7 +86,7 @@ def dump(config: RunConfig) -> str:
 
 
 def explain(config: RunConfig) -> str:
-    """The configuration as YAML with what each option means behind it; `load_config` reads it back."""
+    """The configuration as YAML with what each option means above it, in lines for narrow terminals; `load_config` reads it back."""
     return "\n".join(_explained(config, 0)) + "\n"
 
 
@@ -376,8 +378,9 @@ def _explained(section: Any, depth: int) -> list[str]:
         if dataclasses.is_dataclass(value):
             lines += ["", f"{indent}{field.name}:", *_explained(value, depth + 1)]
         else:
-            text = f"{indent}{field.name}: {_scalar(value)}"
-            lines.append(f"{text:<52} # {meanings[field.name]}" if field.name in meanings else text)
+            start = f"{indent}# "
+            lines += textwrap.wrap(meanings.get(field.name, ""), _WIDTH, initial_indent=start, subsequent_indent=start)
+            lines.append(f"{indent}{field.name}: {_scalar(value)}")
     return lines
 
 

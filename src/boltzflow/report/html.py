@@ -1,6 +1,5 @@
 """The page: sections, tables and style around the figures."""
 
-import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from boltzflow import files
 from boltzflow.analysis import metrics, weights
 from boltzflow.analysis.estimate import Estimate
 from boltzflow.analysis.observables import nearest_distances, pair_distances
@@ -22,7 +22,7 @@ MAX_DISTANCES = 2_000_000
 PARETO_LIMIT = 0.7
 
 
-def write(run_dir: str | Path, out: str | Path) -> Path:
+def write(run_dir: str | Path, out: str | Path, *, say: Callable[[str], None] | None = None) -> Path:
     """Writes the report of a run as one HTML page that needs nothing else, no network either.
 
     Reads only files of the run folder; what is missing is left out and said in a sentence.
@@ -30,6 +30,7 @@ def write(run_dir: str | Path, out: str | Path) -> Path:
     Args:
         run_dir: the run folder.
         out: the page; its folder is made if need be, an existing page is replaced.
+        say: told each sentence about what is missing or cannot be read, which the page has, too.
 
     Returns:
         The path of the page.
@@ -37,17 +38,17 @@ def write(run_dir: str | Path, out: str | Path) -> Path:
     Raises:
         RunError: if there is no run in the folder, or the page cannot be written.
     """
-    out = Path(out)
-    page = render(run_contents.read(Path(run_dir)))
-    temporary = out.with_name(f".{out.name}.tmp")
+    out = files.named(out)
+    run = run_contents.read(files.named(run_dir, "the name of the run folder"))
+    files.require_writable(out)
+    page = render(run)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(out)
+        files.replace(out, page)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise RunError(f"cannot write the report to {out}: {error.strerror or error}.") from error
+    for note in run.notes if say is not None else ():
+        say(note)
     return out
 
 

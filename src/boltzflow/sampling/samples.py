@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from boltzflow import files
 from boltzflow.analysis import free_energy, weights
 from boltzflow.analysis.estimate import Estimate
 from boltzflow.errors import DataError
@@ -58,6 +59,13 @@ class Samples:
                 raise DataError(f"{name} of {len(positions)} samples must have shape ({len(positions)},), but has shape {column.shape}.")
             object.__setattr__(self, name, column)
         object.__setattr__(self, "meta", dict(self.meta))
+
+    def __repr__(self) -> str:
+        """In one line: what was drawn, of what, by what."""
+        _, particles, dimension = self.positions.shape
+        stated = [f"{key} {self.meta[key]!r}" for key in ("target", "model", "seed") if self.meta.get(key) is not None]
+        failed = f", {self.n_failed} without weight" if self.n_failed else ""
+        return f"<{', '.join([f'Samples: {self.n} of {particles} particles in {dimension}-D', *stated])}{failed}>"
 
     @property
     def n(self) -> int:
@@ -203,7 +211,7 @@ class Samples:
         """
         from boltzflow.sampling import writer
 
-        writer.save(self, Path(path), overwrite=overwrite)
+        writer.save(self, files.named(path), overwrite=overwrite)
 
     @staticmethod
     def load(path: str | Path, target: Any = None) -> "Samples":
@@ -218,7 +226,7 @@ class Samples:
         """
         from boltzflow.sampling import writer
 
-        samples = writer.load(Path(path))
+        samples = writer.load(files.named(path))
         fingerprint = samples.meta.get("fingerprint")
         if target is not None and fingerprint != target.fingerprint:
             raise DataError(f"{path} holds samples of {fingerprint}, not of {target.fingerprint}; choose the matching target or file.")
