@@ -370,6 +370,8 @@ def _lookup(data: Mapping[str, Any], name: str) -> Any:
 
 
 def _explained(section: Any, depth: int) -> list[str]:
+    import yaml
+
     indent = "  " * depth
     meanings = _meanings(type(section))
     lines = []
@@ -379,15 +381,12 @@ def _explained(section: Any, depth: int) -> list[str]:
             lines += ["", f"{indent}{field.name}:", *_explained(value, depth + 1)]
         else:
             start = f"{indent}# "
-            lines += textwrap.wrap(meanings.get(field.name, ""), _WIDTH, initial_indent=start, subsequent_indent=start)
-            lines.append(f"{indent}{field.name}: {_scalar(value)}")
+            lines += textwrap.wrap(
+                meanings.get(field.name, ""), _WIDTH, initial_indent=start, subsequent_indent=start, break_on_hyphens=False
+            )
+            entry = yaml.safe_dump({field.name: value}, width=_WIDTH - 16 - len(indent), allow_unicode=True)
+            lines += [indent + line for line in entry.splitlines()]
     return lines
-
-
-def _scalar(value: object) -> str:
-    import yaml
-
-    return yaml.safe_dump(value, width=10_000, allow_unicode=True).removesuffix("...\n").strip()
 
 
 def _meanings(section: type) -> dict[str, str]:

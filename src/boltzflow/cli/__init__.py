@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 
-from boltzflow import __version__
+from boltzflow import __version__, command
 from boltzflow.errors import BoltzflowError, ConfigError, nearest
 
 # Each module holds `run`, whose signature and docstring are the verb's arguments and help.
@@ -108,7 +108,11 @@ def _dispatch(arguments: list[str]) -> None:
 
         parsed = parse(module.run, verb, rest)
         if parsed is not None:
-            module.run(**parsed)
+            command.note(arguments)
+            try:
+                module.run(**parsed)
+            finally:
+                command.note([])
     elif verb.startswith("-"):
         raise ConfigError(f"unknown option {verb!r} before the verb; `boltzflow --help` lists the verbs.")
     else:

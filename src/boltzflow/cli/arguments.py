@@ -68,7 +68,7 @@ def room(n: int, numbers: int, out: Path | None = None) -> None:
     if hasattr(os, "sysconf"):
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if size > memory:
-            raise ConfigError(f"{n} samples take {size / 1e9:.3g} GB, but this machine has {memory / 1e9:.3g} GB of memory; choose a smaller -n.")
+            raise ConfigError(f"{n} samples take {size / 1e9:.3g} GB, and this machine has {memory / 1e9:.3g} GB of memory; lower -n.")
     if out is None:
         return
     folder = out.absolute().parent
@@ -76,7 +76,7 @@ def room(n: int, numbers: int, out: Path | None = None) -> None:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if size > free:
-        raise ConfigError(f"{n} samples take {size / 1e9:.3g} GB, but the disk of {out} has {free / 1e9:.3g} GB free; choose a smaller -n.")
+        raise ConfigError(f"{n} samples take {size / 1e9:.3g} GB, and the disk of {out} has {free / 1e9:.3g} GB free; lower -n.")
 
 
 def _option(name: str) -> str:
