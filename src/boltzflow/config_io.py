@@ -10,6 +10,7 @@ import difflib
 import json
 import os
 import re
+import textwrap
 import types
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from boltzflow.config_check import check, effective, refuse_without_effect
 from boltzflow.errors import ConfigError, nearest
 
 _BASE = "base"
+_WIDTH = 80
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", types.NoneType: "null"}
 
 
@@ -94,7 +96,7 @@ def dump(config: RunConfig) -> str:
 
 
 def explain(config: RunConfig) -> str:
-    """The configuration as YAML with what each option means behind it; `load_config` reads it back."""
+    """The configuration as YAML with what each option means above it, in lines for narrow terminals; `load_config` reads it back."""
     return "\n".join(_explained(config, 0)) + "\n"
 
 
@@ -342,6 +344,8 @@ def _shown(value: object) -> str:
 
 
 def _explained(section: Any, depth: int) -> list[str]:
+    import yaml
+
     indent = "  " * depth
     meanings = _meanings(type(section))
     lines = []
@@ -350,15 +354,13 @@ def _explained(section: Any, depth: int) -> list[str]:
         if dataclasses.is_dataclass(value):
             lines += ["", f"{indent}{field.name}:", *_explained(value, depth + 1)]
         else:
-            text = f"{indent}{field.name}: {_scalar(value)}"
-            lines.append(f"{text:<52} # {meanings[field.name]}" if field.name in meanings else text)
+            start = f"{indent}# "
+            lines += textwrap.wrap(
+                meanings.get(field.name, ""), _WIDTH, initial_indent=start, subsequent_indent=start, break_on_hyphens=False
+            )
+            entry = yaml.safe_dump({field.name: value}, width=_WIDTH - 16 - len(indent), allow_unicode=True)
+            lines += [indent + line for line in entry.splitlines()]
     return lines
-
-
-def _scalar(value: object) -> str:
-    import yaml
-
-    return yaml.safe_dump(value, width=10_000, allow_unicode=True).removesuffix("...\n").strip()
 
 
 def _meanings(section: type) -> dict[str, str]:

@@ -1,20 +1,53 @@
-"""Small files, written whole or not at all."""
+"""Files written whole or not at all, and names of files that can be written."""
 
+import contextlib
+import errno
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
+
+from boltzflow.errors import ConfigError, RunError
+
+_LONGEST = 230
+"""Bytes of a name: file systems take 255, and what is being written has a longer name for a while."""
 
 
 def replace(path: Path, content: str | bytes) -> None:
     """Writes a file at once: whoever reads it, or the run that is killed meanwhile, finds the old content or the new, never half.
 
+    When it returns the content is on the disk, so that it outlasts a power failure.
+
     Raises:
-        OSError: if the folder cannot be written.
+        OSError: if the folder cannot be written; nothing is left behind.
     """
     part = path.with_name(path.name + ".part")
-    part.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(part, path)
+    try:
+        with part.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+        commit(part, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+
+
+def commit(temporary: Path, path: Path) -> None:
+    """Gives a finished file its name once its content is on the disk, so that no crash leaves half of it under that name.
+
+    Raises:
+        OSError: if it cannot be written or renamed.
+    """
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    if os.name == "posix":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def replace_json(path: Path, content: Any) -> None:
@@ -25,3 +58,43 @@ def replace_json(path: Path, content: Any) -> None:
         ValueError: if a number is not finite.
     """
     replace(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def named(path: str | os.PathLike[str], what: str = "the name of a file") -> Path:
+    """A path from the user; an empty one would mean the current folder, which nobody who gives it wants.
+
+    Raises:
+        ConfigError: if it is empty, or no name that a file could have.
+    """
+    text = os.fspath(path)
+    if not text.strip():
+        raise ConfigError(f"{what} is empty; name one.")
+    if "\0" in text:
+        raise ConfigError(f"{what} holds a null character; name another.")
+    for part in Path(text).parts:
+        size = len(os.fsencode(part))
+        if size > 255:
+            raise ConfigError(f"{what} is too long ({size} bytes, where file systems take 255): {part[:40]}...; choose a shorter one.")
+    return Path(text)
+
+
+def require_writable(path: Path) -> None:
+    """Makes sure that a file or folder of this name can be made, and leaves nothing behind; folders above it need not exist yet.
+
+    Raises:
+        RunError: says why not.
+    """
+    size = len(os.fsencode(path.name))
+    if size > _LONGEST:
+        raise RunError(f"cannot write: the name {path.name[:40]}... is too long ({size} bytes, at most {_LONGEST}); choose a shorter one.")
+    above = path.parent
+    try:
+        while not above.exists():
+            above = above.parent
+        if not above.is_dir():
+            raise RunError(f"cannot write {path}: {above} is a file, not a folder; choose another place.")
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        reason = "there is no space left on the disk" if error.errno == errno.ENOSPC else error.strerror or error
+        raise RunError(f"cannot write {path} ({above}: {reason}); choose another place.") from error

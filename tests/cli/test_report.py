@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from boltzflow import report
+from boltzflow import cli, report
 from boltzflow.errors import RunError
 from boltzflow.report.page import duration
 from boltzflow.sampling.samples import Samples
@@ -261,6 +261,33 @@ class TestIncomplete:
         assert {"Energies", "Pair distances", "Samples"} <= set(headings(page))
 
 
+def test_figures_of_different_samples_are_told_apart(spoil: Callable[[str], Path], unrendered: None, tmp_path: Path) -> None:
+    folder = spoil("dw4")
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    del evaluation["pareto_k"]
+    (folder / "evaluation.json").write_text(json.dumps(evaluation))
+    page = html.unescape(report.write(folder, tmp_path / "r.html").read_text())
+    assert "of the evaluation, which drew 10\u202f000 samples of its own" in page
+    assert "are of the 300 samples in samples.h5" in page
+    tiles = re.findall(r'<div class="tile"><span>(.*?)</span>.*?<small>(.*?)</small>', page)
+    assert [(name, text.endswith("evaluation")) for name, text in tiles if "ESS" in name] == [("Reverse ESS", True), ("Forward ESS", True)]
+    assert [text.endswith("(samples.h5)") for name, text in tiles if "Pareto" in name] == [True]
+
+
+@pytest.mark.parametrize("broken", ["data.h5", "evaluation.json", "samples.h5", "model.json"])
+@pytest.mark.parametrize("content", [b"\x00{[: <broken>", b"[1, 2]", b""])
+def test_damage_is_said_on_the_terminal_too(
+    spoil: Callable[[str], Path], unrendered: None, capsys: pytest.CaptureFixture[str], broken: str, content: bytes
+) -> None:
+    folder = spoil("dw4")
+    (folder / broken).write_bytes(content)
+    assert cli.main(["report", str(folder)]) == 0
+    out, err = capsys.readouterr()
+    assert out.strip() == str(folder / "report.html")
+    assert broken in err
+    assert "has not been evaluated yet" not in err
+
+
 class TestBadInput:
     def test_no_run(self, tmp_path: Path) -> None:
         with pytest.raises(RunError, match="there is no run folder"):
@@ -271,7 +298,7 @@ class TestBadInput:
     def test_unwritable(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         (tmp_path / "config.yaml").write_text("target: dw4\n")
-        with pytest.raises(RunError, match="cannot write the report"):
+        with pytest.raises(RunError, match="cannot write .*r.html"):
             report.write(tmp_path, tmp_path / "file" / "r.html")
 
 

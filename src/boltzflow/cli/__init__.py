@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 
-from boltzflow import __version__
+from boltzflow import __version__, command
 from boltzflow.errors import BoltzflowError, ConfigError, nearest
 
 # Each module holds `run`, whose signature and docstring are the verb's arguments and help.
@@ -41,6 +41,11 @@ _STORAGE = {
     errno.EROFS: "the file system is read-only; write elsewhere with -o",
     errno.EACCES: "permission denied; choose another place, or change the permissions",
     errno.EPERM: "permission denied; choose another place, or change the permissions",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+    errno.ENOTDIR: "a part of this path is a file, not a folder; correct the path",
+    errno.EISDIR: "this is a folder; name a file",
+    errno.ELOOP: "this link leads to itself; name the file",
+    errno.EIO: "the disk cannot be read or written; look after it",
 }
 
 
@@ -75,8 +80,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in _STORAGE:
             raise
-        return _tell(f"{f'{error.filename}: ' if error.filename else ''}{_STORAGE[error.errno]}.")
+        return _tell(f"{f'{_short(error.filename)}: ' if error.filename else ''}{_STORAGE[error.errno]}.")
     except Exception as error:
+        if str(error).startswith("Unable to initialize backend"):
+            return _tell(
+                f"JAX cannot compute on what JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')} names; unset that variable to use what "
+                "there is, or install JAX for that device."
+            )
         # JAX's own out-of-memory error, without importing JAX to name its class.
         if type(error).__name__ not in ("JaxRuntimeError", "XlaRuntimeError") or "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -98,7 +108,11 @@ def _dispatch(arguments: list[str]) -> None:
 
         parsed = parse(module.run, verb, rest)
         if parsed is not None:
-            module.run(**parsed)
+            command.note(arguments)
+            try:
+                module.run(**parsed)
+            finally:
+                command.note([])
     elif verb.startswith("-"):
         raise ConfigError(f"unknown option {verb!r} before the verb; `boltzflow --help` lists the verbs.")
     else:
@@ -140,6 +154,13 @@ def _warnings_as_sentences() -> Iterator[None]:
         warnings.formatwarning = usual
 
 
+def _short(name: object) -> str:
+    text = os.fsdecode(name) if isinstance(name, str | bytes) else str(name)
+    return text if len(text) <= 120 else f"{text[:60]}..."
+
+
 def _tell(sentence: str) -> int:
+    # One line, whatever a library has put into its message.
+    sentence = " ".join(sentence.split())
     print(f"boltzflow: error: {sentence}", file=sys.stderr)
     return USAGE_ERROR

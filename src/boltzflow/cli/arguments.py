@@ -1,12 +1,14 @@
 """Arguments that several verbs share, and their checks."""
 
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, Optional
 
 import tyro
 
+from boltzflow import files
 from boltzflow.errors import ConfigError, RunError
 
 # Not `int | None`: tyro would import a type checker to look at it, which takes longer than all the rest of the help.
@@ -36,6 +38,52 @@ ForceField = Annotated[Words, _words("NAME ..."), tyro.conf.arg(help_behavior_hi
 Temperature = Annotated[MaybeFloat, tyro.conf.arg(metavar="KELVIN", help_behavior_hint="(for a molecule from a file)")]
 
 
+MOST_SAMPLES = 2**31 - 1
+"""Samples are numbered by 32-bit integers, of which their random keys are made."""
+
+
+def count(n: int | None, name: str = "n") -> None:
+    """Checks a number of samples or frames.
+
+    Raises:
+        ConfigError: if it is not positive, or more than can be numbered.
+    """
+    at_least(1, **{name: n})
+    if n is not None and n > MOST_SAMPLES:
+        raise ConfigError(f"{_option(name)} must be at most {MOST_SAMPLES}, got {n}.")
+
+
+def room(n: int, numbers: int, out: Path | None = None) -> None:
+    """Checks that n samples fit into memory, and on the disk where they are kept.
+
+    Args:
+        n: samples.
+        numbers: coordinates of one.
+        out: where they are kept; None: nowhere.
+
+    Raises:
+        ConfigError: if there is not enough of either.
+    """
+    # Coordinates in single precision and the columns beside them.
+    size = n * (4 * numbers + 32)
+    if hasattr(os, "sysconf"):
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if size > memory:
+            raise ConfigError(f"{n} samples take {size / 1e9:.3g} GB, and this machine has {memory / 1e9:.3g} GB of memory; lower -n.")
+    if out is None:
+        return
+    folder = out.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise ConfigError(f"{n} samples take {size / 1e9:.3g} GB, and the disk of {out} has {free / 1e9:.3g} GB free; lower -n.")
+
+
+def _option(name: str) -> str:
+    return f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
+
+
 def at_least(least: int, **options: int | None) -> None:
     """Checks numbers that were given.
 
@@ -48,34 +96,55 @@ def at_least(least: int, **options: int | None) -> None:
     """
     for name, value in options.items():
         if value is not None and value < least:
-            option = f"-{name}" if len(name) == 1 else f"--{name}"
-            raise ConfigError(f"{option} must be at least {least}, got {value}.")
+            raise ConfigError(f"{_option(name)} must be at least {least}, got {value}.")
 
 
-def new_file(path: str | os.PathLike[str], *, endings: Iterable[str] = (), replace: bool = False) -> Path:
-    """A file that can be written, checked before the work that fills it; makes its folder.
+def given(word: str, what: str) -> str:
+    """A word that names something, such as a run or a model.
+
+    Raises:
+        ConfigError: if it is empty or cannot be a name.
+    """
+    files.named(word, what)
+    return word
+
+
+def new_file(
+    path: str | os.PathLike[str], *, endings: Iterable[str] = (), replace: bool = False, option: str = "add --overwrite to replace it, "
+) -> Path:
+    """A file that can be written, checked before the work that fills it; nothing is written yet.
 
     Args:
         path: the file.
         endings: endings it may have; empty: any.
         replace: whether it may exist.
+        option: what the user can do besides choosing another name where it exists; empty for nothing.
 
     Raises:
-        RunError: if it exists or its folder cannot be made or written.
-        ConfigError: if it has another ending.
+        RunError: if it exists or cannot be written.
+        ConfigError: if it has no name or another ending.
     """
-    path = Path(path)
+    path = files.named(path)
     endings = tuple(endings)
     if endings and path.suffix.lower() not in endings:
         raise ConfigError(f"{path} must end in {' or '.join(endings)}.")
     if path.is_dir():
         raise RunError(f"{path} is a folder; name a file.")
     if path.exists() and not replace:
-        raise RunError(f"{path} exists already; choose another name, or delete it first.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"the folder {path.parent} cannot be made ({error.strerror}); choose another place.") from error
-    if not os.access(path.parent, os.W_OK):
-        raise RunError(f"the folder {path.parent} cannot be written to; choose another place.")
+        raise RunError(f"{path} exists already; {option}choose another name, or delete it first.")
+    files.require_writable(path)
+    return path
+
+
+def new_folder(path: str | os.PathLike[str]) -> Path:
+    """A folder that files can be written into, checked before the work that fills it; it is not made yet.
+
+    Raises:
+        RunError: if it is a file or cannot be written.
+        ConfigError: if it has no name.
+    """
+    path = files.named(path, "the name of the folder")
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path} is a file; name a folder.")
+    files.require_writable(path / "config.yaml" if path.is_dir() else path)
     return path

@@ -31,13 +31,14 @@ def run(
         seed: Seed of training and samples.
         open: Open the report in the browser.
     """
-    arguments.at_least(1, n=n)
+    arguments.count(n)
     arguments.at_least(0, seed=seed)
+    folder = arguments.new_folder(out)
+    arguments.room(n, 8, folder)
     from boltzflow import config_io, progress
     from boltzflow.cli.train import holds, train
 
     began = time.perf_counter()
-    folder = Path(out)
     config = config_io.apply_overrides(config_io.load_preset(PRESET), [f"training.seed={seed}"])
     with progress.shown() as bar:
         train(config, folder, bar, resume=holds(folder, config))

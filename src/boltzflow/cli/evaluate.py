@@ -33,8 +33,11 @@ def run(
         allow_virial_mismatch: Use frames that fail the virial check.
         precision: Floating-point precision; that of the run unless given.
     """
-    arguments.at_least(1, n=n)
+    arguments.count(n)
     arguments.at_least(0, seed=seed)
+    arguments.given(model, "RUN|MODEL")
+    if data is not None:
+        arguments.given(data, "the name after --data")
     from boltzflow import progress, runtime
 
     runtime.configure()
@@ -45,7 +48,8 @@ def run(
     from boltzflow.sampling.evaluate import evaluate
 
     loaded = load_model(model)
-    frames = datasets.load(data, loaded.target, allow_virial_mismatch=allow_virial_mismatch) if data else None
+    arguments.room(n, loaded.target.n_particles * loaded.target.dimension)
+    frames = datasets.load(data, loaded.target, allow_virial_mismatch=allow_virial_mismatch) if data is not None else None
     with progress.shown() as bar:
         figures = evaluate(loaded, frames, n, seed, progress=bar)
     if json:

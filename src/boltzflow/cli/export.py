@@ -6,7 +6,7 @@ from typing import Annotated
 import tyro
 
 from boltzflow.cli import arguments, output
-from boltzflow.errors import RunError
+from boltzflow.errors import ConfigError, RunError
 
 
 def run(
@@ -16,7 +16,7 @@ def run(
     resample: arguments.Flag = False,
     n: Annotated[arguments.MaybeInt, tyro.conf.arg(aliases=["-n"], metavar="N", help_behavior_hint="(default: all)")] = None,
     seed: int = 0,
-    force: arguments.Flag = False,
+    overwrite: Annotated[bool, tyro.conf.arg(aliases=["--force"], help_behavior_hint="")] = False,
 ) -> None:
     """Write samples or reference data as a trajectory that other programs read.
 
@@ -30,18 +30,26 @@ def run(
         resample: Draw frames by their weights, so that each counts alike.
         n: Frames to write.
         seed: Seed of the resampling.
-        force: Replace the file if it is there.
+        overwrite: Replace the file if it is there.
     """
-    arguments.at_least(1, n=n)
+    arguments.count(n)
     arguments.at_least(0, seed=seed)
+    arguments.given(samples, "SAMPLES")
+    arguments.given(trajectory, "TRAJECTORY")
+    if seed and not resample:
+        raise ConfigError("--seed is for --resample; without it every sample is written.")
     if Path(trajectory).exists() and Path(samples).exists() and Path(trajectory).samefile(samples):
         raise RunError(f"{trajectory} is the file that is exported; choose another name for the trajectory.")
-    path = arguments.new_file(trajectory, replace=force)
+    path = arguments.new_file(trajectory, replace=overwrite)
+    import numpy as np
+
     from boltzflow.sampling import Samples
     from boltzflow.sampling import export as exporting
 
     frames = exporting.read(samples)
-    written = exporting.export(frames, path, topology=topology, resampled=resample, n=n, seed=seed)
+    if resample and n is not None:
+        arguments.room(n, int(np.prod(frames.positions.shape[1:])))
+    written = exporting.export(frames, path, overwrite=overwrite, topology=topology, resampled=resample, n=n, seed=seed)
     output.say(f"{written} frames.")
     if isinstance(frames, Samples) and frames.has_energy and not resample and path.suffix.lower() not in exporting.WITH_WEIGHTS:
         output.say(f"{path.suffix} holds no weights; --resample draws frames that all count alike.")

@@ -19,7 +19,7 @@ def run(
     """
     from boltzflow import config_io
 
-    if name:
+    if name is not None:
         print(config_io.explain(config_io.load_preset(name)), end="")
     else:
         output.table("", ("preset", "description"), list(config_io.preset_names().items()))

@@ -1,5 +1,6 @@
 """`boltzflow reference`."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -43,17 +44,22 @@ def run(
         temperature: Temperature of the molecule.
         precision: Floating-point precision.
     """
-    arguments.at_least(1, n=n, chains=chains)
+    arguments.count(n)
+    arguments.at_least(1, chains=chains)
     arguments.at_least(0, seed=seed)
     if interval is not None and method != "molecular-dynamics":
         raise ConfigError("--interval is for --method molecular-dynamics; the tempering sampler measures how far apart frames must be.")
+    if interval is not None and not 0 < interval < math.inf:
+        raise ConfigError(f"--interval must be a positive number of picoseconds, got {interval:g}.")
+    arguments.given(target, "TARGET")
+    path = arguments.new_file(f"{Path(target).stem}.h5" if out is None else out, endings=(".h5", ".hdf5"), option="")
     from boltzflow import progress, runtime
 
     runtime.configure(precision)
     from boltzflow import reference, targets
 
     system = molecules.from_words(target, force_field, temperature) or targets.get(target)
-    path = arguments.new_file(out or f"{Path(target).stem}.h5", endings=(".h5", ".hdf5"))
+    arguments.room(n, system.n_particles * system.dimension, path)
     with progress.shown() as bar:
         fraction = progress.FractionOf(bar, f"reference data of {target}")
         if method == "tempering":

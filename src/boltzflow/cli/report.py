@@ -5,8 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from boltzflow.cli import arguments
-from boltzflow.errors import RunError
+from boltzflow.cli import arguments, output, runs
 
 
 def run(
@@ -19,20 +18,19 @@ def run(
     """Write the HTML report of a run.
 
     One self-contained page that works offline: training curves, histograms of data, flow and reweighted flow, the weights, key figures
-    with intervals, and a 3-D view of samples.
+    with intervals, and a 3-D view of samples. What is missing or cannot be read is said on the terminal and in the page.
 
     Args:
         folder: Folder of the run.
         out: Page to write.
         open: Open it in the browser.
     """
-    path = Path(folder)
-    if not (path / "config.yaml").is_file():
-        raise RunError(f"there is no run in {path} (it has no config.yaml); name the folder that `boltzflow train -o` wrote.")
-    page = arguments.new_file(out or path / "report.html", endings=(".html", ".htm"), replace=True)
-    from boltzflow import report
+    path = runs.folder_of(folder)
+    page = arguments.new_file(path / "report.html" if out is None else out, endings=(".html", ".htm"), replace=True)
+    from boltzflow import report, runtime
 
-    report.write(path, page)
+    runtime.configure()
+    report.write(path, page, say=output.say)
     print(page)
     if open:
         show(page)

@@ -1,13 +1,11 @@
 """`boltzflow sample`."""
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from boltzflow.cli import arguments, output
-from boltzflow.errors import RunError
 
 if TYPE_CHECKING:
     from boltzflow.sampling import Samples
@@ -36,12 +34,11 @@ def run(
         chunk: Samples drawn at once; not given: as many as suit the processor's cache.
         precision: Floating-point precision; that of the run unless given.
     """
-    arguments.at_least(1, n=n, chunk=chunk)
+    arguments.count(n)
+    arguments.count(chunk, "chunk")
     arguments.at_least(0, seed=seed)
-    path = Path(out)
-    if path.exists() and not resume:
-        raise RunError(f"{path} exists already; add --resume to continue it, choose another name, or delete it first.")
-    arguments.new_file(path, endings=(".h5", ".hdf5"), replace=resume)
+    arguments.given(model, "RUN|MODEL")
+    path = arguments.new_file(out, endings=(".h5", ".hdf5"), replace=resume, option="add --resume to continue it, ")
     from boltzflow import progress, runtime
 
     runtime.configure()
@@ -51,6 +48,7 @@ def run(
     from boltzflow.sampling.generate import generate
 
     loaded = load_model(model)
+    arguments.room(n, loaded.target.n_particles * loaded.target.dimension, path)
     began = time.perf_counter()
     with progress.shown() as bar:
         samples = generate(loaded.flow, loaded.target, n, seed=seed, out=path, resume=resume, progress=bar, model=model, chunk=chunk)

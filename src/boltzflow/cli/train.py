@@ -39,6 +39,8 @@ def run(
         temperature: Temperature of the molecule.
     """
     arguments.at_least(0, seed=seed)
+    arguments.given(preset, "PRESET")
+    folder = arguments.new_folder(f"runs/{Path(preset).stem}" if out is None else out)
     from boltzflow import config_io, progress, runtime
 
     overrides = [*set, *([] if seed is None else [f"training.seed={seed}"])]
@@ -50,7 +52,6 @@ def run(
     molecule = molecules.from_words(preset, force_field, temperature)
     if molecule is not None:
         config = dataclasses.replace(config, target=molecule.name)
-    folder = Path(out or f"runs/{Path(preset).stem}")
     with progress.shown() as bar:
         train(config, folder, bar, resume=holds(folder, config), target=molecule)
     output.say(f"The run is in {folder}. Next: {output.next_steps(folder)}.")

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 from jaxtyping import Float
 
+from boltzflow import files
 from boltzflow.errors import DataError
 
 FORMAT = "boltzflow-dataset"
@@ -41,6 +42,10 @@ class Dataset:
         """Number of frames."""
         return len(self.positions)
 
+    def __repr__(self) -> str:
+        """In one line: how many frames of what."""
+        return f"<Dataset: {self.n} frames of {self.fingerprint}>"
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes an HDF5 file; on disk there is the old file or the whole new one, never a part.
 
@@ -51,7 +56,7 @@ class Dataset:
         Raises:
             DataError: if the file cannot be written.
         """
-        path = Path(path)
+        path = files.named(path)
         temporary = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

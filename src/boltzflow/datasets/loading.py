@@ -8,6 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from boltzflow import files
 from boltzflow.datasets.dataset import FORMAT, FORMAT_VERSION, Dataset
 from boltzflow.datasets.frames import array_of, with_right_hand
 from boltzflow.datasets.virial import virial_check
@@ -34,7 +35,7 @@ def load(path: str | os.PathLike[str], target: Target, *, allow_virial_mismatch:
         DataError: if the file is missing, cannot be read or is truncated, has another shape or fingerprint, holds NaN, clashes or other
             stereoisomers, or fails the virial check.
     """
-    path = Path(path)
+    path = files.named(path)
     if not path.is_file():
         raise DataError(f"there is no data file {path}; make one with `boltzflow reference`, or correct the path.")
     provenance: dict[str, str | float | int] = {"source": path.name}

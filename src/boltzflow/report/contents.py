@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from boltzflow.errors import BoltzflowError, RunError
+from boltzflow.errors import BoltzflowError, DataError, RunError
+from boltzflow.report.system import System, describe
 from boltzflow.sampling.samples import Samples
 from boltzflow.sampling.writer import parts_folder
 
@@ -40,6 +41,7 @@ class Contents:
         samples: the samples, None if there are none.
         data: reference frames (n, N, D), None if there are none.
         provenance: where the data come from.
+        system: particles, units, temperature, atoms and bonds, as far as any file tells them.
         target: the Target of that name, None if it is not registered.
         notes: what is missing, in sentences.
     """
@@ -56,6 +58,7 @@ class Contents:
     data: Shaped[np.ndarray, "n N D"] | None
     provenance: dict[str, Any]
     target: Any
+    system: System | None
     notes: list[str]
 
     @property
@@ -67,9 +70,8 @@ class Contents:
     @property
     def units(self) -> str:
         """Unit of length."""
-        if self.target is not None:
-            return self.target.units
-        return str(self.samples.meta.get("units", "reduced")) if self.samples else "reduced"
+        stated = self.samples.meta.get("units") if self.samples else None
+        return str(self.system.units if self.system is not None else stated or "reduced")
 
     @functools.cached_property
     def data_energies(self) -> Float[np.ndarray, " n"] | None:
@@ -103,13 +105,17 @@ def read(folder: Path) -> Contents:
     samples = _samples(folder / "samples.h5", notes)
     card = _json(folder / "model.json", notes)
     evaluation = _json(folder / "evaluation.json", notes)
-    if not evaluation:
+    if not (folder / "evaluation.json").exists():
         notes.append(
             f"The run has not been evaluated yet, so likelihoods and the forward ESS are missing; `boltzflow evaluate {folder}` adds them."
         )
     samples, evaluation = _of_these_weights(folder, samples, evaluation, notes)
     target = _target(folder, config.get("target") or card.get("target") or evaluation.get("target"), notes)
-    data, provenance = _data(folder, config, target, notes)
+    data, provenance, structure, fingerprint = _data(folder, config, target, notes)
+    meta = samples.meta if samples is not None else {}
+    frames = data if data is not None else samples.positions if samples is not None else None
+    fingerprints = [str(text) for text in (fingerprint, meta.get("fingerprint"), card.get("fingerprint"))]
+    system = describe(target, (structure, str(meta.get("structure", ""))), fingerprints, frames)
     return Contents(
         folder=folder,
         config_text=config_text,
@@ -123,6 +129,7 @@ def read(folder: Path) -> Contents:
         data=data,
         provenance=provenance,
         target=target,
+        system=system,
         notes=notes,
     )
 
@@ -141,9 +148,11 @@ def _json(path: Path, notes: list[str]) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except ValueError:
-        notes.append(f"{path.name} cannot be read and is left out.")
+        value = None
+    if not isinstance(value, dict):
+        notes.append(f"{path.name} is damaged and is left out; make it again, or delete it.")
         return {}
-    return value if isinstance(value, dict) else {}
+    return value
 
 
 def _yaml(text: str, notes: list[str]) -> dict[str, Any]:
@@ -152,9 +161,12 @@ def _yaml(text: str, notes: list[str]) -> dict[str, Any]:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
-        notes.append("config.yaml cannot be read and is shown as it stands.")
+        value = None
+    if not isinstance(value, dict):
+        if text.strip():
+            notes.append("config.yaml cannot be read and is shown as it stands.")
         return {}
-    return value if isinstance(value, dict) else {}
+    return value
 
 
 def _metrics(path: Path, notes: list[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -241,12 +253,18 @@ def _target(folder: Path, name: Any, notes: list[str]) -> Any:
             return molecule_folder.load(folder)
         return targets.get(name) if isinstance(name, str) else None
     except BoltzflowError:
-        notes.append(f"The target {name} is not registered by name, so energies of the reference data and exact values are missing.")
+        notes.append(
+            f"The target {name} is not registered by name and cannot be made again here, so energies of the reference data and exact "
+            "values are missing."
+        )
         return None
 
 
-def _data(folder: Path, config: dict[str, Any], target: Any, notes: list[str]) -> tuple[Any, dict[str, Any]]:
-    """Reference frames and their provenance, from data.h5, or from where data.json or the configuration say that they lie."""
+def _data(folder: Path, config: dict[str, Any], target: Any, notes: list[str]) -> tuple[Any, dict[str, Any], str, str]:
+    """Reference frames, their provenance, structure and fingerprint.
+
+    From data.h5, or from where data.json or the configuration say that they lie.
+    """
     named = _json(folder / "data.json", []).get("path") or (config.get("data") or {}).get("path")
     for path in (folder / "data.h5", *([Path(named), folder / named] if isinstance(named, str) else [])):
         if not path.is_file():
@@ -255,23 +273,19 @@ def _data(folder: Path, config: dict[str, Any], target: Any, notes: list[str]) -
             return _frames(path, target)
         except (BoltzflowError, OSError, KeyError, ValueError) as error:
             notes.append(f"The reference data are left out: {error}")
-            return None, {}
+            return None, {}, "", ""
     notes.append("The reference data of the run are not at hand, so the flow is shown without them.")
-    return None, {}
+    return None, {}, "", ""
 
 
-def _frames(path: Path, target: Any) -> tuple[Any, dict[str, Any]]:
-    if target is not None:
-        from boltzflow import datasets
+def _frames(path: Path, target: Any) -> tuple[Any, dict[str, Any], str, str]:
+    from boltzflow import datasets
 
-        # The run was trained on these frames; whether they passed the virial check was decided then.
-        data = datasets.load(path, target, allow_virial_mismatch=True)
-        return data.positions, dict(data.provenance)
-    import h5py
-
-    with h5py.File(path, "r") as file:
-        positions: Any = file["positions"]
-        return positions[:MAX_SAMPLES], {}
+    # The run was trained on these frames; whether they passed the virial check was decided then.
+    data = datasets.read(path) if target is None else datasets.load(path, target, allow_virial_mismatch=True)
+    if not np.isfinite(data.positions).all():
+        raise DataError(f"{path} holds frames with NaN or infinite positions; make it again.")
+    return data.positions, dict(data.provenance), data.structure, data.fingerprint
 
 
 def is_number(value: Any) -> bool:

@@ -19,6 +19,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from boltzflow.analysis import weights
 from boltzflow.analysis.metrics import Histogram
+from boltzflow.report.page import percent
 
 DATA, FLOW, REWEIGHTED, LIGHT = "#7a7a7a", "#d55e00", "#0072b2", "#c8ccd0"
 STYLE: Any = {
@@ -89,10 +90,10 @@ def histograms(shown: Mapping[str, Histogram], xlabel: str, ylabel: str = "proba
 
 
 def training(metrics: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]) -> str:
-    """Loss, and divergence of a refinement, validation NLL and reverse ESS where there are any, against the step.
+    """Loss, divergence of a refinement, validation NLL, reverse ESS and learning rate, as far as there are any, against the step.
 
     Args:
-        metrics: lines with "step" and either "loss" or "divergence".
+        metrics: lines with "step" and either "loss" or "divergence", and perhaps "learning_rate".
         evaluations: lines with "step" and estimates "validation_nll" or "ess_reverse".
     """
     panels: list[tuple[str, str, float]] = []
@@ -104,16 +105,38 @@ def training(metrics: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping
         for key, title in (("loss", "training loss"), ("divergence", "refinement: divergence + constant"))
         if (chosen := [entry for entry in metrics if key in entry])
     ]
+    rates = [
+        (entry["step"], rate)
+        for entry in metrics
+        if isinstance(rate := entry.get("learning_rate"), int | float) and math.isfinite(rate) and rate > 0
+    ]
     with rc_context(STYLE):
-        columns = len(panels) + len(curves)
-        figure, all_axes = draw(max(7.6, 3.7 * columns), 3.0, columns=columns)
+        count = len(panels) + len(curves) + bool(rates)
+        columns = min(2, count) if count != 3 else 3
+        rows = -(-count // columns)
+        figure, all_axes = draw(max(7.6, 3.3 * columns), 2.8 * rows, columns=columns, rows=rows)
         remaining = list(all_axes)
         for chosen, key, title in curves:
             _curve(remaining.pop(0), chosen, key, title)
-        for axes, (key, label, factor) in zip(remaining, panels, strict=True):
+        for key, label, factor in panels:
+            axes = remaining.pop(0)
             _estimates(axes, evaluations, key, factor)
             axes.set(xlabel="step", title=label)
+        if rates:
+            _learning_rate(remaining.pop(0), rates)
+        for axes in remaining:
+            axes.set_axis_off()
         return svg(figure)
+
+
+def _learning_rate(axes: Axes, rates: Sequence[tuple[int, float]]) -> None:
+    steps, values = np.array(rates, float).T
+    stride = max(1, len(steps) // MAX_POINTS)
+    axes.plot(steps[::stride], values[::stride], color=DATA, linewidth=1.4)
+    axes.set(xlabel="step", title="learning rate", yscale="log" if values.max() > 20 * values.min() else "linear")
+    if axes.get_yscale() == "linear":
+        axes.set_ylim(0.0, 1.1 * values.max())
+        axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
 
 
 def _curve(axes: Axes, metrics: Sequence[Mapping[str, Any]], key: str, title: str) -> None:
@@ -164,11 +187,15 @@ def weight_distribution(log_w: Float[np.ndarray, " n"], pareto_k: float) -> str:
     n = log_w.size
     with rc_context(STYLE):
         figure, (left, right) = draw(7.6, 3.2, columns=2)
-        low, high = np.quantile(log_relative, 0.005), log_relative[0]
+        low, quarter, high = np.quantile(log_relative, 0.005), np.quantile(log_relative, 0.25), log_relative[0]
+        # A few clashes, whose energies are beyond all bounds, must not flatten the others.
+        low = max(low, min(-20.0, 3.0 * quarter))
+        beyond = float(np.mean(log_relative < low - 0.05 * max(high - low, 1e-3)))
         margin = 0.05 * max(high - low, 1e-3)
         left.hist(log_relative, bins=np.linspace(low - margin, high + margin, 61), color=FLOW, alpha=0.85)
         left.axvline(0.0, color="#222b33", linewidth=1.0, linestyle="--")
-        left.set(xlabel="log of the weight over its mean", ylabel="samples", title="log-weights")
+        further = f" ({percent(beyond)} further left)" if beyond > 0.005 else ""
+        left.set(xlabel="log of the weight over its mean", ylabel="samples", title=f"log-weights{further}")
 
         shown = np.unique(np.geomspace(1, log_relative.size, 400).astype(int)) - 1
         # Far below the mean there are only bodies; the tail is what decides.

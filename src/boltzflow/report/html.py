@@ -1,6 +1,6 @@
 """The page: sections, tables and style around the figures."""
 
-import contextlib
+import datetime
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from boltzflow import files
 from boltzflow.analysis import metrics, weights
 from boltzflow.analysis.estimate import Estimate
 from boltzflow.analysis.observables import nearest_distances, pair_distances
@@ -16,13 +17,13 @@ from boltzflow.errors import RunError
 from boltzflow.report import contents as run_contents
 from boltzflow.report import molecules, structures
 from boltzflow.report.contents import MAX_SAMPLES, Contents, is_number
-from boltzflow.report.page import CSS, POLICY, duration, escape, figure, known, numbers, section, sentence, short, table, thousands
+from boltzflow.report.page import CSS, POLICY, duration, escape, figure, known, numbers, percent, section, sentence, short, table, thousands
 
 MAX_DISTANCES = 2_000_000
 PARETO_LIMIT = 0.7
 
 
-def write(run_dir: str | Path, out: str | Path) -> Path:
+def write(run_dir: str | Path, out: str | Path, *, say: Callable[[str], None] | None = None) -> Path:
     """Writes the report of a run as one HTML page that needs nothing else, no network either.
 
     Reads only files of the run folder; what is missing is left out and said in a sentence.
@@ -30,6 +31,7 @@ def write(run_dir: str | Path, out: str | Path) -> Path:
     Args:
         run_dir: the run folder.
         out: the page; its folder is made if need be, an existing page is replaced.
+        say: told each sentence about what is missing or cannot be read, which the page has, too.
 
     Returns:
         The path of the page.
@@ -37,17 +39,17 @@ def write(run_dir: str | Path, out: str | Path) -> Path:
     Raises:
         RunError: if there is no run in the folder, or the page cannot be written.
     """
-    out = Path(out)
-    page = render(run_contents.read(Path(run_dir)))
-    temporary = out.with_name(f".{out.name}.tmp")
+    out = files.named(out)
+    run = run_contents.read(files.named(run_dir, "the name of the run folder"))
+    files.require_writable(out)
+    page = render(run)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(out)
+        files.replace(out, page)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise RunError(f"cannot write the report to {out}: {error.strerror or error}.") from error
+    for note in run.notes if say is not None else ():
+        say(note)
     return out
 
 
@@ -88,14 +90,30 @@ def _sections(run: Contents) -> Iterator[str]:
 
 def _header(run: Contents) -> str:
     system = ""
-    if run.target is not None:
-        dimension = {2: "in the plane", 3: "in space"}.get(run.target.dimension, f"in {run.target.dimension} dimensions")
-        system = f", {run.target.n_particles} particles {dimension}"
+    if run.system is not None:
+        dimension = {2: "in the plane", 3: "in space"}.get(run.system.dimension, f"in {run.system.dimension} dimensions")
+        system = f", {run.system.n_particles} {'atoms' if run.system.elements else 'particles'} {dimension}"
+    facts = [("Temperature", escape(run.system.temperature_in_words if run.system is not None else ""))]
+    facts += [("Run", escape(run.folder.resolve().name)), ("Date", escape(_date(run)))]
+    command = run.versions.get("command") or run.card.get("command") or ""
+    facts += [("Command", f"<code>{escape(command)}</code>" if command else "")]
+    lines = "".join(f'<p class="facts">{name}: {value}</p>\n' for name, value in facts if value)
     return f"""<h1>{escape(run.target_name)}: what the flow draws</h1>
 <p>A flow was trained to draw independent configurations of <b>{escape(run.target_name)}</b>{system}, each with its exact probability.
 This page compares what it draws with reference data, before and after reweighting to the Boltzmann distribution, and says how far the
 result can be trusted.</p>
-"""
+{lines}"""
+
+
+def _date(run: Contents) -> str:
+    """When the run was begun; of runs that have not noted it, when their configuration was written."""
+    noted = run.versions.get("date")
+    if isinstance(noted, str):
+        return noted[:16].replace("T", " ")
+    path = run.folder / "config.yaml"
+    if not path.is_file():
+        return ""
+    return datetime.datetime.fromtimestamp(path.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
 
 
 def _estimate(run: Contents, key: str) -> Estimate | None:
@@ -115,6 +133,31 @@ def _pareto_k(run: Contents) -> float:
     if is_number(run.evaluation.get("pareto_k")):
         return float(run.evaluation["pareto_k"])
     return weights.pareto_k(run.samples.log_weight) if run.samples is not None and run.samples.has_energy else math.nan
+
+
+def _drawn_for(run: Contents) -> str:
+    """Which samples the key figures and the histograms are of, where they are not the same."""
+    evaluated = run.evaluation.get("n")
+    parts = []
+    if is_number(evaluated):
+        parts.append(
+            f"Key figures and tiles are of the evaluation, which drew {thousands(int(evaluated))} samples of its own and looked at "
+            "reference frames as many as their n says"
+        )
+    if run.samples is not None:
+        of = "Histograms, weights and structures" if is_number(evaluated) else "All figures"
+        parts.append(f"{of} are of the {thousands(run.samples.n)} samples in samples.h5")
+    return ". ".join(parts) + "." if parts else ""
+
+
+def _from_evaluation(run: Contents, key: str) -> bool:
+    """Whether a key figure comes from the evaluation rather than from the samples file."""
+    entry = run.evaluation.get(key)
+    return is_number(entry) or (isinstance(entry, dict) and is_number(entry.get("value")))
+
+
+def _of(run: Contents, key: str) -> str:
+    return "evaluation" if _from_evaluation(run, key) else "samples.h5"
 
 
 def _verdict(k: float) -> str:
@@ -138,11 +181,15 @@ def _tiles(run: Contents) -> str:
         if estimate is not None:
             value, interval = numbers(estimate, factor)
             tiles.append(
-                (f"{value}{unit}", label, f"{interval}, n = {thousands(estimate.n)}" if interval else f"n = {thousands(estimate.n)}")
+                (
+                    f"{value}{unit}",
+                    label,
+                    ", ".join(part for part in (interval, f"n = {thousands(estimate.n)}", _of(run, key)) if part),
+                )
             )
     k = _pareto_k(run)
     if math.isfinite(k):
-        tiles.append((f"{k:.2f}", "Pareto k of the weights", _verdict(k)))
+        tiles.append((f"{k:.2f}", "Pareto k of the weights", f"{_verdict(k)} ({_of(run, 'pareto_k')})"))
     cells = "".join(f'<div class="tile"><span>{label}</span><b>{value}</b><small>{small}</small></div>' for value, label, small in tiles)
     return f'<div class="tiles">{cells}</div>' if tiles else ""
 
@@ -178,7 +225,10 @@ def _figures_table(run: Contents) -> str:
     if not rows:
         return ""
     k = _pareto_k(run)
-    rows.append(("Pareto k", f"{k:.2f}" if math.isfinite(k) else "–", "", "", _verdict(k)))
+    counted = run.evaluation.get("n") if _from_evaluation(run, "pareto_k") else run.samples.n if run.samples is not None else None
+    rows.append(
+        ("Pareto k", f"{k:.2f}" if math.isfinite(k) else "–", "", thousands(int(counted)) if is_number(counted) else "", _verdict(k))
+    )
     failed = run.evaluation.get("failed", run.samples.n_failed if run.samples is not None else None)
     if is_number(failed):
         rows.append(("Failed samples", thousands(int(failed)), "", "", "solve failed or energy not finite; weight zero, counted in n"))
@@ -195,7 +245,8 @@ def _figures_table(run: Contents) -> str:
         f"<td><small>{remark}</small></td></tr>"
         for label, value, interval, n, remark in rows
     )
-    return section("Key figures", f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>')
+    words = f"<p>{_drawn_for(run)}</p>"
+    return section("Key figures", f'{words}<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>')
 
 
 def _weighted(run: Contents) -> tuple[Any, Float[np.ndarray, " n"] | None]:
@@ -217,7 +268,9 @@ def _energies(run: Contents) -> str:
             values["reweighted flow"] = (samples.u, log_w)
     if not values:
         return ""
-    return _histogram_section(run, "Energies", "reduced energy u = U / kT", values, _energy_edges(values), "energies")
+    kt = run.system.temperature_in_words if run.system is not None else ""
+    what = f"energies at {kt}" if kt else "energies"
+    return _histogram_section(run, "Energies", "reduced energy u = U / kT", values, _energy_edges(values), what)
 
 
 def _energy_edges(values: Mapping[str, tuple[Any, Any]]) -> Float[np.ndarray, " b_plus_1"]:
@@ -227,6 +280,13 @@ def _energy_edges(values: Mapping[str, tuple[Any, Any]]) -> Float[np.ndarray, " 
     if reference is None or reference.size == 0:
         return np.linspace(0.0, 1.0, 61)
     low, high = np.quantile(reference, [0.001, 0.999])
+    if "data" not in finite and "reweighted flow" in values:
+        # Without data the weights tell where the target lies; clashes of the flow reach many orders of magnitude above it.
+        array, log_w = values["reweighted flow"]
+        drawn = array[weights.resample_indices(log_w, 4000, seed=0)]
+        low, high = np.quantile(drawn, [0.0, 1.0])
+        middle, spread = np.quantile(reference, 0.5), np.subtract(*np.quantile(reference, [0.75, 0.25]))
+        high = max(high, min(middle + 2.0 * spread, high + 10.0 * max(high - low, 1.0)))
     width = max(high - low, 1e-6)
     if "flow" in finite and finite["flow"].size:
         flow_low, flow_high = np.quantile(finite["flow"], [0.01, 0.97])
@@ -300,7 +360,7 @@ def _histogram_section(
                 distance = metrics.total_variation_distance(data, _nan_outside(array), edges, log_w_b=log_w)
                 value, interval = numbers(distance)
                 sentences.append(f"total variation distance of {name} from data: {value} {interval}")
-    outside = [f"{100 * h.outside:.2g}\u202f% of {name}" for name, h in shown.items() if h.outside > 0.005]
+    outside = [f"{percent(h.outside)} of {name}" for name, h in shown.items() if h.outside > 0.005]
     if outside:
         sentences.append(f"outside the range shown: {', '.join(outside)}")
     caption = f"Histograms of {what} with 95\u202f% bootstrap bands. " + sentence(sentences)
@@ -321,14 +381,14 @@ def _view(run: Contents) -> str:
     if len(indices) == 0:
         return ""
     positions, energies = run.samples.positions[indices], [float(u) for u in run.samples.u[indices]]
-    classes = list(run.target.classes) if run.target is not None else [0] * positions.shape[1]
+    classes = list(run.system.classes) if run.system is not None and run.system.classes else [0] * positions.shape[1]
     unit = _unit(run)
     weighted = ", drawn with their weights so that they look like the target" if run.samples.has_energy else ""
     words = f"Samples of the flow{weighted}."
     if positions.shape[2] == 2:
         svg = figures.planar_configurations(positions, energies, classes, unit)
         return section("Samples", figure(svg, words, f"{len(positions)} planar configurations"))
-    molecule = run.target is not None and run.target.topology is not None
+    molecule = run.system is not None and bool(run.system.elements)
     colors = "by their element" if molecule else "by their distance from the centre" if len(set(classes)) == 1 else "by their kind"
     joined = "bonded atoms" if molecule else "neighbours"
     note = f"{words} Particles are coloured {colors}, lines join {joined}. Drag to turn, scroll to zoom, move the slider for another one."
@@ -337,10 +397,9 @@ def _view(run: Contents) -> str:
 
 def _looks(run: Contents, classes: list[int]) -> tuple[list[int] | list[str], list[tuple[int, int]] | None]:
     """Classes, or elements and bonds of a molecule."""
-    if run.target is None or run.target.topology is None:
+    if run.system is None or not run.system.elements:
         return classes, None
-    elements = [atom.element.symbol if atom.element is not None else "X" for atom in run.target.topology.atoms()]
-    return elements, list(run.target.bonds)
+    return list(run.system.elements), list(run.system.bonds)
 
 
 def _weights(run: Contents) -> str:
@@ -355,7 +414,7 @@ def _weights(run: Contents) -> str:
         return section("Weights", f'<p class="note">{sentence([lost])}</p>')
     k = weights.pareto_k(log_w)
     share = float(weights.normalized(log_w).max())
-    parts = [f"the heaviest of {thousands(log_w.size)} samples carries {100 * share:.2g}\u202f% of all weight"]
+    parts = [f"the heaviest of {thousands(log_w.size)} samples carries {percent(share)} of all weight"]
     parts.append(f"Pareto k = {k:.2f}, {_verdict(k)}" if math.isfinite(k) else f"Pareto k: {_verdict(k)}")
     caption = sentence([*parts, *([lost] if lost else [])])
     words = "<p>A perfect flow gives all samples the same weight. A few that are far heavier than the rest ruin every average.</p>"
@@ -391,7 +450,7 @@ def _durations(run: Contents) -> str:
 def _configuration(run: Contents) -> str:
     card = [(key.replace("_", " "), value) for key, value in run.card.items() if isinstance(value, str | int | float | bool)]
     source = [(key.replace("_", " "), short(value)) for key, value in run.provenance.items() if np.ndim(value) == 0]
-    versions = [(key, value) for key, value in run.versions.items() if not isinstance(value, dict | list)]
+    versions = [(key, value) for key, value in run.versions.items() if isinstance(value, str) and key not in ("date", "command")]
     tables: list[tuple[str, Callable[[], str]]] = [
         ("Versions", lambda: table(versions)),
         ("Model", lambda: table(card)),

@@ -41,28 +41,40 @@ def ramachandran(densities: Mapping[str, Float[np.ndarray, "b b"]], label: str) 
         return svg(figure)
 
 
-def profiles(panels: Mapping[str, Mapping[str, Profile]]) -> str:
+def profiles(panels: Mapping[str, Mapping[str, Profile]], kilojoules: float | None = None) -> str:
     """Free-energy profiles along torsions, in degrees, with their bands.
 
     Args:
         panels: name of a torsion to profiles by what they are made of; "data" and "reweighted flow" have their colours.
+        kilojoules: one kT in kJ/mol, for a second scale; None: kT alone.
     """
     with rc_context(STYLE):
-        figure, all_axes = draw(7.6, 3.1, columns=len(panels), sharey=True)
+        # A single panel keeps its size: beside it the page is empty.
+        figure, drawn = draw(7.6, 3.1, columns=max(2, len(panels)))
+        all_axes = drawn[: len(panels)]
+        for axes in drawn[len(panels) :]:
+            axes.set_axis_off()
+        top = 0.0
         for axes, (torsion, shown) in zip(all_axes, panels.items(), strict=True):
-            highest = 0.0
             for name, profile in shown.items():
                 color = DATA if name == "data" else REWEIGHTED if name.startswith("reweighted") else FLOW
                 finite = np.isfinite(profile.free_energy)
                 centers = np.degrees(profile.centers)
                 axes.plot(centers, np.where(finite, profile.free_energy, math.nan), color=color, linewidth=1.6, label=name)
                 band = finite & np.isfinite(profile.low)
-                top = np.minimum(np.where(np.isfinite(profile.high), profile.high, 99.0), 99.0)
-                axes.fill_between(centers, profile.low, top, where=band, color=color, alpha=0.22, linewidth=0)
-                highest = max(highest, float(profile.free_energy[finite].max()))
-            axes.set(xlabel=f"{torsion} / °", xlim=(-180, 180), ylim=(-0.3, 1.15 * highest + 0.5))
-            axes.xaxis.set_major_locator(MultipleLocator(60))
+                above = np.minimum(np.where(np.isfinite(profile.high), profile.high, 99.0), 99.0)
+                axes.fill_between(centers, profile.low, above, where=band, color=color, alpha=0.22, linewidth=0)
+                top = max(top, float(profile.free_energy[finite].max(initial=0.0)))
+            axes.set(xlabel=f"{torsion} / °", xlim=(-180, 180))
+            axes.xaxis.set_major_locator(MultipleLocator(90))
+        for axes in all_axes:
+            # One scale for all panels, so that they can be compared.
+            axes.set_ylim(-0.3, 1.15 * top + 0.5)
         all_axes[0].set_ylabel("free energy / kT")
+        if kilojoules is not None:
+            scale = kilojoules
+            second = all_axes[-1].secondary_yaxis("right", functions=(lambda u: u * scale, lambda energy: energy / scale))
+            second.set_ylabel("free energy / (kJ/mol)")
         all_axes[0].legend()
         return svg(figure)
 

@@ -10,18 +10,20 @@ from jaxtyping import Float, Int
 from boltzflow.analysis import free_energy, internal_coordinates, metrics, ramachandran, weights
 from boltzflow.analysis.internal_coordinates import Backbone
 from boltzflow.report.contents import MAX_SAMPLES, Contents
-from boltzflow.report.page import figure, numbers, section, sentence, thousands
+from boltzflow.report.page import figure, numbers, percent, section, sentence, thousands
+from boltzflow.report.system import System, rotatable_torsions
 
 # Of large molecules the first residues are shown, and as many kinds as fit a page.
 MAX_RESIDUES = 3
 MAX_KINDS = 12
+MAX_TORSIONS = 8
 _PROFILE_BINS = 60
 
 
 def sections(run: Contents) -> Iterator[Callable[[Contents], str]]:
     """The functions that make these sections; none where the target is no molecule."""
-    if run.target is not None and run.target.topology is not None and (run.samples is not None or run.data is not None):
-        yield from (_torsions, _profiles, _lengths, _angles, _hands)
+    if run.system is not None and run.system.elements and run.system.dimension == 3 and (run.samples is not None or run.data is not None):
+        yield from (_torsions, _profiles, _rotatable, _lengths, _angles, _hands)
 
 
 def _sources(run: Contents) -> dict[str, tuple[Any, Any]]:
@@ -40,14 +42,15 @@ def _sources(run: Contents) -> dict[str, tuple[Any, Any]]:
 
 
 def _residues(run: Contents) -> list[Backbone]:
-    return internal_coordinates.backbones(run.target.topology)[:MAX_RESIDUES]
+    assert run.system is not None
+    return [] if run.system.topology is None else internal_coordinates.backbones(run.system.topology)
 
 
 def _torsions(run: Contents) -> str:
     from boltzflow.report import molecule_figures
 
     sources, content = _sources(run), ""
-    for residue in _residues(run):
+    for residue in _residues(run)[:MAX_RESIDUES]:
         angles = {
             name: internal_coordinates.torsions(positions, np.array([residue.phi, residue.psi])).T
             for name, (positions, _) in sources.items()
@@ -68,40 +71,75 @@ def _torsions(run: Contents) -> str:
 def _profiles(run: Contents) -> str:
     from boltzflow.report import molecule_figures
 
+    assert run.system is not None
     sources, content = _sources(run), ""
-    edges = np.linspace(-math.pi, math.pi, _PROFILE_BINS + 1)
-    for residue in _residues(run):
-        panels: dict[str, dict[str, free_energy.Profile]] = {}
+    for residue in _residues(run)[:MAX_RESIDUES]:
+        panels = {f"{torsion} of {residue.label}": _along(sources, atoms) for torsion, atoms in (("φ", residue.phi), ("ψ", residue.psi))}
         parts = []
-        for torsion, atoms in (("φ", residue.phi), ("ψ", residue.psi)):
-            shown = {}
-            for name, (positions, log_w) in sources.items():
-                if name == "flow" and "reweighted flow" in sources:
-                    continue
-                values = internal_coordinates.torsions(positions, np.array([atoms]))[:, 0]
-                log_w = np.zeros(len(values)) if log_w is None else log_w
-                shown[name] = free_energy.profile(log_w, values, edges)
-                if torsion == "φ" and (values > 0).any() and (values < 0).any():
-                    value, interval = numbers(free_energy.difference(log_w, values > 0, values <= 0))
-                    parts.append(f"F(φ > 0) − F(φ < 0) of {name}: {value} {interval} kT")
-            panels[f"{torsion} of {residue.label}"] = shown
+        for name, (positions, log_w) in _compared(sources).items():
+            values = internal_coordinates.torsions(positions, np.array([residue.phi]))[:, 0]
+            parts.append(_side_difference(run.system, name, values, np.zeros(len(values)) if log_w is None else log_w))
         alternative = f"Free-energy profiles along phi and psi of {residue.label}"
-        content += figure(molecule_figures.profiles(panels), sentence(parts), alternative)
+        content += figure(molecule_figures.profiles(panels, run.system.kilojoules), sentence(parts), alternative)
     return section("Free energy along the torsions", content) if content else ""
 
 
-def _elements(run: Contents) -> list[str]:
-    return [atom.element.symbol if atom.element is not None else "X" for atom in run.target.topology.atoms()]
+def _rotatable(run: Contents) -> str:
+    """Profiles along the torsions about rotatable bonds that no Ramachandran plot has shown."""
+    from boltzflow.report import molecule_figures
+
+    assert run.system is not None
+    shown_bonds = {frozenset(atoms[1:3]) for residue in _residues(run) for atoms in (residue.phi, residue.psi)}
+    torsions = [atoms for atoms in rotatable_torsions(run.system.elements, run.system.bonds) if frozenset(atoms[1:3]) not in shown_bonds]
+    sources, content = _sources(run), ""
+    for begin in range(0, min(len(torsions), MAX_TORSIONS), 2):
+        panels = {"–".join(run.system.names[atom] for atom in atoms): _along(sources, atoms) for atoms in torsions[begin : begin + 2]}
+        content += figure(molecule_figures.profiles(panels, run.system.kilojoules), "", f"Free-energy profiles along {', '.join(panels)}")
+    if not content:
+        return ""
+    words = "Torsions about the bonds that the molecule can turn about, by the names of their four atoms."
+    if len(torsions) > MAX_TORSIONS:
+        words += f" {len(torsions) - MAX_TORSIONS} more are not shown."
+    return section("Free energy along rotatable bonds", f"<p>{words}</p>{content}")
+
+
+def _compared(sources: dict[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:
+    """What a free energy is shown of: not of the flow as it is drawn, where there are weights."""
+    return {name: source for name, source in sources.items() if name != "flow" or "reweighted flow" not in sources}
+
+
+def _along(sources: dict[str, tuple[Any, Any]], atoms: tuple[int, int, int, int]) -> dict[str, free_energy.Profile]:
+    """Profiles along a torsion."""
+    edges = np.linspace(-math.pi, math.pi, _PROFILE_BINS + 1)
+    shown = {}
+    for name, (positions, log_w) in _compared(sources).items():
+        values = internal_coordinates.torsions(positions, np.array([atoms]))[:, 0]
+        shown[name] = free_energy.profile(np.zeros(len(values)) if log_w is None else log_w, values, edges)
+    return shown
+
+
+def _side_difference(system: System, name: str, values: Float[np.ndarray, " n"], log_w: Float[np.ndarray, " n"]) -> str:
+    """The free energy of positive phi above that of negative phi in words; which side is empty if one is."""
+    counted = np.isfinite(log_w)
+    for side, inside in (("φ > 0", values > 0), ("φ < 0", values <= 0)):
+        if not (inside & counted).any():
+            return f"{name} has nothing at {side}"
+    found = free_energy.difference(log_w, values > 0, values <= 0)
+    value, interval = numbers(found)
+    others = system.energy_in_words(found.value)
+    return f"F(φ > 0) − F(φ < 0) of {name}: {value} {interval} kT{f' ({others})' if others else ''}"
 
 
 def _lengths(run: Contents) -> str:
-    bonds = np.array(sorted(tuple(sorted(pair)) for pair in run.target.bonds), np.int64).reshape(-1, 2)
-    unit = run.units
+    assert run.system is not None
+    bonds = np.array(sorted(tuple(sorted(pair)) for pair in run.system.bonds), np.int64).reshape(-1, 2)
+    unit = {"nm": "nm", "angstrom": "Å"}.get(run.units, f"{run.units} units")
     return _by_kind(run, "Bond lengths", bonds, internal_coordinates.bond_lengths, f"length / {unit}", degrees=False)
 
 
 def _angles(run: Contents) -> str:
-    triples = internal_coordinates.angles_of_bonds(run.target.bonds)
+    assert run.system is not None
+    triples = internal_coordinates.angles_of_bonds(run.system.bonds)
     return _by_kind(run, "Bond angles", triples, internal_coordinates.bond_angles, "angle / °", degrees=True)
 
 
@@ -117,7 +155,8 @@ def _by_kind(
     """Histograms of an internal coordinate, all groups of the same elements together; the most frequent kinds."""
     from boltzflow.report import molecule_figures
 
-    symbols, sources = _elements(run), _sources(run)
+    assert run.system is not None
+    symbols, sources = run.system.elements, _sources(run)
     kinds: dict[str, list[int]] = {}
     for number, atoms in enumerate(groups):
         names = [symbols[atom] for atom in atoms]
@@ -144,16 +183,16 @@ def _hands(run: Contents) -> str:
     """How many samples have the hand of the reference at every centre."""
     from boltzflow.targets.chirality import hands
 
-    if run.samples is None or not run.target.chiral_centres:
+    if run.samples is None or run.system is None or not run.system.chiral_centres:
         return ""
     positions = run.samples.positions
     usable = np.isfinite(positions).all(axis=(1, 2))
-    right = (hands(positions[usable], run.target.chiral_centres) == 1).all(axis=1)
+    right = (hands(positions[usable], run.system.chiral_centres) == 1).all(axis=1)
     log_w = run.samples.log_weight[usable]
     parts = [f"{thousands(int((~right).sum()))} of {thousands(right.size)} samples have another hand than the reference at a chiral centre"]
     reflected = run.samples.meta.get("reflected")
     if reflected is not None:
         parts.append(f"{thousands(int(reflected))} mirror images were reflected, and log q counts both")
     if np.isfinite(log_w).any():
-        parts.append(f"they carry {100 * float(weights.normalized(log_w)[~right].sum()):.2g}\u202f% of the weight")
+        parts.append(f"they carry {percent(float(weights.normalized(log_w)[~right].sum()))} of the weight")
     return section("Chirality", f"<p>{sentence(parts)}</p>")

@@ -20,6 +20,11 @@ h1 { font-size: 26px; margin: 0 0 6px; }
 h2 { font-size: 18px; margin: 0 0 10px; }
 p { margin: 6px 0 12px; max-width: 78ch; }
 section { background: #fff; border: 1px solid #e1e6ea; border-radius: 10px; padding: 20px 24px; margin-top: 18px; }
+.facts { color: #56616b; font-size: 14px; margin: 2px 0; max-width: none; overflow-wrap: anywhere; }
+.facts code { font: 12.5px/1.5 ui-monospace, Menlo, Consolas, monospace; }
+.legend span { display: inline-block; margin-right: 16px; }
+.legend i { display: inline-block; width: 13px; height: 13px; border-radius: 50%; border: 1px solid #9aa3ab; margin-right: 5px;
+            vertical-align: -2px; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(205px, 1fr)); gap: 12px; margin-top: 18px; }
 .tile { background: #fff; border: 1px solid #e1e6ea; border-radius: 10px; padding: 14px 18px; }
 .tile b { display: block; font-size: 25px; line-height: 1.25; font-variant-numeric: tabular-nums; }
@@ -36,9 +41,20 @@ figcaption, .note { color: #56616b; font-size: 14px; max-width: 82ch; }
 .note { background: #fff8e6; border: 1px solid #f0dfae; border-radius: 8px; padding: 8px 14px; color: #5c4a10; max-width: none; }
 pre { background: #f6f8fa; border: 1px solid #e1e6ea; border-radius: 8px; padding: 12px 16px; overflow: auto; max-height: 460px;
       font: 12.5px/1.5 ui-monospace, Menlo, Consolas, monospace; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(330px, 1fr)); gap: 24px; }
-.view { width: 100%; height: 560px; }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(330px, 100%), 1fr)); gap: 24px; }
+.pair > div { min-width: 0; overflow-x: auto; }
+.view { width: 100%; height: min(560px, 120vw); }
 footer { color: #56616b; font-size: 13px; margin-top: 22px; }
+@media (max-width: 640px) {
+  main { padding: 16px 10px 40px; }
+  h1 { font-size: 21px; }
+  section { padding: 14px 12px; }
+  .tiles { grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); }
+  .tile { padding: 10px 12px; }
+  .tile b { font-size: 20px; }
+  /* Letters in a drawing stay readable: the drawing is moved sideways instead. */
+  figure .scroll img { width: 620px; max-width: none; }
+}
 """
 
 
@@ -47,7 +63,24 @@ def numbers(estimate: Estimate, factor: float = 1.0) -> tuple[str, str]:
     scaled = Estimate(factor * estimate.value, factor * estimate.low, factor * estimate.high, estimate.n)
     text = str(scaled).split(" (n")[0]
     value, _, interval = text.partition(" ")
-    return value.replace("-", "−"), interval.replace("-", "−")
+    return _typeset(value), _typeset(interval)
+
+
+def _typeset(text: str) -> str:
+    """Minus signs and infinities as they are printed."""
+    return text.replace("-", "−").replace("inf", "∞").replace("nan", "–")
+
+
+def percent(share: float) -> str:
+    """A share in percent with the digits that tell: "0.52 %", "9.7 %", "43 %", "99.6 %", "100 %"; never more than there is."""
+    value = 100.0 * share
+    if value == 0.0 or value >= 99.95:
+        shown = f"{value:.0f}"
+    elif value < 10.0:
+        shown = f"{value:.2g}" if value >= 1e-3 else "< 0.001"
+    else:
+        shown = f"{value:.0f}" if value < 99.0 else f"{value:.1f}"
+    return f"{shown}\u202f%"
 
 
 def known(value: float | None, error: float) -> str:
@@ -98,7 +131,8 @@ def figure(svg: str, caption: str, alternative: str) -> str:
     """An SVG drawing with its caption (HTML) and a text for those who cannot see it."""
     # As an image, because the ids and styles of several inline drawings would meet.
     data = base64.b64encode(svg.encode()).decode()
-    return f'<figure><img alt="{escape(alternative)}" src="data:image/svg+xml;base64,{data}"><figcaption>{caption}</figcaption></figure>'
+    image = f'<div class="scroll"><img alt="{escape(alternative)}" src="data:image/svg+xml;base64,{data}"></div>'
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 
 def escape(value: object) -> str:

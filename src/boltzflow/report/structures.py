@@ -11,10 +11,16 @@ from jaxtyping import Int, Shaped
 from boltzflow.analysis import weights
 from boltzflow.analysis.observables import pair_distances
 from boltzflow.errors import DataError
+from boltzflow.report.page import escape
 from boltzflow.sampling.samples import Samples
 
-# After the usual colours of atoms, dark enough for a white page.
-ELEMENTS = {"H": "#d9dde1", "C": "#4a4f55", "N": "#0072b2", "O": "#d55e00", "S": "#e6b800", "P": "#e69f00"}
+# The colours of Corey, Pauling and Koltun, white a little darker for a white page.
+ELEMENTS = {
+    **{"H": "#e8e8e8", "C": "#4a4a4a", "N": "#2f4fe0", "O": "#e8160c", "S": "#f0c800", "P": "#ff8000", "F": "#7fd34e", "Cl": "#1fb01f"},
+    **{"Br": "#99221a", "I": "#7a00a0", "B": "#ffa0a0", "Si": "#c8a078", "Se": "#d98c00", "Na": "#8a5cd6", "K": "#7d3fc0"},
+    **{"Li": "#b070e0", "Mg": "#2f8f2f", "Ca": "#6a9a6a", "Fe": "#d86a20", "Zn": "#7d80b0", "Cu": "#c88033", "Ar": "#60c8d8"},
+}
+OTHER_ELEMENT = "#e060a0"
 PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a"]
 
 
@@ -50,7 +56,7 @@ def view_3d(
     size = f"about {2 * float(np.median(np.linalg.norm(positions, axis=2).max(axis=1))):.2g} {unit} across"
     traces: list[dict[str, Any]] = []
     for k, configuration in enumerate(positions):
-        traces += [_bonds(configuration, bonds, k == 0), _particles(configuration, kinds, k == 0)]
+        traces += [_bonds(configuration, bonds, k == 0), _particles(configuration, kinds, unit, k == 0)]
     steps = [
         {
             "method": "update",
@@ -74,7 +80,7 @@ def view_3d(
         "sliders": [{"steps": steps, "currentvalue": {"prefix": "sample "}, "pad": {"t": 8, "b": 8, "l": 8, "r": 8}}],
     }
     figure = _script_safe(json.dumps({"data": traces, "layout": layout}))
-    return f"""<div id="view" class="view" role="img" aria-label="Three-dimensional view of {len(positions)} samples"></div>
+    return f"""{legend(kinds)}<div id="view" class="view" role="img" aria-label="Three-dimensional view of {len(positions)} samples"></div>
 <script>{get_plotlyjs()}</script>
 <script>
 (function () {{
@@ -91,22 +97,33 @@ def view_3d(
 </script>"""
 
 
+def legend(kinds: Sequence[int] | Sequence[str]) -> str:
+    """HTML that names the colour of each element; empty where the particles are no atoms."""
+    symbols = sorted({kind for kind in kinds if isinstance(kind, str)}, key=lambda symbol: (symbol != "C", symbol != "H", symbol))
+    entries = "".join(f'<span><i style="background:{_element_color(symbol)}"></i>{escape(symbol)}</span>' for symbol in symbols)
+    return f'<p class="legend">{entries}</p>' if entries else ""
+
+
+def _element_color(symbol: str) -> str:
+    return ELEMENTS.get(symbol, OTHER_ELEMENT)
+
+
 def _title(k: int, energies: Sequence[float], size: str) -> str:
-    energy = f" u = {energies[k]:.1f}," if math.isfinite(energies[k]) else ""
-    return f"sample {k + 1}:{energy} {size}"
+    energy = f" u = {energies[k]:.1f} kT," if math.isfinite(energies[k]) else ""
+    return f"sample {k + 1}:{energy} {size}".replace("-", "−")
 
 
-def _particles(configuration: Shaped[np.ndarray, "N 3"], kinds: Sequence[int] | Sequence[str], visible: bool) -> dict[str, Any]:
+def _particles(configuration: Shaped[np.ndarray, "N 3"], kinds: Sequence[int] | Sequence[str], unit: str, visible: bool) -> dict[str, Any]:
     n = len(configuration)
     size = float(np.clip(60.0 / n ** (1 / 3), 8.0, 26.0))
-    # One class: shade by the distance from the centre, which shows what lies inside. Several: one colour each.
+    # One kind of particle that is no atom: shade by the distance from the centre, which shows what lies inside. Several: one colour each.
     names = [f"{kind} {i + 1}" if isinstance(kind, str) else f"particle {i + 1}" for i, kind in enumerate(kinds)]
-    if len(set(kinds)) == 1:
+    if len(set(kinds)) == 1 and not isinstance(kinds[0], str):
         radius = np.linalg.norm(configuration, axis=1)
         scale = [[0.0, "#d55e00"], [0.5, "#e9b44c"], [1.0, "#0072b2"]]
         marker: dict[str, Any] = {"color": np.round(radius, 3).tolist(), "colorscale": scale}
     else:
-        marker = {"color": [ELEMENTS.get(kind, "#cc79a7") if isinstance(kind, str) else PALETTE[kind % len(PALETTE)] for kind in kinds]}
+        marker = {"color": [_element_color(kind) if isinstance(kind, str) else PALETTE[kind % len(PALETTE)] for kind in kinds]}
     x, y, z = np.round(configuration.astype(float), 4).T.tolist()
     return {
         "type": "scatter3d",
@@ -117,7 +134,7 @@ def _particles(configuration: Shaped[np.ndarray, "N 3"], kinds: Sequence[int] | 
         "visible": visible,
         "marker": {"size": size, "opacity": 1.0, "line": {"color": "#ffffff", "width": 1}, **marker},
         "text": names,
-        "hovertemplate": "%{text}<br>(%{x:.2f}, %{y:.2f}, %{z:.2f})<extra></extra>",
+        "hovertemplate": "%{text}<br>(%{x:.2f}, %{y:.2f}, %{z:.2f}) " + unit + "<extra></extra>",
     }
 
 

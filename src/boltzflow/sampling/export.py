@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from boltzflow import datasets
+from boltzflow import datasets, files
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError, RunError
 from boltzflow.sampling.samples import Samples
@@ -57,6 +57,7 @@ def export(
     seed: int = 0,
     units: str | None = None,
     symbols: Sequence[str] | None = None,
+    overwrite: bool = False,
 ) -> int:
     """Writes frames as .xyz, .extxyz, or, with a topology, .pdb, .xtc, .dcd or MDTraj's .h5.
 
@@ -67,27 +68,31 @@ def export(
 
     Args:
         samples: Samples, a Dataset, or positions (n, N, D).
-        path: the file to write; its ending chooses the format. An existing file is replaced.
+        path: the file to write; its ending chooses the format.
         topology: an mdtraj or OpenMM topology, or a file with one (such as a .pdb); positions are then in nm. None: that of the samples.
         resampled: draw equally weighted frames with the weights instead of writing the samples.
         n: frames to write; None: all, or as many as there are samples. Of a data set they are spread over all its chains.
         seed: seed of the resampling.
         units: "nm" or "reduced"; None: as the samples say, else "nm" with a topology and "reduced" without.
         symbols: N element symbols for the text formats; None: the topology's, else X.
+        overwrite: replace the file if it is there.
 
     Returns:
         The number of frames written.
 
     Raises:
         DataError: if the ending is unknown, needs a topology that is missing or does not fit, or nothing can be written.
-        RunError: if the file cannot be written.
+        RunError: if the file exists and `overwrite` is False, or it cannot be written.
     """
-    path = Path(path)
+    path = files.named(path)
     suffix = path.suffix.lower()
     known = [*TEXT_FORMATS, *TOPOLOGY_FORMATS]
     if suffix not in known:
         ending = f"the ending {suffix!r}" if suffix else "a name without ending"
         raise DataError(f"cannot export to {path}: {ending} names no known format; known are {', '.join(known)}.")
+    if path.exists() and not overwrite:
+        raise RunError(f"{path} exists already; choose another file, or pass overwrite=True.")
+    files.require_writable(path)
     frames = _frames(samples, resampled, n, seed)
     if suffix in TOPOLOGY_FORMATS and topology is None and not frames.structure:
         raise DataError(
@@ -112,7 +117,7 @@ def export(
         else:
             symbols = _symbols(symbols, topology, frames, positions.shape[1])
             _write_text(positions, symbols, units, frames.values, suffix == ".extxyz", temporary)
-        temporary.replace(path)
+        files.commit(temporary, path)
     except (OSError, RuntimeError) as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

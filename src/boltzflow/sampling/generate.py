@@ -28,6 +28,9 @@ from boltzflow.targets.base import Target
 
 T = TypeVar("T")
 
+MOST = 2**31 - 1
+"""Samples of one seed, whose keys are made of 32-bit integers."""
+
 
 @eqx.filter_jit
 def draw(flow: AbstractFlow, keys: PRNGKeyArray) -> FlowSolution:
@@ -110,12 +113,14 @@ def generate(
         n samples, those found in a continued file included; a file that holds more keeps them.
 
     Raises:
-        DataError: if n is not positive.
+        DataError: if n is not positive, or more than can be numbered.
         RunError: if `out` cannot be written, or holds other samples.
     """
     chunk = flow.chunk_size if chunk is None else chunk
     if n < 1 or chunk < 1:
         raise DataError(f"the numbers of samples and of samples per chunk must be positive, got {n} and {chunk}.")
+    if n > MOST:
+        raise DataError(f"samples are numbered by 32-bit integers, so that there can be {MOST} of one seed, but {n} were asked for.")
     progress = Silent() if progress is None else progress
     chunk = min(chunk, n)
     meta: dict[str, Any] = {

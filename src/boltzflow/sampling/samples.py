@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from boltzflow import files
 from boltzflow.analysis import free_energy, weights
 from boltzflow.analysis.estimate import Estimate
 from boltzflow.errors import DataError
@@ -137,6 +138,13 @@ class Samples:
             given = np.where(self.status == 0, given, -np.inf)
         object.__setattr__(self, "log_weight", given)
         object.__setattr__(self, "_weighed", _Weighed(given, columns, not np.array_equal(given, plain)))
+
+    def __repr__(self) -> str:
+        """In one line: what was drawn, of what, by what."""
+        _, particles, dimension = self.positions.shape
+        stated = [f"{key} {self.meta[key]!r}" for key in ("target", "model", "seed") if self.meta.get(key) is not None]
+        failed = f", {self.n_failed} without weight" if self.n_failed else ""
+        return f"<{', '.join([f'Samples: {self.n} of {particles} particles in {dimension}-D', *stated])}{failed}>"
 
     @property
     def n(self) -> int:
@@ -284,7 +292,7 @@ class Samples:
         """
         from boltzflow.sampling import writer
 
-        writer.save(self, Path(path), overwrite=overwrite)
+        writer.save(self, files.named(path), overwrite=overwrite)
 
     @staticmethod
     def load(path: str | Path, target: Any = None) -> "Samples":
@@ -299,7 +307,7 @@ class Samples:
         """
         from boltzflow.sampling import writer
 
-        samples = writer.load(Path(path))
+        samples = writer.load(files.named(path))
         fingerprint = samples.meta.get("fingerprint")
         if target is not None and fingerprint != target.fingerprint:
             raise DataError(f"{path} holds samples of {fingerprint}, not of {target.fingerprint}; choose the matching target or file.")

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
+from boltzflow import files
 from boltzflow.errors import DataError, RunError
 from boltzflow.sampling.samples import FIELDS, IN_WORDS, ORIGIN, OTHER_HAND, SUMMED, Samples, difference, summed
 
@@ -63,7 +64,7 @@ class SamplesWriter:
     """
 
     def __init__(self, path: str | Path, meta: Mapping[str, Any], resume: bool = False) -> None:
-        self.path = Path(path)
+        self.path = files.named(path)
         self.meta = {key: value for key, value in meta.items() if key not in SUMMED}
         self._parts = parts_folder(self.path)
         if self.path.is_dir():

@@ -105,6 +105,13 @@ class Target:
                 "give one class number per particle."
             )
 
+    def __repr__(self) -> str:
+        """In one line: the fingerprint, and what there is of a molecule."""
+        facts = [] if self.has_energy else ["no energy"]
+        facts += [f"{len(self.bonds)} bonds"] if self.bonds else []
+        facts += [f"{len(self.chiral_centres)} chiral centres"] if self.chiral_centres else []
+        return f"<Target {', '.join([self.fingerprint, *facts])}>"
+
     @property
     def has_energy(self) -> bool:
         """Whether there is a density to reweight to."""

@@ -171,7 +171,7 @@ def shipped_models() -> dict[str, Path]:
 
 def _find_model(name: str | os.PathLike[str]) -> tuple[Path, Path | None]:
     """The file of a model, and its run folder if it was named by that."""
-    path = Path(name)
+    path = files.named(name, "the name of the model")
     if path.is_dir():
         if not (path / MODEL_FILE).is_file():
             raise CheckpointError(f"{path} holds no trained model yet; finish it with `boltzflow resume {path}`.")

@@ -1,12 +1,13 @@
 """The run folder: what it holds, and which configurations may go on in it."""
 
 import dataclasses
+import datetime
 import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-from boltzflow import config_io, files, targets
+from boltzflow import command, config_io, files, targets
 from boltzflow.config import RefinementConfig, RunConfig
 from boltzflow.datasets import Dataset
 from boltzflow.errors import RunError
@@ -90,6 +91,18 @@ def open_folder(folder: Path, config: RunConfig, target: Target, resume: bool, d
     return there_before
 
 
+def _begun(path: Path) -> dict[str, str]:
+    """When and with which command the run was begun; what an earlier process has noted stays."""
+    try:
+        noted = json.loads(path.read_text(encoding="utf-8"))
+        return {key: str(noted[key]) for key in ("date", "command") if key in noted}
+    except FileNotFoundError:
+        now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        return {"date": now, **({"command": words} if (words := command.text()) else {})}
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
 def record(folder: Path, config: RunConfig, target: Target) -> None:
     """Writes down what the run is, of which molecule, and with which versions it goes on.
 
@@ -100,7 +113,7 @@ def record(folder: Path, config: RunConfig, target: Target) -> None:
 
     try:
         config_io.save_config(config, folder / "config.yaml")
-        files.replace_json(folder / "versions.json", versions())
+        files.replace_json(folder / "versions.json", {**_begun(folder / "versions.json"), **versions()})
         molecule_folder.save(target, folder)
     except OSError as error:
         raise RunError(f"the run folder {folder} cannot be written: {error.strerror or error}.") from error

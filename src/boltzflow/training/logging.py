@@ -1,5 +1,6 @@
 """Metrics of a run as JSON lines, optionally also as TensorBoard events, and the versions that made it."""
 
+import contextlib
 import importlib.metadata
 import json
 import math
@@ -14,9 +15,13 @@ from boltzflow.errors import ConfigError
 def versions() -> dict[str, str]:
     """Versions of this package, of Python and of what computes."""
     names = ("boltzflow", "jax", "jaxlib", "equinox", "diffrax", "optax", "blackjax", "numpy", "numba", "h5py", "orbax-checkpoint")
-    return {"python": platform.python_version(), "platform": platform.platform()} | {
-        name: importlib.metadata.version(name) for name in names
-    }
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    found |= {name: importlib.metadata.version(name) for name in names}
+    # What computes the energies of molecules, where it is installed.
+    for name in ("openmm", "mdtraj", "ase", "tblite"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 class MetricsLog:

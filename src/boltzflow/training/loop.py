@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from boltzflow import config_io, datasets
+from boltzflow import config_io, datasets, files
 from boltzflow.config import RunConfig
 from boltzflow.datasets import Dataset
 from boltzflow.errors import BoltzflowError, ConfigError, RunError
@@ -66,7 +66,7 @@ def train(
         ConfigError: if batch size, microbatch and devices do not fit together, or a density without energy is to be refined.
     """
     progress = Silent() if progress is None else progress
-    folder = Path(out)
+    folder = files.named(out, "the name of the run folder")
     target = target_of(config, folder) if target is None else target
     config_io.check(config)
     training = config.training
