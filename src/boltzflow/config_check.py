@@ -169,12 +169,8 @@ def _matching(config: RunConfig) -> bool:
 
 _FLOW = "network layers hidden attention radial reach softening fine_time channels typed_pairs cutoff".split()
 _SOLVER = "method rtol atol steps grading max_steps divergence probes".split()
-_COUPLING = (
-    "projection blocks augmented noise layers features width radial bins reach mirror scaling base stiffness marginal_draws".split()
-)
-_REFINEMENT = (
-    "divergence batch_size microbatch nodes grading learning_rate final_learning_rate warmup_steps ema_decay clip".split()
-)
+_COUPLING = "projection blocks augmented noise layers features width radial bins reach mirror scaling base stiffness marginal_draws".split()
+_REFINEMENT = "divergence batch_size microbatch nodes grading learning_rate final_learning_rate warmup_steps ema_decay clip".split()
 
 # Options, when they apply, and what is said where they do not.
 _APPLIES: tuple[tuple[str, Callable[[RunConfig], bool], str], ...] = (

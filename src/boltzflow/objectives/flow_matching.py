@@ -1,14 +1,14 @@
 """Flow matching on given paths between paired prior and data samples."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from boltzflow.config import ObjectiveConfig
+from boltzflow.config import ObjectiveConfig, ObjectiveName
 from boltzflow.nets.base import AbstractVectorField
 from boltzflow.objectives.pairing import PairingInfo, pair
 from boltzflow.objectives.paths import path
@@ -40,6 +40,8 @@ class FlowMatching(ObjectiveConfig):
     Source: Klein, Krämer and Noé, NeurIPS 2023, arXiv:2306.15030, section 4; Lipman et al., ICLR 2023, arXiv:2210.02747, section 4; the
     options are those of `ObjectiveConfig`.
     """
+
+    method: ObjectiveName | None = "flow-matching"
 
     def prepare(
         self,
@@ -95,7 +97,7 @@ class FlowMatching(ObjectiveConfig):
         return jnp.sum(weight * error**2, axis=(1, 2))
 
 
-def centred_normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype = np.dtype(np.float32)) -> Float[np.ndarray, "B N D"]:
+def centred_normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any = np.float32) -> Float[np.ndarray, "B N D"]:
     """Standard normal configurations on the zero-CoM subspace, drawn in float32 or float64."""
     values = rng.standard_normal(shape, dtype=np.float64 if dtype == np.float64 else np.float32)
     return values - values.mean(axis=1, keepdims=True)
