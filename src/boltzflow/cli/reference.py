@@ -25,6 +25,7 @@ def run(
     force_field: arguments.ForceField = arguments.Words(),  # noqa: B008 (a tuple)
     temperature: arguments.Temperature = None,
     precision: arguments.Precision = "single",
+    resume: arguments.Flag = False,
 ) -> None:
     """Make reference data of a target with a classical sampler.
 
@@ -43,6 +44,7 @@ def run(
         force_field: Files of OpenMM's force field, such as `amber14-all.xml implicit/gbn2.xml`.
         temperature: Temperature of the molecule.
         precision: Floating-point precision.
+        resume: Continue a run of the tempering sampler that was interrupted; it ends bit-identical to one that was not.
     """
     arguments.count(n)
     arguments.at_least(1, chains=chains)
@@ -51,6 +53,8 @@ def run(
         raise ConfigError("--interval is for --method molecular-dynamics; the tempering sampler measures how far apart frames must be.")
     if interval is not None and not 0 < interval < math.inf:
         raise ConfigError(f"--interval must be a positive number of picoseconds, got {interval:g}.")
+    if resume and method != "tempering":
+        raise ConfigError("--resume is for --method tempering; molecular dynamics is begun anew.")
     arguments.given(target, "TARGET")
     path = arguments.new_file(f"{Path(target).stem}.h5" if out is None else out, endings=(".h5", ".hdf5"), option="")
     from boltzflow import progress, runtime
@@ -63,10 +67,10 @@ def run(
     with progress.shown() as bar:
         fraction = progress.FractionOf(bar, f"reference data of {target}")
         if method == "tempering":
-            result = reference.sample(system, n, seed=seed, chains=chains, progress=fraction)
+            result = reference.sample(system, n, seed=seed, chains=chains, progress=fraction, out=path, resume=resume)
         else:
             given: dict[str, Any] = {key: value for key, value in (("chains", chains), ("interval", interval)) if value is not None}
             result = reference.molecular_dynamics(system, n, seed=seed, progress=fraction, **given)
-    result.dataset.save_or_rescue(path)
+            result.dataset.save_or_rescue(path)
     output.say(result.sentence())
     print(path)
