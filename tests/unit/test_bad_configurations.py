@@ -60,7 +60,9 @@ def continuous() -> Any:
 
 
 def coupling() -> Any:
-    return build_flow(FlowConfig(family="eacf", coupling=CouplingConfig(blocks=1, layers=1, features=4, width=4)), TARGET, 1.0, key=jax.random.key(1))
+    return build_flow(
+        FlowConfig(family="eacf", coupling=CouplingConfig(blocks=1, layers=1, features=4, width=4)), TARGET, 1.0, key=jax.random.key(1)
+    )
 
 
 def batch_of(augmented: int = 0) -> Batch:

@@ -6,7 +6,16 @@ import typing
 import pytest
 
 from boltzflow import config_io
-from boltzflow.config import CouplingConfig, DataConfig, FlowConfig, ObjectiveConfig, RefinementConfig, RunConfig, SolverConfig, TrainingConfig
+from boltzflow.config import (
+    CouplingConfig,
+    DataConfig,
+    FlowConfig,
+    ObjectiveConfig,
+    RefinementConfig,
+    RunConfig,
+    SolverConfig,
+    TrainingConfig,
+)
 from boltzflow.config_check import _RANGES, refuse_without_effect, without_effect
 from boltzflow.errors import ConfigError
 from boltzflow.objectives import FlowMatching, MaximumLikelihood
@@ -99,9 +108,18 @@ def test_a_run_of_before_is_read_as_it_is(tmp_path):
     [
         (dataclasses.replace(PLAIN, flow=FlowConfig(family=typing.cast(typing.Any, "foo"))), "flow.family must be one of ecnf, eacf"),
         (dataclasses.replace(PLAIN, flow=FlowConfig(network=typing.cast(typing.Any, "foo"))), "flow.network must be one of egnn"),
-        (dataclasses.replace(PLAIN, flow=FlowConfig(solver=SolverConfig(method=typing.cast(typing.Any, "foo")))), "flow.solver.method must"),
-        (dataclasses.replace(PLAIN, training=TrainingConfig(optimiser=typing.cast(typing.Any, "foo"))), "training.optimiser must be one of"),
-        (dataclasses.replace(PLAIN, training=TrainingConfig(steps=typing.cast(typing.Any, 10.5))), "training.steps must be a whole number, got 10.5"),
+        (
+            dataclasses.replace(PLAIN, flow=FlowConfig(solver=SolverConfig(method=typing.cast(typing.Any, "foo")))),
+            "flow.solver.method must",
+        ),
+        (
+            dataclasses.replace(PLAIN, training=TrainingConfig(optimiser=typing.cast(typing.Any, "foo"))),
+            "training.optimiser must be one of",
+        ),
+        (
+            dataclasses.replace(PLAIN, training=TrainingConfig(steps=typing.cast(typing.Any, 10.5))),
+            "training.steps must be a whole number, got 10.5",
+        ),
         (dataclasses.replace(PLAIN, precision=typing.cast(typing.Any, "half")), "precision must be one of single, double"),
         (dataclasses.replace(PLAIN, flow=FlowConfig(family="eacf"), objective=FlowMatching()), "trained by maximum likelihood"),
         (dataclasses.replace(PLAIN, objective=MaximumLikelihood(sigma=3.0)), "objective.sigma=3.0 would have no effect"),
