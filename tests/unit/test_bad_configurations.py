@@ -124,6 +124,7 @@ def test_a_gradient_that_is_nan_costs_its_pair_alone(objective):
     assert_costs_itself(continuous().network, Spoilt(objective), batch, batch._replace(time=marked))
 
 
+@pytest.mark.slow
 def test_likelihood_of_a_coupling_flow():
     flow = coupling()
     batch = batch_of(augmented=1)
@@ -140,6 +141,7 @@ def test_path_gradients(energy, divergence):
     assert_costs_itself(continuous().network, objective, batch, batch._replace(prior=far(batch.prior), data=far(batch.data)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("energy", [ring, steep])
 def test_path_gradients_of_a_coupling_flow(energy):
     flow = coupling()
