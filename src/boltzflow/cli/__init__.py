@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _dispatch(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
     except RunInterrupted as error:
-        print(f"boltzflow: {error}", file=sys.stderr)
+        _tell(str(error))
         return SIGNALLED + error.signal
     except BoltzflowError as error:
         return _tell(str(error))
