@@ -171,7 +171,7 @@ def make_step(
         own = functools.partial(sums, size=size, guarded=guarded)
         return jax.shard_map(own, mesh=mesh, in_specs=(every, split), out_specs=every, check_vma=False)
 
-    def step(total: Callable[[Float[Array, " P"], Batch], Sums], state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+    def taken(total: Callable[[Float[Array, " P"], Batch], Sums], state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         loss, kept, gradient = total(state.parameters, batch)
         count = jnp.maximum(kept, 1)
         loss = loss / count
@@ -201,18 +201,18 @@ def make_step(
         state = TrainState(state.step + 1, parameters, average, new_optimiser, skipped, masked)
         return state, StepMetrics(loss, norm, learning_rate)
 
-    def first_try(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics, Bool[Array, ""]]:
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics, Bool[Array, ""]]:
         """The step, and whether its gradient is finite; if it is not, the state is the old one."""
-        after, metrics = step(over_devices(config.microbatch, guarded=False), state, batch)
+        after, metrics = taken(over_devices(config.microbatch, guarded=False), state, batch)
         sound = jnp.isfinite(metrics.grad_norm)
         return jax.tree.map(lambda new, old: jnp.where(sound, new, old), after, state), metrics, sound
 
     def pair_by_pair(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        return step(over_devices(1, guarded=True), state, batch)
+        return taken(over_devices(1, guarded=True), state, batch)
 
     whole, shared = (jax.sharding.NamedSharding(mesh, part) for part in (every, split))
     options: dict[str, Any] = {"donate_argnums": 0, "in_shardings": (whole, shared), "out_shardings": whole}
-    quick, careful = jax.jit(first_try, **options), jax.jit(pair_by_pair, **options)
+    quick, careful = jax.jit(step, **options), jax.jit(pair_by_pair, **options)
 
     def advance(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         state, metrics, sound = quick(state, batch)
