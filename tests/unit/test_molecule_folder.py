@@ -14,7 +14,7 @@ import pytest
 from boltzflow import datasets, targets
 from boltzflow.config import CouplingConfig, FlowConfig, RunConfig
 from boltzflow.datasets import Dataset
-from boltzflow.errors import TargetError
+from boltzflow.errors import DataError, TargetError
 from boltzflow.flows.build import build_flow
 from boltzflow.sampling.export import export
 from boltzflow.sampling.generate import log_density
@@ -22,6 +22,7 @@ from boltzflow.sampling.samples import Samples
 from boltzflow.targets import description, molecule_folder
 from boltzflow.training.export import MODEL_FILE, load_model, save_model, shipped_models
 from boltzflow.training.folder import record
+from boltzflow.training.run import fit
 
 openmm = pytest.importorskip("openmm")
 mdtraj = pytest.importorskip("mdtraj")
@@ -199,6 +200,10 @@ def test_the_model_of_a_ring_is_loaded_with_its_density(ring: targets.Target, tm
         config.flow, dataclasses.replace(ring, bonds=tuple(b for b in ring.bonds if b != (0, 12))), 0.1, key=jax.random.key(3)
     )
     assert jax.tree.structure(opened) != jax.tree.structure(loaded.flow)
+    # What is missing is said, not that the target is not built in.
+    (tmp_path / molecule_folder.SYSTEM).unlink()
+    with pytest.raises(TargetError, match=r"the molecule in .* lacks its file system\.xml; restore it"):
+        load_model(tmp_path)
 
 
 def test_what_a_folder_lacks_is_named(ring: targets.Target, tmp_path: Path):
@@ -347,3 +352,111 @@ def test_labels_of_force_fields_have_no_folders():
     assert label((Path("a/b.xml"), r"C:\Users\someone\c.xml")) == "b+c"
     assert label(("ff99",)) == label("ff99") == "ff99"
     assert not re.search(r"[/\\]", label(("amber14/protein.ff14SB.xml",)))
+
+
+# Frames: their hand, and the forms in which they come.
+
+
+def around(target: targets.Target, n: int = 40) -> np.ndarray:
+    """Frames near the minimum, of its hand; not equilibrated."""
+    noise = 0.004 * np.random.default_rng(5).normal(size=(n, target.n_particles, 3))
+    frames = target.structure + noise - noise.mean(axis=1, keepdims=True)
+    return (frames - frames.mean(axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def chiral() -> targets.Target:
+    x = ethane()
+    return targets.from_openmm(springs(x, BONDS), labelled(ZOO["ligand"]), 300.0, positions=x, name="chiral")
+
+
+def test_mirror_images_are_reflected_and_it_is_said(chiral: targets.Target, tmp_path: Path):
+    frames = around(chiral)
+    given = np.where(np.arange(40)[:, None, None] % 3 == 0, -frames, frames)
+    np.save(tmp_path / "frames.npy", given)
+    sentence = r"14 of 40 frames have the other hand than target 'chiral' \(at C1 of LIG 1\): they are reflected, which is exact"
+    for read in (datasets.load, datasets.of):
+        with pytest.warns(UserWarning, match=sentence):
+            data = read(tmp_path / "frames.npy", chiral, allow_virial_mismatch=True)
+        np.testing.assert_allclose(data.positions, frames, atol=1e-7)
+        assert data.provenance["reflected"] == 14
+    # A data set made by hand, as `fit` and `train` take it; what a run keeps is of the right hand.
+    by_hand = Dataset(given, chiral.fingerprint, "nm")
+    with pytest.warns(UserWarning, match=sentence):
+        kept = datasets.right_handed(by_hand, chiral)
+    np.testing.assert_array_equal(kept.positions, frames)
+    assert kept.molecule
+    assert datasets.right_handed(kept, chiral) is kept, "without another word"
+
+
+def test_other_stereoisomers_are_refused():
+    """1,2-dichloro-1,2-difluoroethane: one of two centres turned is another molecule, not a mirror image."""
+    x = ethane()
+    x[5:] = x[4] + CORNERS[[0, 1, 2]] * [-1, -1, -1] * np.array([0.136, 0.177, 0.109])[:, None]
+    elements = ["C", "F", "Cl", "H", "C", "F", "Cl", "H"]
+    topology = labelled([("A", "LIG", "1", "", f"{e}{i}") for i, e in enumerate(elements)], elements)
+    target = targets.from_openmm(springs(x, BONDS), topology, 300.0, positions=x, name="dihalide")
+    assert [centre.atom for centre in target.chiral_centres] == [0, 4]
+    frames = around(target)
+    frames[7:9] = frames[7:9][:, [0, 1, 2, 3, 4, 6, 5, 7]]
+    frames[3] = -frames[3]
+    with pytest.raises(
+        DataError,
+        match=r"the array of frames: 2 of 40 frames are of another stereoisomer .* first at index 7 \(at C4 of LIG 1\); remove them",
+    ):
+        datasets.of(frames, target, allow_virial_mismatch=True)
+
+
+def test_mirror_images_of_another_energy_are_refused():
+    """A torsion with a phase of 90 degrees, as CMAP has parts like it: 5 kJ/mol · sin of the torsion is odd."""
+    x = ethane()
+    system = springs(x, BONDS)
+    torsion = openmm.PeriodicTorsionForce()
+    torsion.addTorsion(1, 0, 4, 5, 1, np.pi / 2, 5.0)
+    system.addForce(torsion)
+    target = targets.from_openmm(system, labelled(ZOO["ligand"]), 300.0, positions=x, name="odd")
+    frames = around(target)
+    frames[:3] *= -1
+    with pytest.raises(
+        DataError, match=r"3 of 40 frames have the other hand .* mirror images do not have the same energy .* cannot be refl"
+    ):
+        datasets.of(frames, target, allow_virial_mismatch=True)
+    silent = dataclasses.replace(target, energy_function=None)
+    with pytest.raises(DataError, match="3 of 40 frames have the other hand .* no energy to tell"):
+        datasets.of(frames, silent)
+
+
+def test_arrays_and_trajectories_are_data(chiral: targets.Target, tmp_path: Path):
+    frames = around(chiral)
+    topology = mdtraj.Topology.from_openmm(chiral.topology)
+    for given in (frames, frames.reshape(40, -1).astype(np.float64) + 1.0, frames.tolist(), mdtraj.Trajectory(frames, topology)):
+        data = datasets.of(given, chiral, allow_virial_mismatch=True)
+        np.testing.assert_allclose(data.positions, frames, atol=1e-6)
+        assert data.fingerprint == chiral.fingerprint
+    for given, message in (
+        (frames[:, :7], r"the array of frames holds an array of shape \(40, 7, 3\)"),
+        (np.full_like(frames, np.nan), "the array of frames has 40 frames with NaN"),
+        (frames * 3, "the array of frames does not belong to target 'chiral'"),
+        (mdtraj.Trajectory(frames[:, :7], topology.subset(range(7))), "the trajectory has 7 atoms, but target 'chiral' has 8"),
+        (mdtraj.Trajectory(frames, _swapped(topology)), "atom 1 of the trajectory is Cl, but F in target 'chiral'"),
+        ({"positions": frames}, "frames must be a Dataset, the name of a file, an array .* but are builtins.dict"),
+        (None, "but are builtins.NoneType"),
+        ("nowhere.npz", "there is no data file nowhere.npz"),
+    ):
+        with pytest.raises(DataError, match=message):
+            datasets.of(given, chiral)
+    zero = np.zeros(40)
+    samples = Samples(frames, log_q=zero, u=zero, status=zero, nfe=zero, path_length=zero)
+    with pytest.raises(DataError, match="samples of a flow are weighted, .* draw equally weighted ones: samples.resample"):
+        fit(chiral, samples, out=tmp_path / "run")
+    with pytest.raises(DataError, match="a trajectory has positions in nm, but target 'double_well' has reduced units"):
+        datasets.of(mdtraj.Trajectory(frames[:, :4], topology.subset(range(4))), targets.get("dw4"))
+
+
+def _swapped(topology: mdtraj.Topology) -> mdtraj.Topology:
+    """The topology with its second and third atom exchanged."""
+    swapped = mdtraj.Topology()
+    residue = swapped.add_residue("LIG", swapped.add_chain())
+    for i in (0, 2, 1, *range(3, 8)):
+        swapped.add_atom(topology.atom(i).name, topology.atom(i).element, residue)
+    return swapped
