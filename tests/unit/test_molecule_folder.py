@@ -94,10 +94,11 @@ def labelled(labels: list[tuple[str, str, str, str, str]], elements: list[str] =
     residues: dict[tuple[str, ...], app.Residue] = {}
     atoms = []
     for (chain, residue, number, code, name), symbol in zip(labels, elements, strict=True):
-        parent = chains.setdefault(chain, None) or chains.__setitem__(chain, topology.addChain(chain)) or chains[chain]
+        if chain not in chains:
+            chains[chain] = topology.addChain(chain)
         key = (chain, residue, number, code)
         if key not in residues:
-            residues[key] = topology.addResidue(residue, parent, number, code.strip())
+            residues[key] = topology.addResidue(residue, chains[chain], number, code.strip())
         atoms.append(topology.addAtom(name, app.Element.getBySymbol(symbol), residues[key]))
     for i, j in BONDS:
         topology.addBond(atoms[i], atoms[j], app.Single, 1)
