@@ -348,7 +348,7 @@ def test_ase(potentials: ModuleType):
     with pytest.raises(TargetError, match="3 symbols but positions of shape"):
         make(positions=geometry[:2])
     target = make(positions=geometry, parameters={"epsilon": 0.01})
-    assert target.fingerprint == "argon(epsilon=0.01, symbols='ArArAr') N=3 D=3 [nm, T=100.0 K]"
+    assert target.fingerprint == "argon(epsilon=0.01, symbols='ArArAr', symmetry='f419b0b4') N=3 D=3 [nm, T=100.0 K]"
     assert target.classes == (0, 1, 2)
     assert not target.reflections
 
