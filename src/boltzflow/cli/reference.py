@@ -21,6 +21,10 @@ def run(
     interval: Annotated[
         arguments.MaybeFloat, tyro.conf.arg(metavar="PS", help_behavior_hint="(default: 1; only for molecular dynamics)")
     ] = None,
+    platform: Annotated[
+        arguments.MaybeText,
+        tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the faster of Reference and CPU; only for molecular dynamics)"),
+    ] = None,
     force_field: arguments.ForceField = arguments.Words(),  # noqa: B008 (a tuple)
     temperature: arguments.Temperature = None,
     precision: arguments.Precision = "single",
@@ -39,6 +43,7 @@ def run(
         method: The sampler.
         chains: Chains that run side by side: ladders of temperatures, or trajectories.
         interval: Time from a frame to the next of the same trajectory, in ps.
+        platform: OpenMM's platform, such as Reference or CPU.
         force_field: Files of OpenMM's force field, such as `amber14-all.xml implicit/gbn2.xml`.
         temperature: Temperature of the molecule.
         precision: Floating-point precision.
@@ -47,6 +52,8 @@ def run(
     arguments.at_least(0, seed=seed)
     if interval is not None and method != "molecular-dynamics":
         raise ConfigError("--interval is for --method molecular-dynamics; the tempering sampler measures how far apart frames must be.")
+    if platform is not None and method != "molecular-dynamics":
+        raise ConfigError("--platform is for --method molecular-dynamics; the tempering sampler does not run in OpenMM.")
     from boltzflow import progress, runtime
 
     runtime.configure(precision)
@@ -59,7 +66,8 @@ def run(
         if method == "tempering":
             result = reference.sample(system, n, seed=seed, chains=chains, progress=fraction)
         else:
-            given: dict[str, Any] = {key: value for key, value in (("chains", chains), ("interval", interval)) if value is not None}
+            options = {"chains": chains, "interval": interval, "platform": platform}
+            given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
             result = reference.molecular_dynamics(system, n, seed=seed, progress=fraction, **given)
     result.dataset.save(path)
     output.say(result.sentence())
