@@ -96,12 +96,13 @@ def sample(
 
     Raises:
         DataError: if n or chains is not positive, or the temperatures do not ascend from 1.
-        TargetError: if the energy of a starting configuration is not finite.
+        TargetError: if the energy of a starting configuration is not finite, or lacks a symmetry that the target states.
     """
     began = time.perf_counter()
     check_numbers(n, chains)
     if not target.has_energy:
         return given_frames(target, n, seed)
+    target.check_energy()
     if chains is None:
         chains = _ISLANDS * max(1, min(_CHAINS, n // _DRAWS_PER_CHAIN) // _ISLANDS)
     rungs = default_temperatures(target) if temperatures is None else tuple(float(t) for t in temperatures)

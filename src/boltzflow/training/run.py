@@ -76,6 +76,7 @@ def fit(
     Raises:
         BoltzflowError: see `boltzflow.training.loop.train`.
     """
+    target.check_energy()
     dataset = data if isinstance(data, Dataset) else data.dataset
     held_out = min(10_000, dataset.n // 10) if validation is None else validation
     config = RunConfig(
