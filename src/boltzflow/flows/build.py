@@ -115,9 +115,9 @@ def build_flow(config: FlowConfig, target: Target, scale: float, *, key: PRNGKey
             scale=scale,
             marginal_draws=coupling.marginal_draws,
         )
-    if config.network == "two-interaction" and target.dimension not in (2, 3):
+    if config.network == "two-interaction" and target.dimension == 1:
         raise ConfigError(
-            f"flow.network=two-interaction describes surroundings in 2 or 3 dimensions, and the target has {target.dimension}; choose egnn."
+            "flow.network=two-interaction describes surroundings by directions, of which a line has none; choose egnn."
         )
     field = build_field(config, target.classes, scale, key=key)
     return ContinuousFlow(field=field, n_particles=target.n_particles, dimension=target.dimension, scale=scale, solver=config.solver)

@@ -32,6 +32,12 @@ def check_confinement(name: str, energies: Energies, start: Float[np.ndarray, "N
     Raises:
         TargetError: says what leaves or falls.
     """
+    # Infinities are compared, and their differences are not numbers: neither leaves nor falls.
+    with np.errstate(invalid="ignore", over="ignore"):
+        return _lowest(name, energies, start)
+
+
+def _lowest(name: str, energies: Energies, start: Float[np.ndarray, "N D"]) -> float:
     n, dimension = start.shape
     generator = np.random.default_rng(0)
     x = start - start.mean(axis=0)
