@@ -22,6 +22,10 @@ def run(
     interval: Annotated[
         arguments.MaybeFloat, tyro.conf.arg(metavar="PS", help_behavior_hint="(default: 1; only for molecular dynamics)")
     ] = None,
+    platform: Annotated[
+        arguments.MaybeText,
+        tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the faster of Reference and CPU; only for molecular dynamics)"),
+    ] = None,
     force_field: arguments.ForceField = arguments.Words(),  # noqa: B008 (a tuple)
     temperature: arguments.Temperature = None,
     precision: arguments.Precision = "single",
@@ -41,6 +45,7 @@ def run(
         method: The sampler.
         chains: Chains that run side by side: ladders of temperatures, or trajectories.
         interval: Time from a frame to the next of the same trajectory, in ps.
+        platform: OpenMM's platform, such as Reference or CPU.
         force_field: Files of OpenMM's force field, such as `amber14-all.xml implicit/gbn2.xml`.
         temperature: Temperature of the molecule.
         precision: Floating-point precision.
@@ -55,6 +60,8 @@ def run(
         raise ConfigError(f"--interval must be a positive number of picoseconds, got {interval:g}.")
     if resume and method != "tempering":
         raise ConfigError("--resume is for --method tempering; molecular dynamics is begun anew.")
+    if platform is not None and method != "molecular-dynamics":
+        raise ConfigError("--platform is for --method molecular-dynamics; the tempering sampler does not run in OpenMM.")
     arguments.given(target, "TARGET")
     path = arguments.new_file(f"{Path(target).stem}.h5" if out is None else out, endings=(".h5", ".hdf5"), option="")
     from boltzflow import progress, runtime
@@ -69,7 +76,8 @@ def run(
         if method == "tempering":
             result = reference.sample(system, n, seed=seed, chains=chains, progress=fraction, out=path, resume=resume)
         else:
-            given: dict[str, Any] = {key: value for key, value in (("chains", chains), ("interval", interval)) if value is not None}
+            options = {"chains": chains, "interval": interval, "platform": platform}
+            given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
             result = reference.molecular_dynamics(system, n, seed=seed, progress=fraction, **given)
             result.dataset.save_or_rescue(path)
     output.say(result.sentence())

@@ -4,6 +4,7 @@ import jax
 from jaxtyping import PRNGKeyArray
 
 from boltzflow.config import CouplingConfig, FlowConfig
+from boltzflow.errors import ConfigError
 from boltzflow.flows.augmented import AugmentedCouplingFlow
 from boltzflow.flows.base import AbstractFlow
 from boltzflow.flows.continuous import ContinuousFlow
@@ -59,6 +60,9 @@ def build_coupling(config: CouplingConfig, classes: tuple[int, ...], dimension: 
         classes: interchangeability class of each particle; used as its type.
         dimension: D.
         key: for the initial parameters.
+
+    Raises:
+        ConfigError: if the projection is not made for this many dimensions.
     """
     pairs = (config.augmented + 1) // 2
 
@@ -77,6 +81,11 @@ def build_coupling(config: CouplingConfig, classes: tuple[int, ...], dimension: 
 
 
 def _projection(config: CouplingConfig, dimension: int) -> Projection:
+    if config.projection != "vector" and dimension not in (2, 3):
+        raise ConfigError(
+            f"flow.coupling.projection={config.projection} makes its frames in 2 or 3 dimensions, and the target has {dimension}; choose "
+            "vector, or the continuous flow (flow.family=ecnf)."
+        )
     if config.projection == "cartesian":
         return Cartesian(dimension, bins=config.bins, reach=config.reach)
     if config.projection == "vector":
@@ -85,7 +94,11 @@ def _projection(config: CouplingConfig, dimension: int) -> Projection:
 
 
 def build_flow(config: FlowConfig, target: Target, scale: float, *, key: PRNGKeyArray) -> AbstractFlow:
-    """The flow that a configuration names, for a target, with fresh parameters."""
+    """The flow that a configuration names, for a target, with fresh parameters.
+
+    Raises:
+        ConfigError: if it is not made for the target's number of dimensions.
+    """
     if config.family == "eacf":
         coupling = config.coupling
         prior = Normal()
@@ -101,6 +114,10 @@ def build_flow(config: FlowConfig, target: Target, scale: float, *, key: PRNGKey
             noise=coupling.noise,
             scale=scale,
             marginal_draws=coupling.marginal_draws,
+        )
+    if config.network == "two-interaction" and target.dimension == 1:
+        raise ConfigError(
+            "flow.network=two-interaction describes surroundings by directions, of which a line has none; choose egnn."
         )
     field = build_field(config, target.classes, scale, key=key)
     return ContinuousFlow(field=field, n_particles=target.n_particles, dimension=target.dimension, scale=scale, solver=config.solver)

@@ -109,7 +109,7 @@ def sample(
     Raises:
         DataError: if n or chains is not positive, or the temperatures do not ascend from 1.
         RunError: if `out` cannot be written, is being made by another process, or was begun with other arguments.
-        TargetError: if the energy of a starting configuration is not finite.
+        TargetError: if the energy of a starting configuration is not finite, or lacks a symmetry that the target states.
     """
     check_numbers(n, chains)
     seed = seeds.checked(seed)
@@ -118,6 +118,7 @@ def sample(
         if out is not None:
             result.dataset.save_or_rescue(Path(out))
         return result
+    target.check_energy()
     if chains is None:
         chains = _ISLANDS * max(1, min(_CHAINS, n // _DRAWS_PER_CHAIN) // _ISLANDS)
     rungs = default_temperatures(target) if temperatures is None else tuple(float(t) for t in temperatures)

@@ -18,7 +18,7 @@ Energies = Callable[[Float[np.ndarray, "B N D"]], Float[np.ndarray, " B"]]
 
 TOLERANCE = 0.01
 """Largest change in kT by a symmetry; a self-consistent field converged to 1e-6 hartree is noisy by 0.001 kT."""
-DOUBLE_ROUNDING = 1e-9
+DOUBLE_ROUNDING = 1e-11
 """Of energies in double precision, relative to them, with room for sums of large terms."""
 # Noise on starting configurations, relative to the distance of nearest neighbours: off their symmetric places, where energies would
 # agree by chance, and off those where atoms lie in line.
@@ -230,9 +230,9 @@ class Trial:
         return changes
 
     def _refusal(self, difference: float, words: str) -> TargetError:
-        again = self.energies(self.frames)
-        both = np.isfinite(again) & np.isfinite(self._with_energies(np.empty((0, *self.start.shape)))[1])
-        noise = float(np.abs(again - (self._u if self._u is not None else again))[both].max(initial=0.0))
+        again, before = self.energies(self.frames), self._with_energies(np.empty((0, *self.start.shape)))[1]
+        both = np.isfinite(again) & np.isfinite(before)
+        noise = float(np.abs(again[both] - before[both]).max(initial=0.0))
         if noise > TOLERANCE:
             return TargetError(
                 f"the energy function of target {self.name!r} gives energies for one configuration that differ by {noise:.3g} kT from call "
