@@ -260,7 +260,6 @@ class TestFile:
             with pytest.raises(DataError, match="damaged"):
                 Samples.load(tmp_path / "cut.h5")
 
-
     def test_files_without_weights_are_read(self, tmp_path: Path) -> None:
         # Those of version 1, which told other stereoisomers by an infinite energy.
         u = np.where(np.arange(6) < 2, np.inf, 1.0)
