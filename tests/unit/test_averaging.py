@@ -76,10 +76,9 @@ def test_thinning_averaging_taking_and_joining_in_any_order(model, samples):
         "thinned, taken, averaged, joined": Samples.concatenate([average(part) for part in halves(thin(samples))]),
     }
     for name, found in orders.items():
-        log_z, energy = found.log_z(), found.expectation(found.u)
-        assert log_z.value == pytest.approx(exact.log_z, abs=1.5 * (log_z.high - log_z.low)), name
-        assert energy.value == pytest.approx(exact.mean_energy, abs=1.5 * (energy.high - energy.low)), name
-        assert log_z.high - log_z.low < 0.15, name
+        # Log q that is averaged as it is changed by thinning would be off by 0.2 and 1.4.
+        assert found.log_z().value == pytest.approx(exact.log_z, abs=0.1), name
+        assert found.expectation(found.u).value == pytest.approx(exact.mean_energy, abs=0.5), name
         assert not found.weights_follow, name
     # What averaging changes, it changes by the same amount in log q and in the weight.
     before = thin(samples)

@@ -171,9 +171,8 @@ class TestSamples:
         half = thinned(samples.take(slice(0, 20_000)), keep[:20_000], seed=0)
         quarter = thinned(half, np.where(half.positions[:, 1, 0] > 0, 0.9, 0.4), seed=1)
         for found in (half, quarter, Samples.concatenate([quarter, samples.take(slice(20_000, None))])):
-            log_z, tail = found.log_z(), found.expectation(found.positions[:, 0, 0] > 1.0)
-            assert log_z.value == pytest.approx(math.log(2 * math.pi), abs=1.5 * (log_z.high - log_z.low))
-            assert tail.value == pytest.approx(0.158655, abs=1.5 * (tail.high - tail.low))
+            assert found.log_z().value == pytest.approx(math.log(2 * math.pi), abs=0.03)
+            assert found.expectation(found.positions[:, 0, 0] > 1.0).value == pytest.approx(0.158655, abs=0.02)
 
     def test_what_adds_up_counts_each_drawing_once(self) -> None:
         drawn = make(10, meta={**META, "seconds": 1.0, "reflected": 4, "other_hand": 1})
