@@ -24,7 +24,7 @@ def configure(precision: Literal["single", "double"] = "single", devices: int = 
             are made; where there are accelerators, or for 0 (all there are), nothing is changed.
 
     Raises:
-        ConfigError: if JAX is already in use with fewer CPU devices.
+        ConfigError: if JAX is already in use with fewer CPU devices, or the devices that JAX_PLATFORMS names are not there.
     """
     # XLA's loader of cached programs reports tuning hints ("prefer-no-gather") as missing processor features, at great length.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -38,6 +38,7 @@ def configure(precision: Literal["single", "double"] = "single", devices: int = 
             raise ConfigError(
                 f"training.devices is {devices}, but JAX is already running in this process with fewer CPU devices; start a new process."
             ) from error
+    _require_device()
     folder = compile_cache()
     if folder is None:
         return
@@ -46,6 +47,22 @@ def configure(precision: Literal["single", "double"] = "single", devices: int = 
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     # An entry that a killed process left half-written is compiled anew; JAX's warning about it helps nobody.
     warnings.filterwarnings("ignore", message=".*persistent compilation cache.*", category=UserWarning)
+
+
+def _require_device() -> None:
+    """Makes sure that there are the devices that the user has asked for; JAX itself fails on them in many ways, and late."""
+    import jax
+
+    asked = os.environ.get("JAX_PLATFORMS")
+    if not asked:
+        return
+    try:
+        jax.devices()
+    except Exception as error:
+        raise ConfigError(
+            f"JAX cannot compute on what JAX_PLATFORMS={asked} names; unset that variable to use what there is, or install JAX for that "
+            "device."
+        ) from error
 
 
 def available_cores() -> int:

@@ -84,11 +84,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _tell(f"{f'{_short(error.filename)}: ' if error.filename else ''}{_STORAGE[error.errno]}.")
     except Exception as error:
-        if str(error).startswith("Unable to initialize backend"):
-            return _tell(
-                f"JAX cannot compute on what JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')} names; unset that variable to use what "
-                "there is, or install JAX for that device."
-            )
         # JAX's own out-of-memory error, without importing JAX to name its class.
         if type(error).__name__ not in ("JaxRuntimeError", "XlaRuntimeError") or "RESOURCE_EXHAUSTED" not in str(error):
             raise
