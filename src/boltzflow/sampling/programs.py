@@ -20,6 +20,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
+from jax.core import Tracer
 from jax.experimental import serialize_executable
 from jaxtyping import PyTree
 
@@ -72,7 +73,7 @@ def _is_array(leaf: Any) -> bool:
 
 def _at_hand(leaf: Any) -> bool:
     """Whether an array is there, not one of a program that is being traced, and not on other devices than the first."""
-    return not isinstance(leaf, jax.core.Tracer) and (not isinstance(leaf, jax.Array) or leaf.devices() == {jax.devices()[0]})
+    return not isinstance(leaf, Tracer) and (not isinstance(leaf, jax.Array) or leaf.devices() == {jax.devices()[0]})
 
 
 def _program(function: Callable[..., Any], path: Path, leaves: list[Any], structure: Any, static: PyTree) -> Callable[[list[Any]], Any]:
