@@ -49,22 +49,6 @@ def configure(precision: Literal["single", "double"] = "single", devices: int = 
     warnings.filterwarnings("ignore", message=".*persistent compilation cache.*", category=UserWarning)
 
 
-def _require_device() -> None:
-    """Makes sure that there are the devices that the user has asked for; JAX itself fails on them in many ways, and late."""
-    import jax
-
-    asked = os.environ.get("JAX_PLATFORMS")
-    if not asked:
-        return
-    try:
-        jax.devices()
-    except Exception as error:
-        raise ConfigError(
-            f"JAX cannot compute on what JAX_PLATFORMS={asked} names; unset that variable to use what there is, or install JAX for that "
-            "device."
-        ) from error
-
-
 def available_cores() -> int:
     """Processor cores that this process may use."""
     return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
@@ -103,3 +87,19 @@ def _machine() -> str:
     except OSError:
         pass
     return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:12]}"
+
+
+def _require_device() -> None:
+    """Makes sure that there are the devices that the user has asked for; JAX itself fails on them in many ways, and late."""
+    import jax
+
+    asked = os.environ.get("JAX_PLATFORMS")
+    if not asked:
+        return
+    try:
+        jax.devices()
+    except Exception as error:
+        raise ConfigError(
+            f"JAX cannot compute on what JAX_PLATFORMS={asked} names; unset that variable to use what there is, or install JAX for that "
+            "device."
+        ) from error

@@ -115,7 +115,7 @@ def export(
         else:
             symbols = _symbols(symbols, topology, frames.structure, positions.shape[1])
             _write_text(positions, symbols, units, frames.values, suffix == ".extxyz", temporary)
-        files.commit(temporary, path)
+        temporary.replace(path)
     except (OSError, RuntimeError) as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
