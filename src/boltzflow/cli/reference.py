@@ -47,12 +47,12 @@ def run(
     arguments.given(target, "TARGET")
     if interval is not None and not 0 < interval < math.inf:
         raise ConfigError(f"--interval must be a positive number of picoseconds, got {interval:g}.")
+    path = arguments.new_file(f"{Path(target).stem}.h5" if out is None else out, endings=(".h5", ".hdf5"), option="")
     arguments.count(n)
     arguments.at_least(1, chains=chains)
     arguments.at_least(0, seed=seed)
     if interval is not None and method != "molecular-dynamics":
         raise ConfigError("--interval is for --method molecular-dynamics; the tempering sampler measures how far apart frames must be.")
-    path = arguments.new_file(f"{Path(target).stem}.h5" if out is None else out, endings=(".h5", ".hdf5"), option="")
     from boltzflow import progress, runtime
 
     runtime.configure(precision)
