@@ -380,10 +380,39 @@ def test_wrong_files_are_named_with_their_error(text, said, tmp_path):
 
 
 def test_every_option_has_a_meaning():
-    explained = config_io.explain(RunConfig(target="dw4"))
-    for line in explained.splitlines():
-        if line and not line.endswith(":"):
-            assert " # " in line, f"config.py does not explain: {line}"
+    lines = config_io.explain(RunConfig(target="dw4")).splitlines()
+    for before, line in zip(["", *lines], lines, strict=False):
+        if line and not line.endswith(":") and not line.lstrip().startswith("#"):
+            assert before.lstrip().startswith("# "), f"config.py does not explain: {line}"
+
+
+@pytest.mark.parametrize("name", ["dw4", "alanine-dipeptide"])
+def test_explained_presets_fit_a_narrow_terminal(name, capsys):
+    assert cli.main(["presets", name]) == 0
+    assert max(len(line) for line in capsys.readouterr().out.splitlines()) <= 80
+
+
+def test_targets_name_molecules_from_files(capsys):
+    assert cli.main(["targets", "--help"]) == 0
+    assert "molecule.pdb" in capsys.readouterr().out
+
+
+def test_objects_are_shown_in_one_line(tmp_path):
+    import numpy as np
+
+    import boltzflow as bf
+
+    target = bf.targets.get("lj13")
+    x = np.zeros((2000, 13, 3), np.float32)
+    dataset = bf.Dataset(x, target.fingerprint, "reduced", structure="ATOM\n" * 5000)
+    ones = np.ones(2000)
+    samples = bf.Samples(x, ones, ones, 0 * ones, ones, ones, {"target": "lj13", "model": "m", "seed": 3, "structure": "ATOM\n" * 5000})
+    for shown in map(repr, (target, dataset, samples)):
+        assert "13" in shown
+        assert "\n" not in shown
+        assert len(shown) < 200
+    assert "2000" in repr(dataset)
+    assert "2000" in repr(samples)
 
 
 def test_the_second_process_compiles_nothing(tmp_path):

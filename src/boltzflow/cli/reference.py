@@ -51,19 +51,19 @@ def run(
         precision: Floating-point precision.
         resume: Continue a run of the tempering sampler that was interrupted; it ends bit-identical to one that was not.
     """
+    arguments.given(target, "TARGET")
+    if interval is not None and not 0 < interval < math.inf:
+        raise ConfigError(f"--interval must be a positive number of picoseconds, got {interval:g}.")
+    path = arguments.new_file(f"{Path(target).stem}.h5" if out is None else out, endings=(".h5", ".hdf5"), option="")
     arguments.count(n)
     arguments.at_least(1, chains=chains)
     arguments.seed(seed)
     if interval is not None and method != "molecular-dynamics":
         raise ConfigError("--interval is for --method molecular-dynamics; the tempering sampler measures how far apart frames must be.")
-    if interval is not None and not 0 < interval < math.inf:
-        raise ConfigError(f"--interval must be a positive number of picoseconds, got {interval:g}.")
     if resume and method != "tempering":
         raise ConfigError("--resume is for --method tempering; molecular dynamics is begun anew.")
     if platform is not None and method != "molecular-dynamics":
         raise ConfigError("--platform is for --method molecular-dynamics; the tempering sampler does not run in OpenMM.")
-    arguments.given(target, "TARGET")
-    path = arguments.new_file(f"{Path(target).stem}.h5" if out is None else out, endings=(".h5", ".hdf5"), option="")
     from boltzflow import progress, runtime
 
     runtime.configure(precision)

@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -288,7 +288,7 @@ def _frames(path: Path, target: Any) -> tuple[Any, dict[str, Any], str, str]:
     return data.positions, dict(data.provenance), data.structure, data.fingerprint
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[int | float]:
     """Whether a JSON value is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 

@@ -1,6 +1,5 @@
 """The page: sections, tables and style around the figures."""
 
-import datetime
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from boltzflow.errors import RunError
 from boltzflow.report import contents as run_contents
 from boltzflow.report import molecules, structures
 from boltzflow.report.contents import MAX_SAMPLES, Contents, is_number
+from boltzflow.report.header import drawn_for, from_evaluation, header, origin
 from boltzflow.report.page import CSS, POLICY, duration, escape, figure, known, numbers, percent, section, sentence, short, table, thousands
 
 MAX_DISTANCES = 2_000_000
@@ -48,14 +48,15 @@ def write(run_dir: str | Path, out: str | Path, *, say: Callable[[str], None] | 
         files.replace(out, page)
     except OSError as error:
         raise RunError(f"cannot write the report to {out}: {error.strerror or error}.") from error
-    for note in run.notes if say is not None else ():
-        say(note)
+    if say is not None:
+        for note in run.notes:
+            say(note)
     return out
 
 
 def render(run: Contents) -> str:
     """The page of a run as text."""
-    body = "".join([_header(run), _tiles(run), *_sections(run)])
+    body = "".join([header(run), _tiles(run), *_sections(run)])
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in run.notes)
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -88,34 +89,6 @@ def _sections(run: Contents) -> Iterator[str]:
             run.notes.append(f"The section {make.__name__.strip('_').replace('_', ' ')} could not be drawn: {error}")
 
 
-def _header(run: Contents) -> str:
-    system = ""
-    if run.system is not None:
-        dimension = {2: "in the plane", 3: "in space"}.get(run.system.dimension, f"in {run.system.dimension} dimensions")
-        system = f", {run.system.n_particles} {'atoms' if run.system.elements else 'particles'} {dimension}"
-    facts = [("Temperature", escape(run.system.temperature_in_words if run.system is not None else ""))]
-    facts += [("Run", escape(run.folder.resolve().name)), ("Date", escape(_date(run)))]
-    command = run.versions.get("command") or run.card.get("command") or ""
-    facts += [("Command", f"<code>{escape(command)}</code>" if command else "")]
-    lines = "".join(f'<p class="facts">{name}: {value}</p>\n' for name, value in facts if value)
-    return f"""<h1>{escape(run.target_name)}: what the flow draws</h1>
-<p>A flow was trained to draw independent configurations of <b>{escape(run.target_name)}</b>{system}, each with its exact probability.
-This page compares what it draws with reference data, before and after reweighting to the Boltzmann distribution, and says how far the
-result can be trusted.</p>
-{lines}"""
-
-
-def _date(run: Contents) -> str:
-    """When the run was begun; of runs that have not noted it, when their configuration was written."""
-    noted = run.versions.get("date")
-    if isinstance(noted, str):
-        return noted[:16].replace("T", " ")
-    path = run.folder / "config.yaml"
-    if not path.is_file():
-        return ""
-    return datetime.datetime.fromtimestamp(path.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
-
-
 def _estimate(run: Contents, key: str) -> Estimate | None:
     """A key figure from the evaluation, else from the samples."""
     entry = run.evaluation.get(key)
@@ -133,31 +106,6 @@ def _pareto_k(run: Contents) -> float:
     if is_number(run.evaluation.get("pareto_k")):
         return float(run.evaluation["pareto_k"])
     return weights.pareto_k(run.samples.log_weight) if run.samples is not None and run.samples.has_energy else math.nan
-
-
-def _drawn_for(run: Contents) -> str:
-    """Which samples the key figures and the histograms are of, where they are not the same."""
-    evaluated = run.evaluation.get("n")
-    parts = []
-    if is_number(evaluated):
-        parts.append(
-            f"Key figures and tiles are of the evaluation, which drew {thousands(int(evaluated))} samples of its own and looked at "
-            "reference frames as many as their n says"
-        )
-    if run.samples is not None:
-        of = "Histograms, weights and structures" if is_number(evaluated) else "All figures"
-        parts.append(f"{of} are of the {thousands(run.samples.n)} samples in samples.h5")
-    return ". ".join(parts) + "." if parts else ""
-
-
-def _from_evaluation(run: Contents, key: str) -> bool:
-    """Whether a key figure comes from the evaluation rather than from the samples file."""
-    entry = run.evaluation.get(key)
-    return is_number(entry) or (isinstance(entry, dict) and is_number(entry.get("value")))
-
-
-def _of(run: Contents, key: str) -> str:
-    return "evaluation" if _from_evaluation(run, key) else "samples.h5"
 
 
 def _verdict(k: float) -> str:
@@ -184,12 +132,12 @@ def _tiles(run: Contents) -> str:
                 (
                     f"{value}{unit}",
                     label,
-                    ", ".join(part for part in (interval, f"n = {thousands(estimate.n)}", _of(run, key)) if part),
+                    ", ".join(part for part in (interval, f"n = {thousands(estimate.n)}", origin(run, key)) if part),
                 )
             )
     k = _pareto_k(run)
     if math.isfinite(k):
-        tiles.append((f"{k:.2f}", "Pareto k of the weights", f"{_verdict(k)} ({_of(run, 'pareto_k')})"))
+        tiles.append((f"{k:.2f}", "Pareto k of the weights", f"{_verdict(k)} ({origin(run, 'pareto_k')})"))
     cells = "".join(f'<div class="tile"><span>{label}</span><b>{value}</b><small>{small}</small></div>' for value, label, small in tiles)
     return f'<div class="tiles">{cells}</div>' if tiles else ""
 
@@ -225,7 +173,7 @@ def _figures_table(run: Contents) -> str:
     if not rows:
         return ""
     k = _pareto_k(run)
-    counted = run.evaluation.get("n") if _from_evaluation(run, "pareto_k") else run.samples.n if run.samples is not None else None
+    counted = run.evaluation.get("n") if from_evaluation(run, "pareto_k") else run.samples.n if run.samples is not None else None
     rows.append(
         ("Pareto k", f"{k:.2f}" if math.isfinite(k) else "–", "", thousands(int(counted)) if is_number(counted) else "", _verdict(k))
     )
@@ -245,7 +193,7 @@ def _figures_table(run: Contents) -> str:
         f"<td><small>{remark}</small></td></tr>"
         for label, value, interval, n, remark in rows
     )
-    words = f"<p>{_drawn_for(run)}</p>"
+    words = f"<p>{drawn_for(run)}</p>"
     return section("Key figures", f'{words}<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>')
 
 
