@@ -48,7 +48,13 @@ MOLECULES = {
         [(0, 1, 2), (3, 0, 1), (4, 0, 1), (5, 0, 1), (3, 0, 4), (3, 0, 5), (4, 0, 5)],
         [(h, 0, 1, 2, 0.0) for h in (3, 4, 5)],
     ),
-    "acetylene": ("HCCH", [[-0.106, 0, 0], [0, 0, 0], [0.12, 0, 0], [0.226, 0, 0]], [(0, 1), (1, 2), (2, 3)], [(0, 1, 2), (1, 2, 3)], [(0, 1, 2, 3, 1.0)]),
+    "acetylene": (
+        "HCCH",
+        [[-0.106, 0, 0], [0, 0, 0], [0.12, 0, 0], [0.226, 0, 0]],
+        [(0, 1), (1, 2), (2, 3)],
+        [(0, 1, 2), (1, 2, 3)],
+        [(0, 1, 2, 3, 1.0)],
+    ),
     "allene": (
         "CCCHHHH",
         [[-0.131, 0, 0], [0, 0, 0], [0.131, 0, 0], [-0.187, 0.093, 0], [-0.187, -0.093, 0], [0.187, 0, 0.093], [0.187, 0, -0.093]],
@@ -129,9 +135,7 @@ def test_refusals_of_openmm_are_sentences():
         targets.from_openmm(*two_atoms(short)[:2], 300.0, positions=x, energies="openmm")
 
 
-@pytest.mark.parametrize(
-    ("energy", "message"), [("5000*(x^2+y^2+z^2)", "moved by 1"), ("50*x", "moved by 1")]
-)
+@pytest.mark.parametrize(("energy", "message"), [("5000*(x^2+y^2+z^2)", "moved by 1"), ("50*x", "moved by 1")])
 def test_an_energy_anchored_in_space_is_refused(energy, message):
     anchor = openmm.CustomExternalForce(energy)
     for i in range(2):

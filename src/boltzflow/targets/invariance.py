@@ -55,9 +55,7 @@ class Trial:
         start_energy: the energy of the start; NaN as long as it has not been computed.
     """
 
-    def __init__(
-        self, name: str, energies: Energies, rounding: float, starts: Float[np.ndarray, "K N D"], *, costly: bool = False
-    ) -> None:
+    def __init__(self, name: str, energies: Energies, rounding: float, starts: Float[np.ndarray, "K N D"], *, costly: bool = False) -> None:
         """Makes the configurations; energies are computed when they are needed.
 
         Args:
