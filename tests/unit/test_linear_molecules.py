@@ -5,7 +5,7 @@ import pytest
 
 from boltzflow import targets
 from boltzflow.errors import TargetError
-from boltzflow.targets._openmm import Mechanics
+from boltzflow.targets._openmm import Mechanics, context
 
 openmm = pytest.importorskip("openmm")
 app = pytest.importorskip("openmm.app")
@@ -127,8 +127,6 @@ def test_refusals_of_openmm_are_sentences():
     with pytest.raises(TargetError, match=r"OpenMM cannot compute the system on its platform Reference \(.*k\)|uses 'k'"):
         targets.from_openmm(system, topology, 300.0, positions=x, energies="openmm")
     with pytest.raises(TargetError, match=r"OpenMM has no platform 'CDUA' here; there are: Reference"):
-        from boltzflow.targets._openmm import context
-
         context(system, openmm.VerletIntegrator(0.001), "CDUA")
     short = openmm.NonbondedForce()
     with pytest.raises(TargetError, match=r"OpenMM cannot compute the system.*NonbondedForce"):
