@@ -111,7 +111,12 @@ def test_the_faster_platform_is_taken(target, monkeypatch):
     from boltzflow.reference import dynamics
 
     settings = dynamics._settings(target, 1.0, 0.001, "Reference")
-    for speeds, expected in (((100.0, 500.0), "CPU"), ((100.0, 110.0), "Reference"), ((500.0, 100.0), "Reference"), ((100.0, 0.0), "Reference")):
+    for speeds, expected in (
+        ((100.0, 500.0), "CPU"),
+        ((100.0, 110.0), "Reference"),
+        ((500.0, 100.0), "Reference"),
+        ((100.0, 0.0), "Reference"),
+    ):
         with dynamics._Chains(settings, np.asarray(target.structure), 1, dynamics._Seeds(0)) as chains:
             answers = iter(speeds)
             monkeypatch.setattr(chains, "_results", lambda futures, answers=answers: [next(answers)])

@@ -298,7 +298,10 @@ for limit in (2_000, 60_000):
 
 
 class TestPlaces:
-    @pytest.mark.parametrize("folder", ["M\u00fcller", "\u6570\u636e", "\u0395\u03bb\u03bb\u03ac\u03b4\u03b1 (2)", "\u0645 \U0001f9ea", "/".join(["n" * 200] * 4)])
+    @pytest.mark.parametrize(
+        "folder",
+        ["M\u00fcller", "\u6570\u636e", "\u0395\u03bb\u03bb\u03ac\u03b4\u03b1 (2)", "\u0645 \U0001f9ea", "/".join(["n" * 200] * 4)],
+    )
     @pytest.mark.parametrize("suffix", [".xyz", ".extxyz", ".pdb", ".xtc", ".dcd", ".h5"])
     def test_folders_of_any_name(self, tmp_path: Path, topology, folder: str, suffix: str) -> None:
         mdtraj = pytest.importorskip("mdtraj")

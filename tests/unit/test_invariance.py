@@ -193,7 +193,9 @@ def test_a_cluster_without_a_trap_evaporates():
     assert held.classes == (0,) * 13
 
 
-@pytest.mark.parametrize("fn", [lambda x: springs(x) + jnp.log(distances(x)[0, 1]), lambda x: 1e-5 * springs(x), lambda x: 40.0 * jnp.log1p(springs(x))])
+@pytest.mark.parametrize(
+    "fn", [lambda x: springs(x) + jnp.log(distances(x)[0, 1]), lambda x: 1e-5 * springs(x), lambda x: 40.0 * jnp.log1p(springs(x))]
+)
 def test_weak_but_sufficient(fn):
     targets.from_function(fn, 4, 3, name="held")
 

@@ -5,7 +5,7 @@ import pytest
 
 from boltzflow import targets
 from boltzflow.errors import TargetError
-from boltzflow.targets._openmm import Mechanics
+from boltzflow.targets._openmm import Mechanics, context
 
 openmm = pytest.importorskip("openmm")
 app = pytest.importorskip("openmm.app")
@@ -48,7 +48,13 @@ MOLECULES = {
         [(0, 1, 2), (3, 0, 1), (4, 0, 1), (5, 0, 1), (3, 0, 4), (3, 0, 5), (4, 0, 5)],
         [(h, 0, 1, 2, 0.0) for h in (3, 4, 5)],
     ),
-    "acetylene": ("HCCH", [[-0.106, 0, 0], [0, 0, 0], [0.12, 0, 0], [0.226, 0, 0]], [(0, 1), (1, 2), (2, 3)], [(0, 1, 2), (1, 2, 3)], [(0, 1, 2, 3, 1.0)]),
+    "acetylene": (
+        "HCCH",
+        [[-0.106, 0, 0], [0, 0, 0], [0.12, 0, 0], [0.226, 0, 0]],
+        [(0, 1), (1, 2), (2, 3)],
+        [(0, 1, 2), (1, 2, 3)],
+        [(0, 1, 2, 3, 1.0)],
+    ),
     "allene": (
         "CCCHHHH",
         [[-0.131, 0, 0], [0, 0, 0], [0.131, 0, 0], [-0.187, 0.093, 0], [-0.187, -0.093, 0], [0.187, 0, 0.093], [0.187, 0, -0.093]],
@@ -121,17 +127,13 @@ def test_refusals_of_openmm_are_sentences():
     with pytest.raises(TargetError, match=r"OpenMM cannot compute the system on its platform Reference \(.*k\)|uses 'k'"):
         targets.from_openmm(system, topology, 300.0, positions=x, energies="openmm")
     with pytest.raises(TargetError, match=r"OpenMM has no platform 'CDUA' here; there are: Reference"):
-        from boltzflow.targets._openmm import context
-
         context(system, openmm.VerletIntegrator(0.001), "CDUA")
     short = openmm.NonbondedForce()
     with pytest.raises(TargetError, match=r"OpenMM cannot compute the system.*NonbondedForce"):
         targets.from_openmm(*two_atoms(short)[:2], 300.0, positions=x, energies="openmm")
 
 
-@pytest.mark.parametrize(
-    ("energy", "message"), [("5000*(x^2+y^2+z^2)", "moved by 1"), ("50*x", "moved by 1")]
-)
+@pytest.mark.parametrize(("energy", "message"), [("5000*(x^2+y^2+z^2)", "moved by 1"), ("50*x", "moved by 1")])
 def test_an_energy_anchored_in_space_is_refused(energy, message):
     anchor = openmm.CustomExternalForce(energy)
     for i in range(2):

@@ -45,8 +45,8 @@ class OwnProcesses:
     def __init__(self, function: worker.Function, workers: int | None, timeout: float | None, label: str) -> None:
         if multiprocessing.current_process().daemon:
             raise TargetError(
-                f"the energy function of {label} runs in worker processes, but this process is itself a daemonic worker of a pool, which may "
-                "have none; pass executor=concurrent.futures.ThreadPoolExecutor() to compute in threads of this process, or run outside of "
+                f"the energy function of {label} runs in worker processes, but this process is itself a daemonic worker of a pool, which "
+                "may have none; pass executor=concurrent.futures.ThreadPoolExecutor() to compute in threads of this process, or run outside of "
                 "the pool."
             )
         try:

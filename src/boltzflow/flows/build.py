@@ -116,8 +116,6 @@ def build_flow(config: FlowConfig, target: Target, scale: float, *, key: PRNGKey
             marginal_draws=coupling.marginal_draws,
         )
     if config.network == "two-interaction" and target.dimension == 1:
-        raise ConfigError(
-            "flow.network=two-interaction describes surroundings by directions, of which a line has none; choose egnn."
-        )
+        raise ConfigError("flow.network=two-interaction describes surroundings by directions, of which a line has none; choose egnn.")
     field = build_field(config, target.classes, scale, key=key)
     return ContinuousFlow(field=field, n_particles=target.n_particles, dimension=target.dimension, scale=scale, solver=config.solver)

@@ -298,8 +298,8 @@ def _plain_name(path: Path) -> Iterator[str]:
         return
     if not tempfile.gettempdir().isascii():
         raise RunError(
-            f"cannot write {path.suffix} in {folder}: its writer takes ASCII names alone, and the folder for temporary files has none either; "
-            "set TMPDIR to one that has."
+            f"cannot write {path.suffix} in {folder}: its writer takes ASCII names alone, and the folder for temporary files has another; "
+            "set TMPDIR to such a one."
         )
     with tempfile.TemporaryDirectory(prefix="boltzflow-") as place:
         link = Path(place) / "folder"

@@ -232,7 +232,7 @@ class Target:
 
         def energies(positions: Float[np.ndarray, "B N D"]) -> Float[np.ndarray, " B"]:
             parts = []
-            with jax.enable_x64(double or jax.config.jax_enable_x64):
+            with jax.enable_x64(double or jnp.zeros(()).dtype == jnp.float64):
                 # In batches of one size, for which it is compiled once.
                 for begin in range(0, len(positions), _BATCH):
                     batch = positions[begin : begin + _BATCH]

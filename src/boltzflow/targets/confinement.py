@@ -63,7 +63,7 @@ def _lowest(name: str, energies: Energies, start: Float[np.ndarray, "N D"]) -> f
         leaves = v - low < freedom * np.log(_FARTHER)
         if leaves and v - u < freedom * np.log(_FARTHER / _FAR):
             raise TargetError(
-                f"nothing holds the particles of target {name!r} together: where {words} by {_FARTHER:.0e} times the size of the start, the "
+                f"nothing holds the particles of target {name!r} together: where {words} by {_FARTHER:.0e} times the start's size, the "
                 f"energy has grown by {v - low:.3g} kT only, so that exp(-u) cannot be normalised; add a term that does, such as "
                 "0.5 * k * jnp.sum((x - x.mean(axis=0)) ** 2)."
             )

@@ -84,7 +84,7 @@ def _warn_if_rounded(name: str, energy: float) -> None:
     rounded = 0.5 * float(np.spacing(jnp.asarray(abs(energy), jnp.zeros(()).dtype)))
     if rounded > _ROUNDED:
         warnings.warn(
-            f"the energy of target {name!r} is about {energy:.6g} kT, which rounds its differences to {rounded:.2g} kT in single precision; "
+            f"the energy of target {name!r} is near {energy:.6g} kT, which rounds its differences to {rounded:.2g} kT in single precision; "
             "subtract a reference energy inside the function, term by term where it is a sum, or compute in double precision.",
             stacklevel=3,
         )

@@ -83,8 +83,8 @@ class Trial:
         u = self._with_energies(np.empty((0, *self.start.shape)))[1]
         if not np.isfinite(self.start_energy):
             raise TargetError(
-                f"the energy function of target {self.name!r} returns {self.start_energy:g} on a starting configuration; pass `start=` with a "
-                "configuration of finite energy, or mend the function."
+                f"the energy function of target {self.name!r} returns {self.start_energy:g} on a starting configuration; pass `start=` "
+                "with a configuration of finite energy, or mend the function."
             )
         found = np.append(u[np.isfinite(u)], self.start_energy)
         if len(found) > 1 and np.ptp(found) <= 1e-9 * max(1.0, abs(self.start_energy)):
@@ -129,7 +129,7 @@ class Trial:
             moves.append(
                 (
                     lambda x, _: x @ self._orthogonal(x.shape[1], mirror=True),
-                    "when the configuration is reflected, so mirror images are not equally probable; make the target with reflections=False",
+                    "when the configuration is reflected, so mirror images are not equally probable; make it with reflections=False",
                 )
             )
         for move, words in moves:
