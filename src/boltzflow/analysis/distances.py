@@ -56,6 +56,7 @@ def inverted(
     n: int,
     *,
     largest: float = math.inf,
+    widening: float = 1.0,
 ) -> Distance:
     """The distances that would have given what was seen.
 
@@ -65,6 +66,7 @@ def inverted(
         seen: the plain distance of the given sets.
         n: number of samples of the smaller set.
         largest: the largest possible distance.
+        widening: how much further apart the seen distances lie than sampled ones, which know less noise.
     """
     at_zero = sampled(0.0)
     floor = float(at_zero.mean())
@@ -73,7 +75,8 @@ def inverted(
     for step in _STEPS:
         drawn = at_zero if step == 0.0 else sampled(float(step))
         true.append(population(float(step)))
-        quantiles.append(np.quantile(drawn, [tail, 0.5, 1.0 - tail]))
+        spread = np.quantile(drawn, [tail, 0.5, 1.0 - tail])
+        quantiles.append(spread[1] + widening * (spread - spread[1]))
     # The noise of the replicas must not make a larger difference look smaller.
     distances = np.maximum.accumulate(true)
     rising = np.maximum.accumulate(np.array(quantiles), axis=0)

@@ -210,9 +210,7 @@ def _weighted_bins(values: Any, bins: Any, log_w: Any) -> tuple[Any, Float[np.nd
     return bin_matrix(values, edges, weights), edges, n
 
 
-def _replicated(
-    columns: Any, log_w: Any, seed: int, replicas: int, *, blocks: int | None = None
-) -> tuple[Float[np.ndarray, "R b"], str]:
+def _replicated(columns: Any, log_w: Any, seed: int, replicas: int, *, blocks: int | None = None) -> tuple[Float[np.ndarray, "R b"], str]:
     """Bin probabilities of each replica, normalised by its own weight, inside and outside the edges; and why they bear no interval."""
     from scipy.sparse import csr_array, hstack
 

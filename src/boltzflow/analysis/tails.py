@@ -91,9 +91,7 @@ class Tail:
         k = k * worth / rng.gamma(worth, size=replicas)
         return k, -k / theta
 
-    def means(
-        self, replicas: int, seed: int, *, power: int = 1, size: float | None = None
-    ) -> Float[np.ndarray, " R"]:
+    def means(self, replicas: int, seed: int, *, power: int = 1, size: float | None = None) -> Float[np.ndarray, " R"]:
         """Mean of w^power, 1 or 2, over the tail, of distributions drawn from the posterior; inf where there is none."""
         k, sigma = self.draws(replicas, seed, size=size)
         u = self.threshold

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from boltzflow.analysis import correlation
+from boltzflow.datasets import Dataset
 from boltzflow.errors import BoltzflowError, RunError
 from boltzflow.sampling.samples import Samples
 from boltzflow.sampling.writer import parts_folder
@@ -71,9 +73,14 @@ class Contents:
             return self.target.units
         return str(self.samples.meta.get("units", "reduced")) if self.samples else "reduced"
 
+    def shown_frames(self, most: int) -> Shaped[np.ndarray, "m N D"]:
+        """Reference frames spread over all of them, in the order of their chains."""
+        assert self.data is not None
+        return Dataset(self.data, "", "", self.provenance).spread(most).positions
+
     @functools.cached_property
     def data_energies(self) -> Float[np.ndarray, " n"] | None:
-        """Reduced energies of the first reference frames, None where target or data are missing."""
+        """Reduced energies of the reference frames that are shown, None where target or data are missing."""
         if (
             self.target is None
             or not self.target.has_energy
@@ -81,7 +88,7 @@ class Contents:
             or self.data.shape[1:] != (self.target.n_particles, self.target.dimension)
         ):
             return None
-        frames = self.data[:MAX_SAMPLES]
+        frames = self.shown_frames(MAX_SAMPLES)
         chunks = [np.asarray(self.target.energies(frames[start : start + 5000])) for start in range(0, len(frames), 5000)]
         return np.concatenate(chunks).astype(np.float64)
 
@@ -234,7 +241,7 @@ def _frames(path: Path, target: Any) -> tuple[Any, dict[str, Any]]:
 
     with h5py.File(path, "r") as file:
         positions: Any = file["positions"]
-        return positions[:MAX_SAMPLES], {}
+        return np.asarray(positions[correlation.spread(len(positions), MAX_SAMPLES)]), {}
 
 
 def is_number(value: Any) -> bool:

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from boltzflow.analysis import free_energy, internal_coordinates, metrics, ramachandran, weights
+from boltzflow.analysis import correlation, free_energy, internal_coordinates, metrics, ramachandran, weights
+from boltzflow.analysis.estimate import significant
 from boltzflow.analysis.internal_coordinates import Backbone
 from boltzflow.report.contents import MAX_SAMPLES, Contents
-from boltzflow.report.page import figure, numbers, section, sentence, thousands
+from boltzflow.report.page import apart, escape, figure, numbers, section, sentence, thousands
 
 # Of large molecules the first residues are shown, and as many kinds as fit a page.
 MAX_RESIDUES = 3
@@ -28,9 +29,9 @@ def _sources(run: Contents) -> dict[str, tuple[Any, Any]]:
     """Positions and log-weights of what is compared, as far as they are there."""
     found: dict[str, tuple[Any, Any]] = {}
     if run.data is not None:
-        found["data"] = (np.asarray(run.data[:MAX_SAMPLES]), None)
+        found["data"] = (np.asarray(run.shown_frames(MAX_SAMPLES)), None)
     if run.samples is not None:
-        samples = run.samples.take(slice(0, MAX_SAMPLES))
+        samples = run.samples.take(correlation.spread(run.samples.n, MAX_SAMPLES))
         usable = np.isfinite(samples.positions).all(axis=(1, 2))
         found["flow"] = (samples.positions[usable], None)
         log_w = samples.log_weight[usable]
@@ -56,10 +57,10 @@ def _torsions(run: Contents) -> str:
         parts = []
         for name, (_, log_w) in sources.items():
             if name != "data" and "data" in angles:
-                value, interval = numbers(ramachandran.divergence(*angles["data"], *angles[name], log_w=log_w))
-                parts.append(
-                    f"Kullback-Leibler divergence of {name} from data over {ramachandran.BINS}×{ramachandran.BINS} bins: {value} {interval}"
-                )
+                blocks = correlation.of_series(*np.cos(angles["data"]), *np.sin(angles["data"])).blocks
+                found = ramachandran.divergence(*angles["data"], *angles[name], log_w=log_w, blocks=blocks)
+                bins = f"{ramachandran.BINS}×{ramachandran.BINS} bins"
+                parts.append(f"Kullback-Leibler divergence of {name} from data over {bins}: {apart(found)}")
         drawn = molecule_figures.ramachandran(densities, residue.label)
         content += figure(drawn, sentence(parts), f"Ramachandran plots of {residue.label}: {', '.join(densities)}")
     return section("Ramachandran plots", content) if content else ""
@@ -80,10 +81,20 @@ def _profiles(run: Contents) -> str:
                     continue
                 values = internal_coordinates.torsions(positions, np.array([atoms]))[:, 0]
                 log_w = np.zeros(len(values)) if log_w is None else log_w
-                shown[name] = free_energy.profile(log_w, values, edges)
+                # Samples are independent, frames of chains are not.
+                blocks = correlation.of_series(np.cos(values), np.sin(values)).blocks if name == "data" else None
+                shown[name] = free_energy.profile(log_w, values, edges, blocks=blocks)
+                if shown[name].note and torsion == "φ":
+                    parts.append(f"no band of {name}: {escape(shown[name].note)}")
                 if torsion == "φ" and (values > 0).any() and (values < 0).any():
-                    value, interval = numbers(free_energy.difference(log_w, values > 0, values <= 0))
-                    parts.append(f"F(φ > 0) − F(φ < 0) of {name}: {value} {interval} kT")
+                    blocks = correlation.of_series(values > 0).blocks if name == "data" else None
+                    found = free_energy.difference(log_w, values > 0, values <= 0, blocks=blocks)
+                    value, interval = numbers(found)
+                    note = f" ({escape(found.note)})" if found.note else ""
+                    if math.isfinite(found.value):
+                        parts.append(f"F(φ > 0) − F(φ < 0) of {name}: {value} {interval} kT{note}")
+                    else:
+                        parts.append(f"{name}: all of the weight lies on one side of φ = 0{note}")
             panels[f"{torsion} of {residue.label}"] = shown
         alternative = f"Free-energy profiles along phi and psi of {residue.label}"
         content += figure(molecule_figures.profiles(panels), sentence(parts), alternative)
@@ -155,5 +166,5 @@ def _hands(run: Contents) -> str:
     if reflected is not None:
         parts.append(f"{thousands(int(reflected))} mirror images were reflected, and log q counts both")
     if np.isfinite(log_w).any():
-        parts.append(f"they carry {100 * float(weights.normalized(log_w)[~right].sum()):.2g}\u202f% of the weight")
+        parts.append(f"they carry {significant(100 * float(weights.normalized(log_w)[~right].sum()), 2)}\u202f% of the weight")
     return section("Chirality", f"<p>{sentence(parts)}</p>")

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from boltzflow.analysis.distances import Distance
 from boltzflow.analysis.estimate import Estimate
 
 POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline' 'unsafe-eval'; worker-src blob:"
@@ -44,10 +45,15 @@ footer { color: #56616b; font-size: 13px; margin-top: 22px; }
 
 def numbers(estimate: Estimate, factor: float = 1.0) -> tuple[str, str]:
     """Value and interval with the digits that the interval carries."""
-    scaled = Estimate(factor * estimate.value, factor * estimate.low, factor * estimate.high, estimate.n)
-    text = str(scaled).split(" (n")[0]
-    value, _, interval = text.partition(" ")
-    return value.replace("-", "−"), interval.replace("-", "−")
+    value, interval = (text.replace("-", "−").replace("inf", "∞") for text in estimate.scaled(factor).texts())
+    return value, interval
+
+
+def apart(distance: Distance) -> str:
+    """A distance with its interval, beside what is seen between two sets of the same density."""
+    value, interval = numbers(distance)
+    note = f", {escape(distance.note)}" if distance.note else ""
+    return f"{value} {interval}{note} ({distance.beside()})"
 
 
 def known(value: float | None, error: float) -> str:
