@@ -1,7 +1,8 @@
 """Correlated samples: which of them to take, how many independent ones they are worth, and blocks to draw them in.
 
 Frames of chains lie chain by chain, or sweep by sweep, or in an order that nobody knows. Frames that are taken from one end are those of
-a few chains, or of the beginning of all; a regular stride may be that of the chains. Random frames, one from each of equal parts, are neither.
+a few chains, or of the beginning of all; a regular stride may be that of the chains. Random frames, one from each of equal parts, are
+neither.
 """
 
 import dataclasses

@@ -124,7 +124,7 @@ def histogram(values: Any, bins: Any, *, log_w: Any = None, seed: int = 0, repli
 def total_variation(a: Histogram, b: Histogram) -> float:
     """Total variation distance of two histograms with the same edges, half the summed difference; what lies outside is one more bin.
 
-    Between 0 (the same) and 1 (disjoint). Sampling noise keeps it above 0; `total_variation_distance` takes that off and gives the interval.
+    Between 0 (the same) and 1 (disjoint). Sampling noise keeps it above 0; `total_variation_distance` takes that off.
 
     Raises:
         DataError: if the edges differ.

@@ -18,8 +18,8 @@ BINS = 64
 # Keeps the logarithm of empty bins finite, as published.
 _FLOOR = 1e-10
 
-# The number of samples in a bin is given in the replicas; that of independent sets scatters, too: their divergences scatter 1.0 to 1.1 times
-# as much (docs/intervals.md).
+# The number of samples in a bin is given in the replicas; that of independent sets scatters, too: their divergences scatter up to 1.1
+# times as much (docs/intervals.md).
 _WIDENING = 1.15
 
 

@@ -112,15 +112,14 @@ def fit(weights: Float[np.ndarray, " n"]) -> Tail:
     n = weights.size
     if n < _LEAST_SAMPLES:
         return Tail(FEW, n)
-    if np.sum(weights >= 0.99 * weights.max()) >= max(_LEAST, min(MIN_TAIL, n // 10)):
-        return Tail(EQUAL, n)
+    equal = bool(np.sum(weights >= 0.99 * weights.max()) >= max(_LEAST, min(MIN_TAIL, n // 10)))
     size = tail_size(n)
     threshold = float(np.partition(weights, n - size - 1)[n - size - 1])
     inside = weights > threshold
     excess = np.sort(weights[inside] - threshold)
     if excess.size < _LEAST or np.unique(excess).size < _LEAST or excess[0] == 0.0:
         # Ties below a few large ones; or all but a few are zero.
-        return Tail(HEAVY, n, inside=inside, threshold=threshold, size=int(excess.size))
+        return Tail(EQUAL if equal else HEAVY, n, inside=inside, threshold=threshold, size=int(excess.size))
     m = excess.size
     count = 30 + int(math.sqrt(m))
     theta = 1.0 - np.sqrt(count / (np.arange(1, count + 1) - 0.5))
@@ -130,14 +129,14 @@ def fit(weights: Float[np.ndarray, " n"]) -> Tail:
         log_likelihood = m * (np.log(-theta / shapes) - shapes - 1.0)
     usable = np.isfinite(log_likelihood) & np.isfinite(shapes)
     if not usable.any():
-        return Tail(HEAVY, n, inside=inside, threshold=threshold, size=m)
+        return Tail(EQUAL if equal else HEAVY, n, inside=inside, threshold=threshold, size=m)
     theta, shapes, log_likelihood = theta[usable], shapes[usable], log_likelihood[usable]
     probability = np.exp(log_likelihood - log_likelihood.max())
     probability /= probability.sum()
     mean_theta = float(np.sum(theta * probability))
     k = float(np.mean(np.log1p(-mean_theta * excess)))
     k = (m * k + _PRIOR_WEIGHT * _PRIOR_K) / (m + _PRIOR_WEIGHT)
-    return Tail(FITTED, n, k, inside, threshold, m, np.stack([theta, shapes, probability]))
+    return Tail(EQUAL if equal else FITTED, n, k, inside, threshold, m, np.stack([theta, shapes, probability]))
 
 
 def replicated_sums(

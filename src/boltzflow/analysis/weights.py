@@ -271,7 +271,8 @@ def verdict(log_w: Any) -> Verdict:
         return Verdict(False, math.nan, "no sample has weight: do not trust reweighted figures")
     tail = tails.fit(weights)
     if tail.state == tails.EQUAL:
-        return Verdict(True, math.nan, "the largest weight is one of many alike: the weights can be trusted")
+        k = tail.k if tail.size >= MIN_TAIL else math.nan
+        return Verdict(True, k, "the largest weight is one of many alike: the weights can be trusted")
     if tail.state == tails.HEAVY:
         heavy = max(1, round(float(weights.sum() ** 2 / np.sum(weights**2))))
         return Verdict(False, math.inf, f"about {heavy} of {n} samples carry all the weight: do not trust reweighted figures")

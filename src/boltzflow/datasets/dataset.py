@@ -157,10 +157,10 @@ class Dataset:
             # Frame k of (draws, chains) belongs to chain k modulo chains; the last draw may be incomplete.
             lengths = (self.n - np.arange(chains) + chains - 1) // chains
             starts = np.cumsum(lengths) - lengths
-            places = np.concatenate([starts[chain] + np.arange(lengths[chain]) for chain in rng.permutation(chains)])
+            places = np.concatenate([int(starts[chain]) + np.arange(int(lengths[chain])) for chain in rng.permutation(chains)])
             return places[:validation]
         runs = int(np.clip(validation // _RUN, 1, _RUNS)) if validation else 1
         edges = np.linspace(0, self.n, runs + 1).astype(np.int64)
         sizes = np.diff(np.linspace(0, validation, runs + 1).astype(np.int64))
         starts = edges[:-1] + (rng.random(runs) * (np.diff(edges) - sizes + 1)).astype(np.int64)
-        return np.concatenate([start + np.arange(size) for start, size in zip(starts, sizes, strict=True)])
+        return np.concatenate([start + np.arange(int(size)) for start, size in zip(starts, sizes, strict=True)])
