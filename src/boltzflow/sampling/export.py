@@ -126,9 +126,11 @@ def _frames(samples: Any, resampled: bool, n: int | None, seed: int) -> _Frames:
     if isinstance(samples, Dataset):
         if resampled:
             raise DataError("the frames of a data set count alike already; write them as they are.")
-        # Frames are stored chain by chain.
-        chosen = samples if n is None or n >= samples.n else samples.spread(n, seed=seed)
-        return _Frames(chosen.positions, {}, samples.fingerprint.partition("(")[0], samples.units, samples.structure)
+        chosen = np.arange(samples.n)
+        if n is not None and n < samples.n:
+            # Evenly over all chains; where frames lie sweep by sweep, a stride of theirs might be that of the chains.
+            chosen = samples.in_order_of_chains()[np.linspace(0, samples.n - 1, n).astype(np.int64)]
+        return _Frames(samples.positions[chosen], {}, samples.fingerprint.partition("(")[0], samples.units, samples.structure)
     if resampled:
         raise DataError("bare positions carry no weights to resample with; pass Samples, or resampled=False.")
     positions = np.asarray(samples)
