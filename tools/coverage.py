@@ -1,11 +1,13 @@
-"""Coverage of the 95 % intervals by simulation: python tools/coverage.py [--repetitions 500] [--only reverse_ess log_z ...]
+"""Coverage of the 95 % intervals by simulation.
+
+Run as: python tools/coverage.py [--repetitions 500] [--only reverse_ess log_z ...]
 
 Each line: how often the interval (or the one-sided claim) holds the truth, the share of answers that are one-sided, the share without any
 claim, and the median width of those that are two-sided. `docs/intervals.md` explains how the intervals are made.
 
 Log-weights are those of a table: `log-normal` and `student-t` (5 degrees of freedom, cut at 8, which makes all moments exist) with a width
-that gives the stated effective sample size; `pareto` weights have a generalised Pareto tail whose fourth moment, and nearly the second, does
-not exist. Distances are between sets of the same density (truth 0) and of shifted ones. Chains are first-order autoregressive.
+that gives the stated effective sample size; `pareto` weights have a generalised Pareto tail whose fourth moment does not exist, and whose
+second nearly does not. Distances are between sets of the same density (truth 0) and of shifted ones. Chains are first-order autoregressive.
 """
 
 import argparse
@@ -46,10 +48,12 @@ class Table:
 
     @property
     def log_z(self) -> float:
+        """Log of the mean weight."""
         return float(np.log(np.sum(self.q * np.exp(self.log_w - self.log_w.max()))) + self.log_w.max())
 
     @property
     def ess(self) -> float:
+        """Effective sample size as a fraction."""
         return float(1.0 / np.sum(self.p * np.exp(self.log_w - self.log_z)))
 
     def draw(self, rng: np.random.Generator, n: int, *, target: bool = False) -> np.ndarray:
@@ -219,6 +223,7 @@ def coverage(make: Callable[[int], list[tuple[Estimate, float]]], repetitions: i
 
 
 def main() -> None:
+    """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=500)
     parser.add_argument("--only", nargs="*", choices=list(settings()))
