@@ -187,7 +187,7 @@ class Samples:
     def summary(self, *, seed: int = 0) -> dict[str, Any]:
         """Key figures as plain values for JSON; null where there is nothing to say."""
         solved = self.status == 0
-        k = weights.pareto_k(self.log_weight) if self.has_energy else math.nan
+        verdict = weights.verdict(self.log_weight) if self.has_energy else None
         length = self.path_length[solved]
         return {
             "target": self.meta.get("target"),
@@ -197,7 +197,8 @@ class Samples:
             "solver_failed": self.n_solver_failed,
             "ess_reverse": self.ess(seed=seed).as_dict() if self.has_energy else None,
             "log_z": self.log_z(seed=seed).as_dict() if self.has_energy else None,
-            "pareto_k": k if math.isfinite(k) else None,
+            "pareto_k": verdict.k if verdict is not None and math.isfinite(verdict.k) else None,
+            "weights": None if verdict is None else verdict.sentence,
             "nfe": float(self.nfe[solved].mean()) if solved.any() else None,
             "path_length": float(length.mean()) if np.isfinite(length).any() else None,
             "seconds": self.meta.get("seconds"),
