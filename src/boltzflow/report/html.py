@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from boltzflow import files
-from boltzflow.analysis import metrics, weights
+from boltzflow.analysis import correlation, metrics, tails, weights
 from boltzflow.analysis.estimate import Estimate
 from boltzflow.analysis.observables import nearest_distances, pair_distances
 from boltzflow.errors import RunError
@@ -17,10 +17,24 @@ from boltzflow.report import contents as run_contents
 from boltzflow.report import molecules, structures
 from boltzflow.report.contents import MAX_SAMPLES, Contents, is_number
 from boltzflow.report.header import drawn_for, from_evaluation, header, origin
-from boltzflow.report.page import CSS, POLICY, duration, escape, figure, known, numbers, percent, section, sentence, short, table, thousands
+from boltzflow.report.page import (
+    CSS,
+    POLICY,
+    apart,
+    duration,
+    escape,
+    figure,
+    known,
+    numbers,
+    percent,
+    section,
+    sentence,
+    short,
+    table,
+    thousands,
+)
 
 MAX_DISTANCES = 2_000_000
-PARETO_LIMIT = 0.7
 
 
 def write(run_dir: str | Path, out: str | Path, *, say: Callable[[str], None] | None = None) -> Path:
@@ -72,7 +86,7 @@ def render(run: Contents) -> str:
 <main>
 {body}
 {f"<section><h2>What is not here</h2>{notes}</section>" if notes else ""}
-<footer>Written by boltzflow from the files of the run folder {escape(run.folder.resolve().name)}. Intervals are 95 % bootstrap intervals;
+<footer>Written by boltzflow from the files of the run folder {escape(run.folder.resolve().name)}. Intervals are 95 % intervals;
 densities and partition functions are on the zero-centre-of-mass subspace.</footer>
 </main>
 </body>
@@ -108,14 +122,20 @@ def _pareto_k(run: Contents) -> float:
     return weights.pareto_k(run.samples.log_weight) if run.samples is not None and run.samples.has_energy else math.nan
 
 
-def _verdict(k: float) -> str:
-    if not math.isfinite(k):
-        return "too few or too equal weights to tell"
-    return (
-        f"below {PARETO_LIMIT}: the weights can be trusted"
-        if k < PARETO_LIMIT
-        else f"above {PARETO_LIMIT}: do not trust reweighted figures"
-    )
+def _verdict(run: Contents) -> str:
+    """What the tail of the weights means, in words."""
+    found = run.evaluation.get("verdict")
+    if isinstance(found, dict) and isinstance(found.get("sentence"), str):
+        return found["sentence"]
+    if is_number(run.evaluation.get("pareto_k")):
+        # Of an evaluation by an older version.
+        k, limit = float(run.evaluation["pareto_k"]), tails.limit(int(run.evaluation.get("n") or 10_000))
+        return f"{'below' if k < limit else 'above'} {limit:.2g}: {'' if k < limit else 'do not trust '}reweighted figures" + (
+            " can be trusted" if k < limit else ""
+        )
+    if run.samples is not None and run.samples.has_energy:
+        return weights.verdict(run.samples.log_weight).sentence
+    return "too few or too equal weights to tell"
 
 
 def _tiles(run: Contents) -> str:
@@ -137,7 +157,7 @@ def _tiles(run: Contents) -> str:
             )
     k = _pareto_k(run)
     if math.isfinite(k):
-        tiles.append((f"{k:.2f}", "Pareto k of the weights", f"{_verdict(k)} ({origin(run, 'pareto_k')})"))
+        tiles.append((f"{k:.2f}", "Pareto k of the weights", f"{escape(_verdict(run))} ({origin(run, 'pareto_k')})"))
     cells = "".join(f'<div class="tile"><span>{label}</span><b>{value}</b><small>{small}</small></div>' for value, label, small in tiles)
     return f'<div class="tiles">{cells}</div>' if tiles else ""
 
@@ -169,13 +189,22 @@ def _figures_table(run: Contents) -> str:
             continue
         percent = key.startswith("ess")
         value, interval = numbers(estimate, 100.0 if percent else 1.0)
-        rows.append((label, value + ("\u202f%" if percent else ""), interval, thousands(estimate.n), remark))
+        effective = "" if estimate.n_effective is None else f" ({thousands(round(estimate.n_effective))} effective)"
+        said = escape(estimate.note)
+        remark = f"{remark}; {said}" if remark and said else remark or said
+        rows.append((label, value + ("\u202f%" if percent else ""), interval, thousands(estimate.n) + effective, remark))
     if not rows:
         return ""
     k = _pareto_k(run)
     counted = run.evaluation.get("n") if from_evaluation(run, "pareto_k") else run.samples.n if run.samples is not None else None
     rows.append(
-        ("Pareto k", f"{k:.2f}" if math.isfinite(k) else "–", "", thousands(int(counted)) if is_number(counted) else "", _verdict(k))
+        (
+            "Pareto k",
+            f"{k:.2f}" if math.isfinite(k) else "–",
+            "",
+            thousands(int(counted)) if is_number(counted) else "",
+            escape(_verdict(run)),
+        )
     )
     failed = run.evaluation.get("failed", run.samples.n_failed if run.samples is not None else None)
     if is_number(failed):
@@ -198,9 +227,9 @@ def _figures_table(run: Contents) -> str:
 
 
 def _weighted(run: Contents) -> tuple[Any, Float[np.ndarray, " n"] | None]:
-    """The first samples and their log-weights; None for the latter where no sample has weight."""
+    """Samples spread over all, and their log-weights; None for the latter where no sample has weight."""
     assert run.samples is not None
-    samples = run.samples.take(slice(0, MAX_SAMPLES))
+    samples = run.samples.take(correlation.spread(run.samples.n, MAX_SAMPLES))
     log_w = samples.log_weight
     return samples, log_w if samples.has_energy and np.isfinite(log_w).any() else None
 
@@ -269,18 +298,19 @@ def _of_configurations(run: Contents, observable: Callable[[np.ndarray], np.ndar
     """An observable of frames and samples, with log-weights where there are any; of fewer configurations for large systems."""
     values: dict[str, tuple[Any, Any]] = {}
 
-    def some(positions: np.ndarray) -> np.ndarray:
+    def most(positions: np.ndarray) -> int:
         pairs = positions.shape[1] * (positions.shape[1] - 1) // 2
-        return observable(positions[: max(100, min(MAX_SAMPLES, MAX_DISTANCES // max(pairs, 1)))])
+        return max(100, min(MAX_SAMPLES, MAX_DISTANCES // max(pairs, 1)))
 
     if run.data is not None:
-        values["data"] = (some(run.data), None)
+        values["data"] = (observable(run.shown_frames(most(run.data))), None)
     if run.samples is not None:
         samples, log_w = _weighted(run)
-        found = some(samples.positions)
+        chosen = correlation.spread(samples.n, most(samples.positions))
+        found = observable(samples.positions[chosen])
         values["flow"] = (found, None)
-        if log_w is not None and np.isfinite(log_w[: len(found)]).any():
-            values["reweighted flow"] = (found, log_w[: len(found)])
+        if log_w is not None and np.isfinite(log_w[chosen]).any():
+            values["reweighted flow"] = (found, log_w[chosen])
     finite = [array[np.isfinite(array)] for name, (array, _) in values.items() if name != "reweighted flow"]
     return values if any(array.size for array in finite) else {}
 
@@ -302,16 +332,17 @@ def _histogram_section(
     sentences = []
     if "data" in values:
         data = _nan_outside(values["data"][0])
+        blocks = correlation.of_series(np.nan_to_num(data).reshape(len(data), -1).mean(axis=1)).blocks
         for name in ("flow", "reweighted flow"):
             if name in values:
                 array, log_w = values[name]
-                distance = metrics.total_variation_distance(data, _nan_outside(array), edges, log_w_b=log_w)
-                value, interval = numbers(distance)
-                sentences.append(f"total variation distance of {name} from data: {value} {interval}")
+                distance = metrics.total_variation_distance(data, _nan_outside(array), edges, log_w_b=log_w, blocks_a=blocks)
+                sentences.append(f"total variation distance of {name} from data: {apart(distance)}")
+    sentences += [f"no band of {name}: {escape(histogram.note)}" for name, histogram in shown.items() if histogram.note]
     outside = [f"{percent(h.outside)} of {name}" for name, h in shown.items() if h.outside > 0.005]
     if outside:
         sentences.append(f"outside the range shown: {', '.join(outside)}")
-    caption = f"Histograms of {what} with 95\u202f% bootstrap bands. " + sentence(sentences)
+    caption = f"Histograms of {what} with 95\u202f% bands. " + sentence(sentences)
     return section(title, figure(figures.histograms(shown, xlabel), caption, f"Histograms of {what}: {', '.join(shown)}"))
 
 
@@ -363,7 +394,8 @@ def _weights(run: Contents) -> str:
     k = weights.pareto_k(log_w)
     share = float(weights.normalized(log_w).max())
     parts = [f"the heaviest of {thousands(log_w.size)} samples carries {percent(share)} of all weight"]
-    parts.append(f"Pareto k = {k:.2f}, {_verdict(k)}" if math.isfinite(k) else f"Pareto k: {_verdict(k)}")
+    judged = weights.verdict(log_w).sentence
+    parts.append(f"Pareto k = {k:.2f}, {judged}" if math.isfinite(k) else f"Pareto k: {judged}")
     caption = sentence([*parts, *([lost] if lost else [])])
     words = "<p>A perfect flow gives all samples the same weight. A few that are far heavier than the rest ruin every average.</p>"
     svg = figures.weight_distribution(log_w, k)

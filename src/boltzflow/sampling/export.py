@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from boltzflow import datasets, files
+from boltzflow.analysis import correlation
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError, RunError
 from boltzflow.sampling.samples import Samples
@@ -157,16 +158,20 @@ def _frames(samples: Any, resampled: bool, n: int | None, seed: int) -> _Frames:
     if isinstance(samples, Dataset):
         if resampled:
             raise DataError("the frames of a data set count alike already; write them as they are.")
-        # Frames are stored chain by chain.
-        chosen = np.arange(samples.n) if n is None else np.linspace(0, samples.n - 1, min(n, samples.n)).astype(np.int64)
-        name = samples.fingerprint.partition("(")[0]
-        return _Frames(samples.positions[chosen], {}, name, samples.units, samples.structure, samples.molecule)
+        chosen = np.arange(samples.n)
+        if n is not None and n < samples.n:
+            # Evenly over all chains; where frames lie sweep by sweep, a stride of theirs might be that of the chains.
+            chosen = samples.in_order_of_chains()[np.linspace(0, samples.n - 1, n).astype(np.int64)]
+        return _Frames(
+            samples.positions[chosen], {}, samples.fingerprint.partition("(")[0], samples.units, samples.structure, samples.molecule
+        )
     if resampled:
         raise DataError("bare positions carry no weights to resample with; pass Samples, or resampled=False.")
     positions = np.asarray(samples)
     if positions.ndim != 3 or positions.shape[2] not in (1, 2, 3):
         raise DataError(f"positions must have shape (n, N, D) with D up to 3, but have shape {positions.shape}.")
-    return _Frames(positions[np.isfinite(positions).all(axis=(1, 2))][:n], {}, "", None, "")
+    positions = positions[np.isfinite(positions).all(axis=(1, 2))]
+    return _Frames(positions if n is None else positions[correlation.spread(len(positions), n, seed=seed)], {}, "", None, "")
 
 
 def _of_samples(samples: Samples, resampled: bool, n: int | None, seed: int) -> _Frames:
@@ -177,7 +182,8 @@ def _of_samples(samples: Samples, resampled: bool, n: int | None, seed: int) -> 
     if resampled:
         chosen = weights.resample_indices(log_w, samples.n if n is None else n, seed=seed)
     else:
-        chosen = np.flatnonzero(np.isfinite(log_w) & np.isfinite(samples.positions).all(axis=(1, 2)))[:n]
+        chosen = np.flatnonzero(np.isfinite(log_w) & np.isfinite(samples.positions).all(axis=(1, 2)))
+        chosen = chosen if n is None else chosen[correlation.spread(chosen.size, n, seed=seed)]
     values = {
         "u": samples.u[chosen],
         "log_q": samples.log_q[chosen],
