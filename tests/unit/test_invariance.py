@@ -237,12 +237,12 @@ def test_classes_of_calculators(threads):
 
 
 def test_hands_and_directions_of_calculators(threads):
-    hand = lambda x: 0.5 * np.sum(centred(x) ** 2) + 0.3 * np.tanh(np.linalg.det(x[1:] - x[0]))  # noqa: E731
+    hand = lambda x: 0.5 * np.sum(centred(x) ** 2) + 3.0 * np.tanh(np.linalg.det(x[1:] - x[0]))  # noqa: E731
     assert not counted(hand, threads)[0].reflections
     with pytest.raises(TargetError, match="is reflected"):
         counted(hand, threads, reflections=True, classes=[0, 1, 2, 3])
     with pytest.raises(TargetError, match="is rotated"):
-        counted(lambda x: 0.5 * np.sum(np.array([1, 1, 1.1]) * centred(x) ** 2), threads)
+        counted(lambda x: 0.5 * np.sum(np.array([1, 1, 2.0]) * centred(x) ** 2), threads)
     for constant in (0.0, -1e7):
         with pytest.raises(TargetError, match="moved by 1"):
             counted(lambda x, constant=constant: constant + 0.5 * np.sum(x**2), threads)
@@ -251,7 +251,7 @@ def test_hands_and_directions_of_calculators(threads):
 def test_an_energy_that_changes_from_call_to_call(threads):
     noise = np.random.default_rng(0)
     with pytest.raises(TargetError, match="differ by .* kT from call to call"):
-        counted(lambda x: 0.5 * np.sum(centred(x) ** 2) + 0.1 * noise.standard_normal(), threads)
+        counted(lambda x: 0.5 * np.sum(centred(x) ** 2) + 3.0 * noise.standard_normal(), threads)
 
 
 @pytest.mark.parametrize("hartree", [-155.0, -1000.0, -8000.0])
