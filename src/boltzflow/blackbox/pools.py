@@ -50,8 +50,8 @@ class OwnProcesses:
         if multiprocessing.current_process().daemon:
             raise TargetError(
                 f"the energy function of {label} runs in worker processes, but this process is itself a daemonic worker of a pool, which "
-                "may have none; pass executor=concurrent.futures.ThreadPoolExecutor() to compute in threads of this process, or run outside "
-                "of the pool."
+                "may have none; pass executor=concurrent.futures.ThreadPoolExecutor() to compute in threads of this process, or run "
+                "outside of the pool."
             )
         try:
             self._pickled = pickle.dumps(function)
