@@ -196,6 +196,9 @@ class Dataset:
             places = np.concatenate([int(starts[chain]) + np.arange(int(lengths[chain])) for chain in rng.permutation(chains)])
             return places[:validation]
         runs = int(np.clip(validation // _RUN, 1, _RUNS)) if validation else 1
+        if 1 < chains <= runs:
+            # As many from each chain.
+            runs -= runs % chains
         edges = np.linspace(0, self.n, runs + 1).astype(np.int64)
         sizes = np.diff(np.linspace(0, validation, runs + 1).astype(np.int64))
         starts = edges[:-1] + (rng.random(runs) * (np.diff(edges) - sizes + 1)).astype(np.int64)
