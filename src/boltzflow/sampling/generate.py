@@ -215,11 +215,15 @@ def log_marginals(
     positions: Float[np.ndarray, "n N D"],
     *,
     seed: int = 0,
+    first: int = 0,
     chunk: int | None = None,
     progress: Progress | None = None,
 ) -> Float[np.ndarray, "n K"]:
-    """Draws log q(x, a) - log pi(a|x) for configurations in data units, on the host; the mean of exponentials is the density."""
-    return np.asarray(_over_positions(lambda x, keys: marginals(flow, x, keys), flow, positions, seed, chunk, progress))
+    """Draws log q(x, a) - log pi(a|x) for configurations in data units, on the host; the mean of exponentials is the density.
+
+    Those of configuration i depend on the seed and on `first` + i alone.
+    """
+    return np.asarray(_over_positions(lambda x, keys: marginals(flow, x, keys), flow, positions, seed, chunk, progress, first))
 
 
 def _over_positions(
@@ -229,6 +233,7 @@ def _over_positions(
     seed: int,
     chunk: int | None,
     progress: Progress | None,
+    first: int = 0,
 ) -> T:
     """Results of a compiled function of positions and keys, chunk by chunk; the last chunk is filled up and cut."""
     progress = Silent() if progress is None else progress
@@ -239,7 +244,7 @@ def _over_positions(
         part = positions[begin : begin + count]
         kept = len(part)
         padded = np.concatenate([part, np.repeat(part[-1:], count - kept, axis=0)]) if kept < count else part
-        result = work(jnp.asarray(padded, jnp.zeros(()).dtype), sample_keys(seed, begin, count))
+        result = work(jnp.asarray(padded, jnp.zeros(()).dtype), sample_keys(seed, first + begin, count))
         return jax.tree.map(lambda a: np.asarray(a)[:kept], result)
 
     parts = []
