@@ -86,7 +86,7 @@ def _table(family: str, width: float) -> Table:
 @functools.cache
 def table(family: str, share: float) -> Table:
     """The table whose effective sample size is as stated."""
-    low, high = (1e-3, 0.4999) if family == "pareto" else (1e-3, 12.0)
+    low, high = (1e-3, 0.9) if family == "pareto" else (1e-3, 12.0)
     if family == "pareto" and share > 0.45:
         # A pure Pareto tail has at most a half: the larger share has a body.
         flat = _table(family, 0.2)
