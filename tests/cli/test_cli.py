@@ -95,7 +95,7 @@ def test_public_functions_are_not_shadowed_by_modules():
         (["train"], "PRESET is missing"),
         (["train", "dw4", "-o"], "-o/--out needs a value"),
         (["train", "dw4", "--seed", "x"], "--seed must be a whole number, got 'x'"),
-        (["train", "dw4", "--seed", "-1"], "--seed must be at least 0, got -1"),
+        (["train", "dw4", "--seed", "-1"], "--seed must be a whole number from 0 to 18446744073709551615, got -1"),
         (["train", "dw4", "--set"], "--set needs what to set"),
         (["train", "dw4", "--set", "flow.hiden=3"], "did you mean 'flow.hidden'?"),
         (["train", "dw4", "--set", "flow.hidden=wide"], "flow.hidden must be a whole number, got the text 'wide'"),
@@ -230,7 +230,7 @@ class Recorded(Exception):
     ],
 )
 def test_set_forms(words, monkeypatch, tmp_path):
-    def train(config, folder, bar, *, resume, target=None):
+    def train(config, folder, bar, *, resume, target=None, given=False):
         raise Recorded(config, folder, resume)
 
     monkeypatch.chdir(tmp_path)
@@ -256,7 +256,7 @@ def test_devices_are_set_up_before_a_molecule_uses_them(monkeypatch):
 
 
 def test_training_again_continues_the_same_run_only(monkeypatch, tmp_path):
-    def train(config, folder, bar, *, resume, target=None):
+    def train(config, folder, bar, *, resume, target=None, given=False):
         raise Recorded(resume)
 
     monkeypatch.setattr("boltzflow.cli.train.train", train)

@@ -143,7 +143,7 @@ COMMANDS: list[tuple[str, list[str], str]] = [
     ("n with a point", ["sample", "dw4", "-n", "10.5"], "must be a whole number"),
     ("n of letters", ["export", "samples.h5", "s.xyz", "-n", "all"], "must be a whole number"),
     ("empty number", ["sample", "dw4", "-n", ""], "must be a whole number"),
-    ("negative seed", ["demo", "--seed", "-1"], "--seed must be at least 0"),
+    ("negative seed", ["demo", "--seed", "-1"], "--seed must be a whole number from 0"),
     ("interval of nothing", ["reference", "nma.pdb", "--method", "molecular-dynamics", "--interval", "0"], "--interval must be a positive"),
     ("interval that is no number", ["reference", "nma.pdb", "--method", "molecular-dynamics", "--interval", "nan"], "--interval must be a"),
     ("unknown precision", ["evaluate", "dw4", "--precision", "half"], "must be one of single, double"),

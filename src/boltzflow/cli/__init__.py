@@ -26,7 +26,7 @@ VERBS = {
     "train": "Train a flow from a preset.",
     "resume": "Continue a run that was interrupted.",
     "sample": "Draw samples with their exact probability from a run or a model.",
-    "average": "Average the copies of an augmented flow out of its samples' weights.",
+    "average": "Average the copies of an augmented flow out of the weights of its samples.",
     "evaluate": "Measure a run or a model: NLL, ESS, log Z, path length, times.",
     "report": "Write the HTML report of a run.",
     "export": "Write samples or reference data as a trajectory that other programs read.",
