@@ -234,7 +234,8 @@ class TestTraining:
 
     def test_double_precision(self, train_words, tmp_path):
         folder = tmp_path / "double"
-        done = boltzflow(*train_words, "training.steps=3", "training.evaluate_every=0", "precision=double", "-o", folder)
+        words = ("training.steps=3", "training.evaluate_every=0", "training.evaluate_n=500", "precision=double")
+        done = boltzflow(*train_words, *words, "-o", folder)
         assert done.returncode == 0, done.stderr
         assert np.isfinite(metrics(folder)[-1]["loss"])
 
