@@ -1,5 +1,7 @@
 """Programs kept on disk: the same bits without tracing, and another program for anything that would change it."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -126,3 +128,27 @@ def test_arrays_on_another_device_stay_there(cache: Path) -> None:
     found = fresh()(jax.device_put(Affine(WEIGHT), second), jax.device_put(X, second))
     assert found["y"].devices() == {second}
     assert not cache.exists()
+
+
+SCRIPT = """
+import sys
+import jax, jax.numpy as jnp
+jax.config.update("jax_compilation_cache_dir", sys.argv[1])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+from boltzflow.sampling import programs
+print(float(programs.stored(lambda x: jnp.sum(jax.lax.fori_loop(0, 9, lambda i, y: jnp.sin(y @ y.T + i), x)))(jnp.eye(7))))
+"""
+
+
+def test_a_program_that_jax_has_in_its_own_cache_is_kept_whole(tmp_path: Path) -> None:
+    """Serialised again, what JAX has loaded from its cache lacks functions, which shows when another process runs it."""
+    found = []
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr
+        found.append(done.stdout)
+        if len(found) == 1:
+            # As if the first process had been killed before it could keep its program.
+            for path in (tmp_path / "programs").iterdir():
+                path.unlink()
+    assert len(set(found)) == 1

@@ -12,6 +12,7 @@ import importlib.metadata
 import os
 import pickle
 import platform
+import secrets
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -61,7 +62,8 @@ def stored(function: Callable[..., Any]) -> Callable[..., Any]:
         # Threads that need the same program wait for the one that makes it.
         with lock:
             if key not in programs:
-                programs[key] = _program(function, folder / f"{key}.program", leaves, structure, static)
+                path = folder / f"{key}.program"
+                programs[key] = _kept(path, leaves) or _made(function, path, leaves, structure, static)
         return programs[key](leaves)
 
     return call
@@ -76,15 +78,24 @@ def _at_hand(leaf: Any) -> bool:
     return not isinstance(leaf, Tracer) and (not isinstance(leaf, jax.Array) or leaf.devices() == {jax.devices()[0]})
 
 
-def _program(function: Callable[..., Any], path: Path, leaves: list[Any], structure: Any, static: PyTree) -> Callable[[list[Any]], Any]:
-    """The program in the file, or a new one, which is then kept there."""
-    # A file that is damaged, or of a loader that has changed, is made anew.
+def _kept(path: Path, leaves: list[Any]) -> Callable[[list[Any]], Any] | None:
+    """The program in the file; None where there is none, it is damaged, or it does not run: some faults show only then."""
     with contextlib.suppress(Exception):
-        return serialize_executable.deserialize_and_load(*pickle.loads(path.read_bytes()), execution_devices=jax.devices()[:1])
+        program = serialize_executable.deserialize_and_load(*pickle.loads(path.read_bytes()), execution_devices=jax.devices()[:1])
+        jax.block_until_ready(program(leaves))
+        return program
+    return None
+
+
+def _made(function: Callable[..., Any], path: Path, leaves: list[Any], structure: Any, static: PyTree) -> Callable[[list[Any]], Any]:
+    """A new program, which is then kept in the file."""
 
     def flat(leaves: list[Any]) -> Any:
         return function(*eqx.combine(jax.tree.unflatten(structure, leaves), static))
 
+    # A program that JAX found in its own cache lacks parts once it is serialised again (jaxlib 0.10): a name that was never there before
+    # makes sure that it is compiled.
+    flat.__name__ = f"program_{secrets.token_hex(8)}"
     program = jax.jit(flat).lower(leaves).compile()
     # A program that cannot be kept serves all the same.
     with contextlib.suppress(Exception):
