@@ -32,6 +32,18 @@ class RunError(BoltzflowError):
     """A run folder cannot be written, or holds another run."""
 
 
+class RunInterrupted(RunError):
+    """A run was interrupted by a signal; its state is saved.
+
+    Attributes:
+        signal: number of the signal.
+    """
+
+    def __init__(self, sentence: str, signal: int) -> None:
+        super().__init__(sentence)
+        self.signal = int(signal)
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Ends an "unknown name" sentence with the nearest known names, or with all of them if none is near."""
     options = sorted(known)

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,18 @@ def commit(temporary: Path, path: Path) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def reason(error: BaseException) -> str:
+    """Why something could not be written or read, without the internals of HDF5, which hides the system's error in its own."""
+    given = getattr(error, "strerror", None)
+    number = getattr(error, "errno", None)
+    text = str(error)
+    if found := re.search(r"errno = (\d+)", text):
+        number, given = int(found[1]), os.strerror(int(found[1]))
+    if number == errno.ENOSPC or "No space left on device" in text:
+        return "there is no space left on the disk"
+    return (given or next(iter(text.splitlines()), type(error).__name__)).splitlines()[0]
 
 
 def replace_json(path: Path, content: Any) -> None:
@@ -96,5 +109,4 @@ def require_writable(path: Path) -> None:
         with tempfile.TemporaryFile(dir=above):
             pass
     except OSError as error:
-        reason = "there is no space left on the disk" if error.errno == errno.ENOSPC else error.strerror or error
-        raise RunError(f"cannot write {path} ({above}: {reason}); choose another place.") from error
+        raise RunError(f"cannot write {path} ({above}: {reason(error)}); choose another place.") from error

@@ -60,6 +60,9 @@ def evaluate(function: Function, positions: Float[np.ndarray, "B N D"], gradient
             outcome.gradients[place] = slope
         elif slope is not None:
             outcome.failures.setdefault(place, "its gradient is not finite")
+            if gradient:
+                # With a gradient of zero it would pull as if there were no forces.
+                outcome.energies[place] = np.inf
     return outcome
 
 

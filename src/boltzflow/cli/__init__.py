@@ -14,7 +14,8 @@ import warnings
 from collections.abc import Iterator, Sequence
 
 from boltzflow import __version__, command
-from boltzflow.errors import BoltzflowError, ConfigError, nearest
+from boltzflow.cli import interrupts
+from boltzflow.errors import BoltzflowError, ConfigError, RunInterrupted, nearest
 
 # Each module holds `run`, whose signature and docstring are the verb's arguments and help.
 VERBS = {
@@ -32,7 +33,8 @@ VERBS = {
 }
 
 USAGE_ERROR = 2
-INTERRUPTED = 130
+INTERRUPTED = interrupts.EXIT_CODE
+SIGNALLED = 128
 BROKEN_PIPE = 141
 
 _STORAGE = {
@@ -52,7 +54,8 @@ _STORAGE = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code.
 
-    0: done. 2: something that the user can mend, told in one sentence on stderr. 130: interrupted. 141: the reader of stdout has gone.
+    0: done. 2: something that the user can mend, told in one sentence on stderr. 130: interrupted (143: by SIGTERM, where a run has saved its
+    state). 141: the reader of stdout has gone.
     An error that is a bug keeps its traceback.
 
     Args:
@@ -63,9 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
             stream.reconfigure(errors="replace")
     try:
-        with _warnings_as_sentences():
+        with _warnings_as_sentences(), interrupts.second_ends_at_once():
             _dispatch(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
+    except RunInterrupted as error:
+        print(f"boltzflow: {error}", file=sys.stderr)
+        return SIGNALLED + error.signal
     except BoltzflowError as error:
         return _tell(str(error))
     except KeyboardInterrupt:

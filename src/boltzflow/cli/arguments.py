@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Optional
 
 import tyro
 
-from boltzflow import files
+from boltzflow import files, seeds
 from boltzflow.errors import ConfigError, RunError
 
 # Not `int | None`: tyro would import a type checker to look at it, which takes longer than all the rest of the help.
@@ -51,6 +51,16 @@ def count(n: int | None, name: str = "n") -> None:
     at_least(1, **{name: n})
     if n is not None and n > MOST_SAMPLES:
         raise ConfigError(f"{_option(name)} must be at most {MOST_SAMPLES}, got {n}.")
+
+
+def seed(number: int | None) -> None:
+    """Checks a seed, if it was given.
+
+    Raises:
+        ConfigError: if it is negative or has more than 64 bits.
+    """
+    if number is not None:
+        seeds.checked(number, "--seed")
 
 
 def room(n: int, numbers: int, out: Path | None = None) -> None:

@@ -32,7 +32,7 @@ def run(
         open: Open the report in the browser.
     """
     arguments.count(n)
-    arguments.at_least(0, seed=seed)
+    arguments.seed(seed)
     folder = arguments.new_folder(out)
     arguments.room(n, 8, folder)
     from boltzflow import config_io, progress

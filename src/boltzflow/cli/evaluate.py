@@ -34,7 +34,7 @@ def run(
         precision: Floating-point precision; that of the run unless given.
     """
     arguments.count(n)
-    arguments.at_least(0, seed=seed)
+    arguments.seed(seed)
     arguments.given(model, "RUN|MODEL")
     if data is not None:
         arguments.given(data, "the name after --data")

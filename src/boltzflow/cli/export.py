@@ -33,7 +33,7 @@ def run(
         overwrite: Replace the file if it is there.
     """
     arguments.count(n)
-    arguments.at_least(0, seed=seed)
+    arguments.seed(seed)
     arguments.given(samples, "SAMPLES")
     arguments.given(trajectory, "TRAJECTORY")
     if seed and not resample:

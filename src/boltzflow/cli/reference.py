@@ -46,7 +46,7 @@ def run(
     """
     arguments.count(n)
     arguments.at_least(1, chains=chains)
-    arguments.at_least(0, seed=seed)
+    arguments.seed(seed)
     if interval is not None and method != "molecular-dynamics":
         raise ConfigError("--interval is for --method molecular-dynamics; the tempering sampler measures how far apart frames must be.")
     if interval is not None and not 0 < interval < math.inf:
@@ -67,6 +67,6 @@ def run(
         else:
             given: dict[str, Any] = {key: value for key, value in (("chains", chains), ("interval", interval)) if value is not None}
             result = reference.molecular_dynamics(system, n, seed=seed, progress=fraction, **given)
-    result.dataset.save(path)
+    result.dataset.save_or_rescue(path)
     output.say(result.sentence())
     print(path)

@@ -36,7 +36,7 @@ def run(
     """
     arguments.count(n)
     arguments.count(chunk, "chunk")
-    arguments.at_least(0, seed=seed)
+    arguments.seed(seed)
     arguments.given(model, "RUN|MODEL")
     path = arguments.new_file(out, endings=(".h5", ".hdf5"), replace=resume, option="add --resume to continue it, ")
     from boltzflow import progress, runtime

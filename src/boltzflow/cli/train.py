@@ -38,7 +38,7 @@ def run(
         force_field: Files of OpenMM's force field, such as `amber14-all.xml implicit/gbn2.xml`.
         temperature: Temperature of the molecule.
     """
-    arguments.at_least(0, seed=seed)
+    arguments.seed(seed)
     arguments.given(preset, "PRESET")
     folder = arguments.new_folder(f"runs/{Path(preset).stem}" if out is None else out)
     from boltzflow import config_io, progress, runtime
@@ -53,17 +53,28 @@ def run(
     if molecule is not None:
         config = dataclasses.replace(config, target=molecule.name)
     with progress.shown() as bar:
-        train(config, folder, bar, resume=holds(folder, config), target=molecule)
+        train(config, folder, bar, resume=holds(folder, config), target=molecule, given=True)
     output.say(f"The run is in {folder}. Next: {output.next_steps(folder)}.")
 
 
-def train(config: "RunConfig", folder: Path, bar: "Progress", *, resume: bool, target: "Target | None" = None) -> None:
-    """Sets the process up for a configuration and trains."""
+def train(config: "RunConfig", folder: Path, bar: "Progress", *, resume: bool, target: "Target | None" = None, given: bool = False) -> None:
+    """Sets the process up for a configuration and trains.
+
+    Args:
+        config: what is trained on what, and how.
+        folder: of the run.
+        bar: told loss and step.
+        resume: continue the run that the folder holds.
+        target: the target, if it is not a registered one.
+        given: the file of frames was named anew, so that a run that goes on must have been begun with the same.
+    """
     from boltzflow import runtime
 
     runtime.configure(config.precision, config.training.devices)
     from boltzflow.training import loop
 
+    if resume and given:
+        loop.require_named_frames(config, folder, target)
     loop.train(config, folder, resume=resume, progress=bar, target=target)
 
 

@@ -1,10 +1,13 @@
 """Data sets: configurations of a target with their provenance, checked when they are loaded."""
 
 from boltzflow.datasets.dataset import Dataset as Dataset
+from boltzflow.datasets.loading import checked as checked
+from boltzflow.datasets.loading import frames_in as frames_in
 from boltzflow.datasets.loading import holds as holds
 from boltzflow.datasets.loading import load as load
 from boltzflow.datasets.loading import of as of
 from boltzflow.datasets.loading import read as read
 from boltzflow.datasets.loading import right_handed as right_handed
 from boltzflow.datasets.virial import VirialCheck as VirialCheck
+from boltzflow.datasets.virial import has_gradient as has_gradient
 from boltzflow.datasets.virial import virial_check as virial_check

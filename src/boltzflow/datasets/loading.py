@@ -11,10 +11,13 @@ import numpy as np
 from boltzflow import files
 from boltzflow.datasets.dataset import FORMAT, FORMAT_VERSION, Dataset
 from boltzflow.datasets.frames import array_of, with_right_hand
-from boltzflow.datasets.virial import virial_check
+from boltzflow.datasets.virial import VirialCheck, check_with_energies, memory_of, virial_check
 from boltzflow.errors import DataError
 from boltzflow.targets import molecule_folder
 from boltzflow.targets.base import Target
+
+MEMORY = "virial_memory"
+"""Name in the provenance under which the outcome of the virial check is kept, with a hash of the frames and of their target."""
 
 
 def load(path: str | os.PathLike[str], target: Target, *, allow_virial_mismatch: bool = False) -> Dataset:
@@ -39,14 +42,35 @@ def load(path: str | os.PathLike[str], target: Target, *, allow_virial_mismatch:
     if not path.is_file():
         raise DataError(f"there is no data file {path}; make one with `boltzflow reference`, or correct the path.")
     provenance: dict[str, str | float | int] = {"source": path.name}
+    known = None
     if path.suffix in (".npy", ".npz"):
         positions = _read_numpy(path)
     else:
         stored = read(path)
         if stored.fingerprint != target.fingerprint:
             raise DataError(f"{path} holds frames of {stored.fingerprint}, but the target is {target.fingerprint}; use one or the other.")
-        positions, provenance = stored.positions, dict(stored.provenance)
-    return _checked(positions, target, str(path), provenance, allow_virial_mismatch)
+        positions, provenance, known = stored.positions, dict(stored.provenance), stored
+    return _checked(positions, target, str(path), provenance, allow_virial_mismatch, known)
+
+
+def frames_in(path: str | os.PathLike[str], target: Target) -> np.ndarray:
+    """The frames (n, N, D) float32 that `load` would give, without the virial check.
+
+    Raises:
+        DataError: as `load`.
+    """
+    path = files.named(path)
+    positions = _read_numpy(path) if path.suffix in (".npy", ".npz") else read(path).positions
+    return _centred(positions, target, str(path))[0]
+
+
+def _centred(positions: np.ndarray, target: Target, source: str) -> tuple[np.ndarray, int]:
+    """Frames in the form that data sets keep, and how many of them had to be reflected."""
+    positions = _as_frames(positions, target, source)
+    _refuse_non_finite(positions, source)
+    positions = np.asarray(positions, np.float64)
+    positions = (positions - positions.mean(axis=1, keepdims=True)).astype(np.float32)
+    return with_right_hand(positions, target, source)
 
 
 def of(frames: Any, target: Target, *, allow_virial_mismatch: bool = False) -> Dataset:
@@ -63,7 +87,7 @@ def of(frames: Any, target: Target, *, allow_virial_mismatch: bool = False) -> D
     """
     frames = getattr(frames, "dataset", frames)
     if isinstance(frames, Dataset):
-        return right_handed(frames, target)
+        return checked(frames, target, allow_virial_mismatch=allow_virial_mismatch)
     if isinstance(frames, str | os.PathLike):
         return load(frames, target, allow_virial_mismatch=allow_virial_mismatch)
     positions, source = array_of(frames, target)
@@ -87,31 +111,75 @@ def right_handed(dataset: Dataset, target: Target) -> Dataset:
     if not reflected and (dataset.molecule or not texts["molecule"]):
         return dataset
     provenance = {**dataset.provenance, **({"reflected": reflected} if reflected else {})}
-    return dataclasses.replace(dataset, positions=positions, provenance=provenance, **texts)
+    energies = None if reflected else dataset.energies
+    return dataclasses.replace(dataset, positions=positions, provenance=provenance, energies=energies, **texts)
 
 
-def _checked(
-    positions: np.ndarray, target: Target, source: str, provenance: dict[str, str | float | int], allow_virial_mismatch: bool
-) -> Dataset:
-    """The data set of frames that belong to a target, centred; what `load` promises."""
-    positions = _as_frames(positions, target, source)
-    _refuse_non_finite(positions, source)
-    positions = np.asarray(positions, np.float64)
-    positions = (positions - positions.mean(axis=1, keepdims=True)).astype(np.float32)
-    positions, reflected = with_right_hand(positions, target, source)
-    if reflected:
-        provenance["reflected"] = reflected
-    if not target.has_energy:
-        return Dataset(positions, target.fingerprint, target.units, provenance, **molecule_folder.texts(target))
-    check = virial_check(positions, target)
+def checked(dataset: Dataset, target: Target, *, allow_virial_mismatch: bool = False) -> Dataset:
+    """The data set as `right_handed` gives it, with the outcome of the virial check in its provenance and the energies of its frames.
+
+    Where the frames carry the outcome already it is not computed again.
+
+    Raises:
+        DataError: as `load`.
+    """
+    dataset = right_handed(dataset, target)
+    if not target.has_energy or _remembered(dataset, target, allow_virial_mismatch):
+        return dataset
+    positions = np.asarray(_as_frames(np.asarray(dataset.positions), target, "the data set"), np.float64)
+    centred = (positions - positions.mean(axis=1, keepdims=True)).astype(np.float32)
+    outcome, energies = _virial(centred, target, "the data set", allow_virial_mismatch)
+    noted = {
+        "virial_check": outcome.sentence(),
+        MEMORY: memory_of(np.asarray(dataset.positions), target.fingerprint, outcome),
+    }
+    return dataclasses.replace(dataset, provenance={**dataset.provenance, **noted}, energies=energies)
+
+
+def _remembered(dataset: Dataset, target: Target, allow_virial_mismatch: bool) -> bool:
+    """Whether the outcome of the check of these very frames for this very target is known, and good enough."""
+    how, _, frames = str(dataset.provenance.get(MEMORY, "")).partition(" ")
+    if not (how == "passed" or (how == "failed" and allow_virial_mismatch)):
+        return False
+    return dataset.fingerprint == target.fingerprint and frames == memory_of(np.asarray(dataset.positions), target.fingerprint)
+
+
+def _virial(positions: np.ndarray, target: Target, source: str, allow_virial_mismatch: bool) -> tuple[VirialCheck, np.ndarray]:
+    check, energies = check_with_energies(positions, target)
     if not check.ok and not allow_virial_mismatch:
         raise DataError(
             f"{source} does not belong to target {target.name!r} ({target.fingerprint}): {check.sentence()[:-1]}"
             f"{_in_angstrom(positions, target)}; use the right target (another epsilon, temperature or unit?), or allow the mismatch "
             "explicitly."
         )
-    provenance["virial_check"] = check.sentence()
-    return Dataset(positions, target.fingerprint, target.units, provenance, **molecule_folder.texts(target))
+    return check, energies
+
+
+def _checked(
+    positions: np.ndarray,
+    target: Target,
+    source: str,
+    provenance: dict[str, str | float | int],
+    allow_virial_mismatch: bool,
+    known: Dataset | None = None,
+) -> Dataset:
+    """The data set of frames that belong to a target, centred; what `load` promises.
+
+    `known` is the data set as it was stored, which may carry the outcome of the check.
+    """
+    positions, reflected = _centred(positions, target, source)
+    if reflected:
+        provenance["reflected"] = reflected
+    if not target.has_energy:
+        return Dataset(positions, target.fingerprint, target.units, provenance, **molecule_folder.texts(target))
+    if known is not None and not reflected and _remembered(known, target, allow_virial_mismatch):
+        energies, how = known.energies, str(provenance[MEMORY]).partition(" ")[0]
+        provenance[MEMORY] = f"{how} {memory_of(positions, target.fingerprint)}"
+    else:
+        check, energies = _virial(positions, target, source, allow_virial_mismatch)
+        provenance["virial_check"] = check.sentence()
+        provenance[MEMORY] = memory_of(positions, target.fingerprint, check)
+    return Dataset(positions, target.fingerprint, target.units, provenance, **molecule_folder.texts(target), energies=energies)
 
 
 def holds(path: str | os.PathLike[str]) -> bool:
@@ -178,6 +246,7 @@ def read(path: str | os.PathLike[str]) -> Dataset:
                 fingerprint=str(file.attrs["fingerprint"]),
                 units=str(file.attrs["units"]),
                 provenance=provenance,
+                energies=np.asarray(file["energies"], np.float64) if "energies" in file else None,
                 **texts,
             )
     except (OSError, KeyError, ValueError, RuntimeError) as error:

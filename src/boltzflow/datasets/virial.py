@@ -1,7 +1,9 @@
 """The virial test: do these frames belong to this energy?"""
 
 import dataclasses
+import hashlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -24,7 +26,8 @@ class VirialCheck:
         expected: (N-1)·D, exact for samples of the target.
         tolerance: largest deviation that passes.
         n: number of frames.
-        ok: whether the test was passed.
+        ok: whether the test was passed, or left out.
+        left_out: there was nothing to test with, because the energy has no gradient; the value then is NaN.
     """
 
     value: float
@@ -33,9 +36,12 @@ class VirialCheck:
     tolerance: float
     n: int
     ok: bool
+    left_out: bool = False
 
     def sentence(self) -> str:
         """The outcome in one sentence."""
+        if self.left_out:
+            return f"virial check left out: the energy has no gradient; it is finite for all {self.n} frames."
         numbers = f"mean of x·grad u is {self.value:.4g} ± {self.standard_error:.2g} over {self.n} frames where {self.expected:g} is exact"
         if self.ok:
             return f"virial check passed: {numbers} (tolerance {self.tolerance:.2g})."
@@ -68,28 +74,69 @@ def virial_check(positions: Float[np.ndarray, "n N D"], target: Target) -> Viria
     Raises:
         DataError: if the energy or gradient of a frame is not finite; says of how many.
     """
+    return check_with_energies(positions, target)[0]
+
+
+def check_with_energies(positions: Float[np.ndarray, "n N D"], target: Target) -> tuple[VirialCheck, Float[np.ndarray, " n"]]:
+    """The virial check, and the reduced energies of the frames, float64, which come with it.
+
+    Raises:
+        DataError: as `virial_check`.
+    """
     positions = np.asarray(positions)
-    virials = np.empty(len(positions))
-    broken = 0
+    energies, virials = np.empty(len(positions)), np.empty(len(positions))
+    gradients = has_gradient(target)
     for first in range(0, len(positions), _BATCH):
         batch = positions[first : first + _BATCH]
         # The last batch is filled up, so that only one batch shape is compiled.
         missing = min(_BATCH, len(positions)) - len(batch)
-        filled = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch
-        energy, gradient = (np.asarray(part, np.float64)[: len(batch)] for part in target.energies_and_gradients(jnp.asarray(filled)))
-        virial = np.sum(batch * gradient, axis=(1, 2))
-        broken += int(np.sum(~(np.isfinite(energy) & np.isfinite(virial))))
-        virials[first : first + _BATCH] = virial
+        filled = jnp.asarray(np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch)
+        here = slice(first, first + len(batch))
+        if gradients:
+            energy, gradient = (np.asarray(part, np.float64)[: len(batch)] for part in target.energies_and_gradients(filled))
+            energies[here], virials[here] = energy, np.sum(batch * gradient, axis=(1, 2))
+        else:
+            energies[here], virials[here] = np.asarray(target.energies(filled), np.float64)[: len(batch)], 0.0
+    broken = int(np.sum(~(np.isfinite(energies) & np.isfinite(virials))))
     if broken:
         raise DataError(
             f"{broken} of {len(positions)} frames have an energy or gradient that is not finite for target {target.name!r}, as with "
             "particles that clash; remove them, or check units and the order of the particles."
         )
-    expected = float(target.degrees_of_freedom)
+    expected, n = float(target.degrees_of_freedom), len(positions)
+    if not gradients:
+        return VirialCheck(float("nan"), float("nan"), expected, float("inf"), n, ok=True, left_out=True), energies
     error = _block_standard_error(virials)
     value = float(np.mean(virials))
     tolerance = max(4 * error, _RELATIVE_TOLERANCE * expected)
-    return VirialCheck(value, error, expected, tolerance, len(positions), abs(value - expected) <= tolerance)
+    return VirialCheck(value, error, expected, tolerance, n, abs(value - expected) <= tolerance), energies
+
+
+def has_gradient(target: Target) -> bool:
+    """Whether the energy of a target can be differentiated: energies outside JAX may come without gradients."""
+    if not target.has_energy:
+        return False
+    evaluator = getattr(target.energy_function, "evaluator", None)
+    if evaluator is not None and evaluator.has_gradient is None:
+        # It is known once an energy has been computed.
+        target.energies(target.starting_positions(key=jax.random.key(0))[None])
+    if evaluator is not None:
+        return evaluator.has_gradient is not False
+    try:
+        jax.eval_shape(jax.grad(target.energy), jax.ShapeDtypeStruct((target.n_particles, target.dimension), jnp.zeros(()).dtype))
+    except Exception:  # a callback without a derivative: JAX and libraries say so in many ways
+        return False
+    return True
+
+
+def memory_of(positions: Float[np.ndarray, "n N D"], fingerprint: str, check: VirialCheck | None = None) -> str:
+    """What is remembered of a check with the frames: how it ended, and a hash of the frames and of their target.
+
+    Without a check only the hash, which ends what is remembered.
+    """
+    positions = np.ascontiguousarray(positions, np.float32)
+    text = hashlib.sha256(f"{fingerprint} {positions.shape}".encode() + positions.tobytes()).hexdigest()
+    return text if check is None else f"{'passed' if check.ok else 'failed'} {text}"
 
 
 def _block_standard_error(values: Float[np.ndarray, " n"]) -> float:

@@ -85,7 +85,7 @@ class FlowMatching(config.FlowMatching, AbstractObjective):
         return jnp.sum(weight * error**2, axis=(1, 2))
 
 
-def centred_normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype = np.dtype(np.float32)) -> Float[np.ndarray, "B N D"]:
+def centred_normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any = np.float32) -> Float[np.ndarray, "B N D"]:
     """Standard normal configurations on the zero-CoM subspace, drawn in float32 or float64."""
     values = rng.standard_normal(shape, dtype=np.float64 if dtype == np.float64 else np.float32)
     return values - values.mean(axis=1, keepdims=True)

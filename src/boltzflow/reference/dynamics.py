@@ -26,6 +26,7 @@ from boltzflow.reference.result import (
     radius_of_gyration,
 )
 from boltzflow.runtime import available_cores
+from boltzflow.seeds import checked
 from boltzflow.targets import molecule_folder
 from boltzflow.targets.base import BOLTZMANN, Target
 
@@ -88,6 +89,7 @@ def molecular_dynamics(
     report = progress or (lambda fraction, message: None)
     draws = max(-(-n // chains), _LEAST_DRAWS)
     steps = round(interval / time_step)
+    seed = checked(seed)
     generator, seeds = np.random.default_rng(seed), _Seeds(seed)
     with _Chains(settings, np.asarray(target.structure), chains, seeds) as running:
         report(0.0, "equilibration")
@@ -106,8 +108,10 @@ def molecular_dynamics(
     observables = {"energy": energy, "radius_of_gyration": radius_of_gyration(positions), **_torsions(positions, target)}
     ordered = positions.swapaxes(0, 1).reshape(-1, target.n_particles, 3)[chain_by_chain(draws, chains, n)]
     ordered = apply_symmetries(ordered, target, generator=generator)
+    found = judged(observables, ordered, target)
+    frame_energies = found.pop("frame_energies")
     diagnostics = {
-        **judged(observables, ordered, target),
+        **found,
         "chains": chains,
         "interval": steps * time_step,
         "time_step": time_step,
@@ -119,7 +123,8 @@ def molecular_dynamics(
     sampler = "Langevin dynamics (openmm)"
     origin = provenance(sampler, ("boltzflow", "openmm", "numpy"), f"{platform} platform", diagnostics, seed=seed, n=n)
     report(1.0, "done")
-    return ReferenceResult(Dataset(ordered, target.fingerprint, target.units, origin, **molecule_folder.texts(target)), diagnostics)
+    texts = molecule_folder.texts(target)
+    return ReferenceResult(Dataset(ordered, target.fingerprint, target.units, origin, **texts, energies=frame_energies), diagnostics)
 
 
 def _check_settings(interval: float, time_step: float, friction: float, equilibration: float) -> None:

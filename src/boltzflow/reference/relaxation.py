@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError, TargetError
+from boltzflow.seeds import checked
 from boltzflow.targets import molecule_folder
 from boltzflow.targets._openmm import in_unit
 from boltzflow.targets.base import BOLTZMANN, Target
@@ -55,6 +56,7 @@ def relax(
     if x.ndim != 3 or x.shape[1:] != (target.n_particles, 3) or steps < 1:
         raise DataError(f"relaxation needs frames of shape (n, {target.n_particles}, 3) and at least 1 step, got {x.shape} and {steps}.")
     began = time.perf_counter()
+    seed = checked(seed)
     rng = np.random.default_rng(seed)
     masses = np.array([in_unit(atom.element.mass, "dalton") for atom in target.topology.atoms()])[:, None]
     # nm, ps, g/mol and kJ/mol fit together.

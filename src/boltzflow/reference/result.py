@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from boltzflow.datasets import Dataset, virial_check
+from boltzflow.datasets import Dataset
+from boltzflow.datasets.virial import check_with_energies, memory_of
 from boltzflow.errors import DataError, TargetError
 from boltzflow.reference.diagnostics import bulk_ess, split_r_hat
 from boltzflow.targets.base import Target
@@ -92,16 +93,23 @@ def judged(observables: Mapping[str, Float[np.ndarray, "C K"]], positions: Float
         target: what they were drawn from.
 
     Returns:
-        `r_hat`, `ess`, `virial`, `mean_energy`, `mean_energy_error` and `converged` of `ReferenceResult`.
+        `r_hat`, `ess`, `virial`, `mean_energy`, `mean_energy_error` and `converged` of `ReferenceResult`, and `frame_energies`, which the
+        data set keeps.
     """
-    check = virial_check(positions, target)
+    check, energies = check_with_energies(positions, target)
     r_hat = {name: split_r_hat(values) for name, values in observables.items()}
     ess = {name: bulk_ess(values) for name, values in observables.items()}
     energy = observables["energy"]
     return {
         "r_hat": r_hat,
         "ess": ess,
-        "virial": {**dataclasses.asdict(check), "sentence": check.sentence()},
+        # As data sets keep it (`datasets.loading.MEMORY`), so that it is not checked again.
+        "virial": {
+            **dataclasses.asdict(check),
+            "sentence": check.sentence(),
+            "memory": memory_of(positions, target.fingerprint, check),
+        },
+        "frame_energies": energies,
         "mean_energy": float(energy.mean()),
         "mean_energy_error": float(energy.std() / math.sqrt(ess["energy"])),
         "converged": all(value <= R_HAT_LIMIT for value in r_hat.values()) and check.ok,

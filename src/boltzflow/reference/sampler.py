@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, PRNGKeyArray
 
+from boltzflow import seeds
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError, TargetError
 from boltzflow.reference.diagnostics import autocorrelation_time
@@ -100,6 +101,7 @@ def sample(
     """
     began = time.perf_counter()
     check_numbers(n, chains)
+    seed = seeds.checked(seed)
     if not target.has_energy:
         return given_frames(target, n, seed)
     if chains is None:
@@ -112,7 +114,7 @@ def sample(
     draws = max(-(-n // chains), _DRAWS_PER_CHAIN // 2)
     chunks = -(-draws // _CHUNK)
     chunk = -(-draws // chunks)
-    key_run, key_symmetry = jax.random.split(jax.random.key(seed))
+    key_run, key_symmetry = jax.random.split(seeds.key(seed))
     report(0.0, "compiling")
     with _Islands(target, rungs, chains, chunk, key=key_run) as islands:
         report(0.0, "warm-up")
@@ -131,8 +133,10 @@ def sample(
     observables = _observables(drawn)
     positions = np.asarray(drawn.positions).reshape(-1, target.n_particles, target.dimension)[chain_by_chain(draws, chains, n)]
     positions = apply_symmetries(positions, target, generator=np.random.default_rng(np.asarray(jax.random.key_data(key_symmetry))))
+    found = judged(observables, positions, target)
+    frame_energies = found.pop("frame_energies")
     diagnostics = {
-        **judged(observables, positions, target),
+        **found,
         "acceptance": [float(a) for a in drawn.info.acceptance.mean(axis=0)],
         "step_sizes": [float(s) for s in step_sizes],
         "swap_rates": [float(s) for s in drawn.info.swap.mean(axis=0)],
@@ -144,7 +148,7 @@ def sample(
     }
     sampler, packages = "parallel tempering with Hamiltonian Monte Carlo (blackjax)", ("boltzflow", "jax", "blackjax", "numpy")
     origin = provenance(sampler, packages, jax.devices()[0].device_kind, diagnostics, seed=seed, n=n)
-    dataset = Dataset(positions, target.fingerprint, target.units, origin, **molecule_folder.texts(target))
+    dataset = Dataset(positions, target.fingerprint, target.units, origin, **molecule_folder.texts(target), energies=frame_energies)
     report(1.0, "done")
     return ReferenceResult(dataset, diagnostics)
 

@@ -6,11 +6,10 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from boltzflow import reference
+from boltzflow import reference, seeds
 from boltzflow.analysis import Estimate, metrics, weights
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError
@@ -62,6 +61,7 @@ def evaluate(
     """
     if n < 1:
         raise DataError(f"the number of samples must be positive, got {n}.")
+    seed = seeds.checked(seed)
     progress = Silent() if progress is None else progress
     flow, target = model.flow, model.target
     chunk = min(flow.chunk_size, n)
@@ -77,7 +77,7 @@ def evaluate(
     else:
         # The time that is stored with samples from a file includes compilation.
         _seconds_of_chunk(model, chunk)
-        timed = generate(flow, target, min(n, _TIMED), seed=seed + 1, model=model.name)
+        timed = generate(flow, target, min(n, _TIMED), seed=seeds.after(seed), model=model.name)
     frames = held_out(model, n, progress) if frames is None else frames
     if frames.fingerprint != target.fingerprint:
         raise DataError(f"the frames belong to {frames.fingerprint}, but the model to {target.fingerprint}.")
@@ -100,6 +100,8 @@ def evaluate(
     log_q, single = log_q[solved], draws[solved, 0]
     u = energies(target, positions, solved)[solved]
     nll = metrics.mean(-log_q, seed=seed) if solved.any() else None
+    # A frame whose energy is not finite costs itself.
+    weighed = np.isfinite(u)
     ok = samples.status == 0
     known = target.has_energy
     return {
@@ -107,9 +109,9 @@ def evaluate(
         "model": model.name,
         "n": samples.n,
         "nll": _plain(nll),
-        "nll_minus_entropy": _plain(_divergence_from_target(log_q, u, target, seed)),
+        "nll_minus_entropy": _plain(_divergence_from_target(log_q[weighed], u[weighed], target, seed)),
         "ess_reverse": weights.reverse_ess(samples.log_weight, seed=seed).as_dict() if known else None,
-        "ess_forward": weights.forward_ess(-u - single, seed=seed).as_dict() if known and solved.any() else None,
+        "ess_forward": weights.forward_ess(-(u + single)[weighed], seed=seed).as_dict() if known and weighed.any() else None,
         "log_z": weights.log_z(samples.log_weight, seed=seed).as_dict() if known else None,
         "path_length": _plain(metrics.mean(samples.path_length[ok], seed=seed) if np.isfinite(samples.path_length[ok]).any() else None),
         "nfe": _plain(metrics.mean(samples.nfe[ok].astype(float), seed=seed) if ok.any() else None),
@@ -117,7 +119,7 @@ def evaluate(
         "solver_error": _plain(_solver_error(flow, target, samples, seed) if isinstance(flow, ContinuousFlow) else None),
         "failed": samples.n_failed if known else samples.n_solver_failed,
         **({"other_hand": samples.n_other_hand, "reflected_frames": int(np.sum(mirrored))} if target.chiral_centres else {}),
-        "failed_frames": int(np.sum(~solved)),
+        "failed_frames": int(np.sum(~solved)) + (int(np.sum(~weighed)) if known else 0),
         "seconds_per_1000": 1000.0 * float(timed.meta["seconds"]) / timed.n,
         "seconds_compile": seconds_compile,
         **augmented,

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from boltzflow import seeds
 from boltzflow.errors import DataError
 from boltzflow.flows.augmented import AugmentedCouplingFlow
 from boltzflow.flows.base import AbstractFlow, FlowSolution
@@ -52,7 +53,8 @@ def marginals(flow: AugmentedCouplingFlow, positions: Float[Array, "B N D"], key
 
 def sample_keys(seed: int, start: int, count: int) -> PRNGKeyArray:
     """Keys of the samples start, start + 1, ...; they depend on seed and index alone, so that chunks do not change the samples."""
-    return jax.vmap(lambda index: jax.random.fold_in(jax.random.key(seed), index))(jnp.arange(start, start + count))
+    key = seeds.key(seed)
+    return jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(start, start + count))
 
 
 def in_chunks(work: Callable[[int, int], T], start: int, stop: int, chunk: int) -> Iterator[tuple[int, T]]:
@@ -116,6 +118,7 @@ def generate(
         DataError: if n is not positive, or more than can be numbered.
         RunError: if `out` cannot be written, or holds other samples.
     """
+    seed = seeds.checked(seed)
     chunk = flow.chunk_size if chunk is None else chunk
     if n < 1 or chunk < 1:
         raise DataError(f"the numbers of samples and of samples per chunk must be positive, got {n} and {chunk}.")

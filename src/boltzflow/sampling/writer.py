@@ -259,7 +259,9 @@ def check_identity(path: Path, stored: Mapping[str, Any], new: Mapping[str, Any]
     for key in IDENTITY:
         if key in stored and key in new and _plain(stored[key]) != _plain(new[key]):
             if key in IN_WORDS:
-                raise RunError(f"{path} holds samples that differ from the new ones in {IN_WORDS[key]}; choose another file for the new ones.")
+                raise RunError(
+                    f"{path} holds samples that differ from the new ones in {IN_WORDS[key]}; choose another file for the new ones."
+                )
             raise RunError(f"{path} holds samples with {key} {stored[key]!s}, not {new[key]!s}; choose another file for the new ones.")
     if (apart := difference(stored, new, ())) is not None:
         raise RunError(f"{path} holds samples that differ from the new ones in {apart}; choose another file for the new ones.")

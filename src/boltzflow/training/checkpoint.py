@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from boltzflow import files
 from boltzflow.errors import CheckpointError, RunError
 
 
@@ -54,7 +55,9 @@ class Checkpoints:
             )
             self._manager.wait_until_finished()
         except (OSError, ValueError) as error:
-            raise RunError(f"the checkpoint of step {step} cannot be written ({error}); the one before it is whole.") from error
+            raise RunError(
+                f"the checkpoint of step {step} cannot be written ({files.reason(error)}); the one before it is whole."
+            ) from error
 
     def restore(self, like: PyTree, warn: Any) -> tuple[PyTree, dict[str, Any]] | None:
         """The newest checkpoint that is whole and belongs to this run, or None if there is no checkpoint at all.

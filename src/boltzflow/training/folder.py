@@ -1,18 +1,25 @@
 """The run folder: what it holds, and which configurations may go on in it."""
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from boltzflow import command, config_io, files, targets
+import numpy as np
+from jaxtyping import Float
+
+from boltzflow import command, config_io, datasets, files, targets
 from boltzflow.config import RefinementConfig, RunConfig
 from boltzflow.datasets import Dataset
 from boltzflow.errors import RunError
 from boltzflow.targets import Target
 from boltzflow.training.logging import versions
+
+LOCK = ".lock"
 
 
 def refinement_identity(config: RunConfig) -> str:
@@ -62,6 +69,67 @@ def target_of(config: RunConfig, folder: Path | None) -> Target:
     return targets.get(config.target)
 
 
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps the run folder to this process while the block runs; it is made if need be, and goes again if nothing has come into it.
+
+    The system gives the lock back when the process ends, however it ends.
+
+    Raises:
+        RunError: if another process trains in the folder, or it cannot be written.
+    """
+    import filelock
+
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    lock = filelock.FileLock(folder / LOCK)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise RunError(
+            f"another process is training in {folder}; wait until it has ended, or choose another folder. Nothing was changed."
+        ) from None
+    except OSError as error:
+        raise RunError(f"the run folder {folder} cannot be written: {files.reason(error)}.") from error
+    try:
+        yield
+    finally:
+        # While it is held: whoever opened the file before it went tries again (filelock looks whether it is still there).
+        with contextlib.suppress(OSError):
+            (folder / LOCK).unlink()
+        lock.release()
+        with contextlib.suppress(OSError):
+            for path in made:
+                path.rmdir()
+
+
+def require_same_frames(folder: Path, positions: Float[np.ndarray, "n N D"], source: str) -> None:
+    """Refuses frames that are not those that a run was begun with.
+
+    Args:
+        folder: of the run.
+        positions: the frames that were given.
+        source: what they are called in the sentence.
+
+    Raises:
+        RunError: says which frames the run has.
+    """
+    own = folder / "data.h5"
+    if not own.is_file():
+        return
+    there, given = (np.asarray(frames, np.float32) for frames in (datasets.read(own).positions, positions))
+    if not np.array_equal(there, given):
+        names = [f"{len(frames)} frames, SHA-256 {_hash(frames)}" for frames in (given, there)]
+        raise RunError(
+            f"{source} ({names[0]}) are not those that the run in {folder} was begun with ({names[1]}); give the same frames to "
+            "continue it, or choose another folder."
+        )
+
+
+def _hash(frames: Float[np.ndarray, "n N D"]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(frames).tobytes()).hexdigest()[:12]
+
+
 def open_folder(folder: Path, config: RunConfig, target: Target, resume: bool, dataset: Dataset | None) -> set[str]:
     """Makes the run folder, or checks that it holds this run; returns the names of what was in it.
 
@@ -72,12 +140,14 @@ def open_folder(folder: Path, config: RunConfig, target: Target, resume: bool, d
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        there_before = {path.name for path in folder.iterdir()}
+        there_before = {path.name for path in folder.iterdir()} - {LOCK}
         existing, own = folder / "config.yaml", folder / "data.h5"
         if existing.is_file():
             there = config_io.load_config(existing)
             if not resume:
                 raise RunError(f"{folder} already holds a run; continue it with `boltzflow resume {folder}` or choose another folder.")
+            if dataset is not None:
+                require_same_frames(folder, dataset.positions, "the frames given")
             if identity(there) != identity(config):
                 raise RunError(f"{folder} holds a run of another configuration; choose another folder.")
         elif there_before - ({"config.yaml.part"} if resume else {"config.yaml.part", "data.h5"}):

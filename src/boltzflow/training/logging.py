@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from boltzflow import files
-from boltzflow.errors import ConfigError
+from boltzflow.errors import ConfigError, RunError
 
 
 def versions() -> dict[str, str]:
@@ -29,7 +29,7 @@ class MetricsLog:
 
     def __init__(self, folder: Path, *, keep_until: int, tensorboard: bool) -> None:
         """Opens the log and drops the lines after step `keep_until`, which the resumed run writes again."""
-        path = folder / "metrics.jsonl"
+        self._path = path = folder / "metrics.jsonl"
         if path.is_file():
             lines = [line for line in path.read_text().splitlines() if _step(line) <= keep_until]
             files.replace(path, "".join(line + "\n" for line in lines))
@@ -39,8 +39,14 @@ class MetricsLog:
     def write(self, *, step: int, **values: Any) -> None:
         """Writes one line at once, so that a killed run has it; numbers that are not finite become null, which JSON can say."""
         values = _finite(values)
-        self._file.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise RunError(
+                f"{self._path} cannot be written ({files.reason(error)}); the checkpoints are kept, so that the run can be continued with "
+                f"`boltzflow resume {self._path.parent}` when that is mended."
+            ) from error
         if self._board is not None:
             for name, value in values.items():
                 scalar = value.get("value") if isinstance(value, dict) else value
@@ -49,7 +55,9 @@ class MetricsLog:
 
     def close(self) -> None:
         """Closes the files."""
-        self._file.close()
+        # What could not be written was told when it was tried.
+        with contextlib.suppress(OSError):
+            self._file.close()
         if self._board is not None:
             self._board.close()
 

@@ -1,6 +1,7 @@
 """The training loop: from a configuration to a run folder with a trained model, interruptible at any moment."""
 
 import contextlib
+import dataclasses
 import os
 import signal
 import threading
@@ -12,10 +13,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from boltzflow import config_io, datasets, files
+from boltzflow import config_io, datasets, files, runtime, seeds
 from boltzflow.config import RunConfig
+from boltzflow.config_check import check_for_dimension
 from boltzflow.datasets import Dataset
-from boltzflow.errors import BoltzflowError, ConfigError, RunError
+from boltzflow.errors import BoltzflowError, ConfigError, RunError, RunInterrupted
 from boltzflow.flows.base import AbstractFlow
 from boltzflow.flows.build import build_flow
 from boltzflow.objectives.flow_matching import Batch
@@ -26,7 +28,7 @@ from boltzflow.targets.molecule_folder import FILES
 from boltzflow.training.batches import prefetch
 from boltzflow.training.checkpoint import Checkpoints
 from boltzflow.training.export import MODEL_FILE, save_model, with_parameters_of
-from boltzflow.training.folder import identity, open_folder, record, refinement_identity, target_of
+from boltzflow.training.folder import identity, locked, open_folder, record, refinement_identity, require_same_frames, target_of
 from boltzflow.training.logging import MetricsLog, versions
 from boltzflow.training.parameters import with_parameters
 from boltzflow.training.phases import Phase, phases
@@ -60,25 +62,63 @@ def train(
         The run folder.
 
     Raises:
-        RunError: if the folder cannot be written or holds another run, or the run was interrupted (its state is saved).
+        RunInterrupted: if the run was interrupted; its state is saved.
+        RunError: if the folder cannot be written, holds another run or one of other frames, or another process trains in it.
         CheckpointError: if `resume` and no checkpoint can be used, or the model to start from cannot be.
         DataError: if the data cannot be used.
-        ConfigError: if batch size, microbatch and devices do not fit together, or a density without energy is to be refined.
+        ConfigError: if an option has a wrong type or value or would have no effect, if batch size, microbatch and devices do not fit
+            together, or a density without energy, or without gradients, is to be refined.
     """
     progress = Silent() if progress is None else progress
     folder = files.named(out, "the name of the run folder")
+    config = config_io.checked(config, strict=not resume)
+    if config.precision == "single" and runtime.in_double():
+        progress.message("The run is in double precision, to which this process is set (jax_enable_x64).")
+        config = dataclasses.replace(config, precision="double")
+    with runtime.precision(config.precision):
+        target = target_of(config, folder) if target is None else target
+        _check(config, target, resume)
+        with locked(folder):
+            return _train(config, folder, resume, progress, target, dataset)
+
+
+def require_named_frames(config: RunConfig, folder: Path, target: Target | None) -> None:
+    """Refuses to go on with a run whose file of frames, `data.path`, holds other frames by now; one that is gone is not missed.
+
+    Raises:
+        RunError: says which frames the run has.
+        DataError: if the file cannot be read.
+    """
+    path, own = config.data.path, folder / "data.h5"
+    if path is None or not Path(path).is_file() or not own.is_file() or Path(path).resolve() == own.resolve():
+        return
     target = target_of(config, folder) if target is None else target
-    config_io.check(config)
+    require_same_frames(folder, datasets.frames_in(path, target), f"the frames in {path}")
+
+
+def _check(config: RunConfig, target: Target, resume: bool) -> None:
+    """Finds out before anything is made what would stop the run."""
     training = config.training
-    mesh = data_mesh(training.devices, training.batch_size, training.microbatch)
+    check_for_dimension(config, target.dimension)
+    data_mesh(training.devices, training.batch_size, training.microbatch)
     if config.refinement.steps:
         if not target.has_energy:
             raise ConfigError(f"path gradients need an energy, and target {target.name!r} has none; set refinement.steps=0.")
+        if not datasets.has_gradient(target):
+            raise ConfigError(f"path gradients need forces, and the energy of target {target.name!r} has none; set refinement.steps=0.")
         data_mesh(training.devices, config.refinement.batch_size, config.refinement.microbatch, section="refinement")
+    # The bonds that the prior needs, and the like.
+    flow = build_flow(config.flow, target, 1.0, key=jax.random.key(0))
     if training.start_from is not None and not resume:
         # Whether the model can be started from is told before the frames are made, which can take long; a run that is continued does not
         # need it any more.
-        with_parameters_of(build_flow(config.flow, target, 1.0, key=jax.random.key(0)), training.start_from)
+        with_parameters_of(flow, training.start_from)
+
+
+def _train(config: RunConfig, folder: Path, resume: bool, progress: Progress, target: Target, dataset: Dataset | None) -> Path:
+    """`train` in a folder that is this process's own."""
+    training = config.training
+    mesh = data_mesh(training.devices, training.batch_size, training.microbatch)
     there = open_folder(folder, config, target, resume, dataset)
     try:
         frames, reference_seconds = _data(config, target, folder, dataset, progress)
@@ -90,7 +130,7 @@ def train(
         raise
 
     scale = _scale(config, target, train_set)
-    flow = build_flow(config.flow, target, scale, key=jax.random.key(training.seed))
+    flow = build_flow(config.flow, target, scale, key=seeds.key(training.seed))
     state = initial_state(flow.network, training)
     checkpoints = Checkpoints(
         folder / "checkpoints",
@@ -166,7 +206,9 @@ def train(
                 save(state)
             if interrupted.is_set() and step < last:
                 progress.stop()
-                raise RunError(f"interrupted at step {step} of {last}; the state is saved, continue with `boltzflow resume {folder}`.")
+                raise RunInterrupted(
+                    f"interrupted at step {step} of {last}; the state is saved, continue with `boltzflow resume {folder}`.", interrupted.by
+                )
     progress.stop()
     averaged = _averaged(flow, state)
     seconds = time.perf_counter() - began if first < last else meta["seconds"]
@@ -182,14 +224,14 @@ def _data(config: RunConfig, target: Target, folder: Path, dataset: Dataset | No
     allow = config.data.allow_virial_mismatch
     if not own.is_file():
         if dataset is not None:
-            datasets.right_handed(dataset, target).save(own)
+            datasets.checked(dataset, target, allow_virial_mismatch=allow).save(own)
         elif config.data.path is not None:
             datasets.load(config.data.path, target, allow_virial_mismatch=allow).save(own)
         else:
             result = reference.sample(target, config.data.n, seed=config.data.seed, progress=FractionOf(progress, "reference data"))
             progress.stop()
             progress.message(result.sentence())
-            result.dataset.save(own)
+            result.dataset.save_or_rescue(own)
     # Always as it is read back: a resumed run must see the same bits, and reading centres the frames once more.
     frames = datasets.load(own, target, allow_virial_mismatch=allow)
     seconds = frames.provenance.get("seconds")
@@ -214,11 +256,14 @@ def _periodic_evaluation(flow: AbstractFlow, target: Target, validation: Dataset
     from boltzflow.sampling.generate import generate, log_density
     from boltzflow.sampling.hands import log_images
 
-    samples = generate(flow, target, n, seed=seed)
-    result: dict[str, Any] = {"ess_reverse": weights.reverse_ess(samples.log_weight).as_dict()}
+    result: dict[str, Any] = {}
+    if target.has_energy:
+        # Without an energy all weights are equal, which says nothing.
+        result["ess_reverse"] = weights.reverse_ess(generate(flow, target, n, seed=seed).log_weight).as_dict()
     if validation.n:
         solution = log_density(flow, validation.positions[:n])
-        log_q = np.asarray(solution.log_q)[np.asarray(solution.status) == 0] + log_images(flow, target)
+        log_q = np.asarray(solution.log_q, np.float64) + log_images(flow, target)
+        log_q = log_q[(np.asarray(solution.status) == 0) & np.isfinite(log_q)]
         if len(log_q):
             result["validation_nll"] = metrics.mean(-log_q).as_dict()
     return result
@@ -239,17 +284,34 @@ def _write_model(folder: Path, flow: AbstractFlow, config: RunConfig, target: Ta
     try:
         save_model(folder / MODEL_FILE, flow, config, target, card)
     except OSError as error:
-        raise RunError(f"the model cannot be written to {folder}: {error.strerror or error}; the checkpoints are kept.") from error
+        raise RunError(f"the model cannot be written to {folder}: {files.reason(error)}; the checkpoints are kept.") from error
+
+
+class _Interruption(threading.Event):
+    """Set when the run is to end; `by` is the number of the signal."""
+
+    by: int = signal.SIGINT
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Turns Ctrl-C and SIGTERM into an event while the block runs, so that a step is finished and saved before the process ends."""
-    event = threading.Event()
+def _interruptible() -> Iterator[_Interruption]:
+    """Turns Ctrl-C and SIGTERM into an event while the block runs, so that a step is finished and saved before the process ends.
+
+    A second signal is handled as it was before: Ctrl-C raises at once.
+    """
+    event = _Interruption()
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
-    before = {number: signal.signal(number, lambda *_: event.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, _: Any) -> None:
+        event.by = number
+        event.set()
+        signal.signal(number, before[number])
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, note)
     try:
         yield event
     finally:

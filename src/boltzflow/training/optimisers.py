@@ -4,6 +4,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
@@ -31,13 +32,27 @@ def optimiser(config: TrainingConfig, network: eqx.Module) -> optax.GradientTran
         network: what is trained, for the shapes of its weights.
     """
     clip = optax.clip_by_global_norm(config.clip_norm)
-    if config.optimiser == "muon":
-        return optax.chain(clip, _muon(config.weight_decay, network))
-    decay = [optax.add_decayed_weights(config.weight_decay)] if config.weight_decay else []
-    return optax.chain(clip, optax.scale_by_adam(), *decay)
+    steps = _muon(network) if config.optimiser == "muon" else optax.scale_by_adam()
+    decay = [_decay(config.weight_decay, network)] if config.weight_decay else []
+    return optax.chain(clip, steps, *decay)
 
 
-def _muon(weight_decay: float, network: eqx.Module) -> optax.GradientTransformation:
+def _decay(weight_decay: float, network: eqx.Module) -> optax.GradientTransformation:
+    """Adds a share of the parameters to the step, but for biases: what they shift would only be pulled to zero."""
+
+    def update(updates: Any, state: optax.OptState, params: Any = None) -> tuple[Any, optax.OptState]:
+        parts = eqx.filter(with_parameters(network, params), eqx.is_inexact_array)
+        decaying = jax.tree_util.tree_map_with_path(lambda path, part: jnp.zeros_like(part) if _is_bias(path) else part, parts)
+        return updates + weight_decay * flat(decaying), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _is_bias(path: tuple[Any, ...]) -> bool:
+    return str(getattr(path[-1], "name", "")).endswith("bias")
+
+
+def _muon(network: eqx.Module) -> optax.GradientTransformation:
     """Muon for the weights of maps, Adam for all else; steps of one size, so that one learning rate serves both.
 
     Source: Jordan et al., 2024; the common size is that of Liu et al., arXiv:2502.16982.
@@ -47,8 +62,6 @@ def _muon(weight_decay: float, network: eqx.Module) -> optax.GradientTransformat
         # Updates of the sign of the gradient, as those of Adam above.
         learning_rate=-1.0,
         consistent_rms=0.2,
-        weight_decay=weight_decay,
-        adam_weight_decay=weight_decay,
         muon_weight_dimension_numbers=lambda _: matrices,
     )
 

@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from boltzflow import datasets
-from boltzflow.config import DataConfig, FamilyName, FlowConfig, ObjectiveConfig, RunConfig, TrainingConfig
+from boltzflow import config_io, datasets, runtime, seeds
+from boltzflow.config import DataConfig, FamilyName, FlowConfig, ObjectiveConfig, Precision, RunConfig, TrainingConfig
 from boltzflow.datasets import Dataset
 from boltzflow.progress import Progress
 from boltzflow.sampling.samples import Samples
@@ -28,18 +28,23 @@ class Run:
     model: Model
 
     def sample(self, n: int, *, seed: int, out: str | os.PathLike[str] | None = None, progress: Progress | None = None) -> Samples:
-        """Draws n samples with log q, reduced energy and weight; sample i depends on the seed and on i alone."""
+        """Draws n samples with log q, reduced energy and weight; sample i depends on the seed and on i alone.
+
+        In the precision of the run.
+        """
         from boltzflow.sampling.generate import generate
 
         path = None if out is None else Path(out)
-        return generate(self.model.flow, self.model.target, n, seed=seed, out=path, progress=progress, model=str(self.folder))
+        with runtime.precision(self.model.config.precision):
+            return generate(self.model.flow, self.model.target, n, seed=seed, out=path, progress=progress, model=str(self.folder))
 
     def evaluate(self, n: int = 10_000, *, seed: int = 0, frames: Dataset | Any = None, progress: Progress | None = None) -> dict[str, Any]:
-        """The figures of `boltzflow evaluate --json`."""
+        """The figures of `boltzflow evaluate --json`, in the precision of the run."""
         from boltzflow.sampling.evaluate import evaluate
 
-        dataset = None if frames is None else datasets.of(frames, self.model.target)
-        return evaluate(self.model, dataset, n, seed, progress=progress)
+        with runtime.precision(self.model.config.precision):
+            dataset = None if frames is None else datasets.of(frames, self.model.target)
+            return evaluate(self.model, dataset, n, seed, progress=progress)
 
     def report(self, out: str | os.PathLike[str] | None = None) -> Path:
         """Writes the HTML report."""
@@ -57,6 +62,7 @@ def fit(
     training: TrainingConfig | None = None,
     out: str | os.PathLike[str],
     validation: int | None = None,
+    precision: Precision | None = None,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Run:
@@ -71,20 +77,27 @@ def fit(
         training: optimiser and loop; default `TrainingConfig()`.
         out: the run folder.
         validation: frames held out; default a tenth, at most 10 000.
-        resume: continue the run that the folder holds.
+        precision: "single" or "double", of the training and of what the run is asked for later; default: that of this process.
+        resume: continue the run that the folder holds; the frames must be those that it was begun with.
         progress: told loss and step.
 
     Raises:
         BoltzflowError: see `boltzflow.training.loop.train`.
     """
-    dataset = datasets.of(data, target)
-    held_out = min(10_000, dataset.n // 10) if validation is None else validation
+    # Words and numbers first: the check of the frames can take long.
     config = RunConfig(
         target=name_of(target) or target.name,
-        data=DataConfig(n=dataset.n, validation=held_out),
+        data=DataConfig(n=2, validation=0 if validation is None else min(seeds.checked(validation, "validation"), 1)),
         flow=flow if isinstance(flow, FlowConfig) else FlowConfig(family=flow),
         objective=ObjectiveConfig() if objective is None else objective,
         training=TrainingConfig() if training is None else training,
+        precision=("double" if runtime.in_double() else "single") if precision is None else precision,
     )
+    config_io.checked(config, strict=not resume)
+    with runtime.precision(config.precision):
+        dataset = datasets.of(data, target)
+    held_out = min(10_000, dataset.n // 10) if validation is None else validation
+    config = dataclasses.replace(config, data=DataConfig(n=max(1, dataset.n), validation=held_out))
     folder = train(config, out, resume=resume, progress=progress, target=target, dataset=dataset)
-    return Run(folder, load_model(folder, target=target))
+    with runtime.precision(config.precision):
+        return Run(folder, load_model(folder, target=target))
