@@ -131,41 +131,45 @@ def apply_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
 
 
 def _settled(data: Mapping[str, Any], given: Collection[str]) -> RunConfig:
-    """The configuration in a mapping; what an option asked for makes meaningless goes back to its default, but not what is asked for too."""
+    """The configuration in a mapping, in which `given` are the names of the options that were asked for.
+
+    What an option makes meaningless goes back to its default, unless it was asked for, too.
+    """
     data = dict(data)
-    section = dict(data.get("data") or {}) if isinstance(data.get("data"), Mapping | None) else {}
-    if section.get("path") is not None:
-        for name in {"n", "seed"} & set(section):
-            default = getattr(DataConfig(), name)
-            if f"data.{name}" in given and section[name] != default and "data.path" in given:
-                raise ConfigError(f"data.{name}={section[name]} would have no effect: frames are read from data.path, not made; leave it out.")
-            section[name] = default
-        data["data"] = section
-    return checked(read(RunConfig, data), given=given)
+    config = read(RunConfig, data)
+    for name, _ in _without_effect(config):
+        section, _, option = name.partition(".")
+        if name not in given:
+            data[section] = {key: value for key, value in data[section].items() if key != option}
+    return checked(read(RunConfig, data))
 
 
-def checked(config: RunConfig, *, given: Collection[str] | None = None) -> RunConfig:
+def checked(config: RunConfig, *, strict: bool = True) -> RunConfig:
     """A configuration made in Python, checked as one that was read: types, words, ranges, and what would have no effect.
 
     Args:
         config: the configuration; NumPy's numbers become Python's.
-        given: dotted names of the options that somebody has asked for; None: all that differ from their defaults.
+        strict: refuse options without effect.
 
     Raises:
         ConfigError: names the option, its value and what is allowed.
     """
     sound = read(RunConfig, plain(config)).completed()
-    run, every = sound.run, sound.run.evaluate_every
-    if every == 0 and run.evaluate_n != RunOptions().evaluate_n and (given is None or "run.evaluate_n" in given):
-        raise ConfigError(
-            f"run.evaluate_n={run.evaluate_n} would have no effect: run.evaluate_every is 0, so that nothing is evaluated during training; "
-            "leave it out."
-        )
+    for name, reason in _without_effect(sound) if strict else ():
+        section, _, option = name.partition(".")
+        value = getattr(getattr(sound, section), option)
+        raise ConfigError(f"{name}={value} would have no effect: {reason}; leave it out.")
     return sound
 
 
-def _in_words(error: ConfigError, source: str) -> ConfigError:
-    return ConfigError(f"{source}: {error}" if source else str(error))
+def _without_effect(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """Options that differ from their defaults and change nothing because of others, and why."""
+    made = ("frames are read from data.path, not made", ("n", "seed")) if config.data.path is not None else ("", ())
+    for name in made[1]:
+        if getattr(config.data, name) != getattr(DataConfig(), name):
+            yield f"data.{name}", made[0]
+    if config.run.evaluate_every == 0 and config.run.evaluate_n != RunOptions().evaluate_n:
+        yield "run.evaluate_n", "run.evaluate_every is 0, so that nothing is evaluated during training"
 
 
 @contextlib.contextmanager
@@ -174,7 +178,7 @@ def _in(source: str) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        raise _in_words(error, source) from error.__cause__
+        raise ConfigError(f"{source}: {error}") from error.__cause__
 
 
 def _preset_files() -> dict[str, Traversable]:
@@ -189,8 +193,8 @@ def _with_base(data: dict[str, Any]) -> dict[str, Any]:
     if former is not None:
         raise ConfigError(_former(former))
     named = data.get("plugins") or []
-    for name in [named] if isinstance(named, str) else named if isinstance(named, list) else []:
-        plugins.load(str(name))
+    if isinstance(named, str | list) and named:
+        data["plugins"] = [plugins.load(str(name)) for name in ([named] if isinstance(named, str) else named)]
     if base is None:
         return data
     if base not in _preset_files():

@@ -80,7 +80,7 @@ def _gather_overrides(words: Sequence[str]) -> list[str]:
             others.append(word)
             inside = False
     if awaiting and not {"-h", "--help"} & set(words):
-        raise ConfigError("--set needs what to set, such as `--set training.steps=2000`.")
+        raise ConfigError("--set needs what to set, such as `--set stages.0.steps=2000`.")
     return [*others, "--set", *overrides] if overrides else others
 
 
@@ -96,10 +96,6 @@ def _sentence(function: Callable[..., None], verb: str, words: Sequence[str], co
     options = _options(function)
     given = [word.partition("=")[0].replace("_", "-") for word in words if re.match(r"--?[a-zA-Z]", word)]
     unknown = next((option for option in given if option not in options), None)
-    if unknown == "--set" and verb == "resume":
-        from boltzflow.cli.resume import longer
-
-        return f"a run goes on with the options that it has. {longer('RUN')}"
     if unknown is not None:
         return f"unknown option {unknown!r} of `boltzflow {verb}`; {nearest(unknown, options)}"
     parts = re.split(r"^ *-{8,} *$", complaint, flags=re.MULTILINE)

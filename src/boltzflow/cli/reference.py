@@ -25,6 +25,7 @@ def run(
     force_field: arguments.ForceField = arguments.Words(),  # noqa: B008 (a tuple)
     temperature: arguments.Temperature = None,
     precision: arguments.Precision = "single",
+    plugin: arguments.Plugin = arguments.Words(),  # noqa: B008 (a tuple)
 ) -> None:
     """Make reference data of a target with a classical sampler.
 
@@ -43,6 +44,7 @@ def run(
         force_field: Files of OpenMM's force field, such as `amber14-all.xml implicit/gbn2.xml`.
         temperature: Temperature of the molecule.
         precision: Floating-point precision.
+        plugin: Modules, or .py files, that add targets, networks, objectives and more.
     """
     arguments.count(n)
     arguments.at_least(1, chains=chains)
@@ -53,7 +55,10 @@ def run(
         raise ConfigError(f"--interval must be a positive number of picoseconds, got {interval:g}.")
     arguments.given(target, "TARGET")
     path = arguments.new_file(f"{Path(target).stem}.h5" if out is None else out, endings=(".h5", ".hdf5"), option="")
-    from boltzflow import progress, runtime
+    from boltzflow import plugins, progress, runtime
+
+    for name in plugin:
+        plugins.load(name)
 
     runtime.configure(precision)
     from boltzflow import reference, targets

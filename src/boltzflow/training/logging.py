@@ -84,6 +84,6 @@ def _tensorboard(folder: Path) -> Any:
         from tensorboardX import SummaryWriter
     except ImportError as error:
         raise ConfigError(
-            'training.tensorboard needs the extra `tracking`; install it with `pip install "boltzflow[tracking]"`.'
+            'run.tensorboard needs the extra `tracking`; install it with `pip install "boltzflow[tracking]"`.'
         ) from error
     return SummaryWriter(str(folder))
