@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from boltzflow import reference, seeds
 from boltzflow.analysis import Estimate, metrics, weights
@@ -98,7 +98,7 @@ def evaluate(
     # The target has no other stereoisomers; frames of them are none of its.
     solved = np.isfinite(log_q) & np.isfinite(draws[:, 0]) & ~other
     log_q, single = log_q[solved], draws[solved, 0]
-    u = energies(target, positions, solved)[solved]
+    u = _energies_of_frames(frames, positions, solved, mirrored, target)[solved]
     nll = metrics.mean(-log_q, seed=seed) if solved.any() else None
     # A frame whose energy is not finite costs itself.
     weighed = np.isfinite(u)
@@ -126,6 +126,19 @@ def evaluate(
         **identity(flow),
         "versions": versions(),
     }
+
+
+def _energies_of_frames(
+    frames: Dataset, positions: Float[np.ndarray, "n N D"], wanted: Bool[np.ndarray, " n"], mirrored: Bool[np.ndarray, " n"], target: Target
+) -> Float[np.ndarray, " n"]:
+    """Energies of the frames that are wanted; dear ones are taken as they are stored with the data, but for mirror images."""
+    if frames.energies is None or not is_dear(target):
+        return energies(target, positions, wanted)
+    found = np.where(wanted, frames.energies[: len(positions)], np.nan)
+    again = wanted & mirrored
+    if again.any():
+        found[again] = energies(target, positions, again)[again]
+    return found
 
 
 # Samples whose density of positions alone is estimated: each takes many passes.

@@ -1,0 +1,247 @@
+"""Runs from Python: what is refused before the first step, whose data a run has, precision, and what is remembered."""
+
+import concurrent.futures
+import dataclasses
+import json
+import typing
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import boltzflow as bf
+from boltzflow import datasets, targets
+from boltzflow.config import (
+    CouplingConfig,
+    DataConfig,
+    FlowConfig,
+    ObjectiveConfig,
+    RefinementConfig,
+    RunConfig,
+    SolverConfig,
+    TrainingConfig,
+)
+from boltzflow.datasets import Dataset
+from boltzflow.datasets import loading as loading_module
+from boltzflow.errors import ConfigError, DataError, RunError
+from boltzflow.targets.base import Target
+from boltzflow.training.folder import LOCK, locked
+from boltzflow.training.loop import _periodic_evaluation, train
+
+SOLVER = SolverConfig(method="gauss-legendre", steps=2)
+FLOW = FlowConfig(layers=1, hidden=4, solver=SOLVER)
+TRAINING = TrainingConfig(steps=2, batch_size=8, microbatch=8, log_every=1, checkpoint_every=1, warmup_steps=0)
+MATCHING = bf.FlowMatching(pairing="independent")
+
+
+def well(x: typing.Any) -> typing.Any:
+    return 0.5 * jnp.sum((x - jnp.mean(x, axis=0)) ** 2)
+
+
+def energy_alone(x: np.ndarray) -> float:
+    """The well outside JAX, without a gradient."""
+    return 0.5 * float(np.sum((x - x.mean(axis=0)) ** 2))
+
+
+def frames(n: int = 60, *, seed: int = 0) -> np.ndarray:
+    x = np.random.default_rng(seed).normal(size=(n, 3, 2)).astype(np.float32)
+    return x - x.mean(axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def target() -> Target:
+    return targets.from_function(well, 3, 2, name="well")
+
+
+def data(target: Target, **options: int) -> Dataset:
+    return Dataset(frames(**options), target.fingerprint, target.units)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"flow": "foo"}, "flow.family must be one of ecnf, eacf"),
+        ({"flow": FlowConfig(network=typing.cast(typing.Any, "foo"))}, "flow.network must be one of"),
+        ({"flow": FlowConfig(solver=SolverConfig(method=typing.cast(typing.Any, "foo")))}, "flow.solver.method must be one of"),
+        ({"flow": FlowConfig(softening=0.1)}, "flow.softening=0.1 would have no effect"),
+        ({"flow": "eacf", "objective": bf.FlowMatching()}, "trained by maximum likelihood"),
+        ({"training": TrainingConfig(optimiser=typing.cast(typing.Any, "foo"))}, "training.optimiser must be one of"),
+        ({"training": TrainingConfig(steps=typing.cast(typing.Any, 10.5))}, "training.steps must be a whole number"),
+        ({"training": dataclasses.replace(TRAINING, seed=-1)}, "training.seed must be a whole number from 0 to"),
+        ({"precision": "half"}, "precision must be one of single, double"),
+        ({"validation": -1}, "validation must be a whole number"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_made(options, said, target, tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        bf.fit(target, frames(), out=tmp_path / "a" / "run", **options)
+    assert said in str(caught.value)
+    assert not (tmp_path / "a").exists()
+
+
+def test_frames_that_do_not_fit_leave_no_folder(target, tmp_path):
+    with pytest.raises(DataError) as caught:
+        bf.fit(target, Dataset(3.0 * frames(), target.fingerprint, target.units), out=tmp_path / "a" / "run")
+    # It names what was given, not a file that was never there.
+    assert "virial check failed" in str(caught.value)
+    assert str(tmp_path) not in str(caught.value)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_run_goes_on_with_its_own_frames_in_its_own_precision(target, tmp_path):
+    options = {"flow": FLOW, "objective": MATCHING, "training": TRAINING, "precision": "double", "out": tmp_path / "run"}
+    run = bf.fit(target, data(target), **options)
+    assert {a.dtype for a in load_file(tmp_path / "run" / "model.safetensors").values()} == {np.dtype(np.float64)}
+    samples = run.sample(5, seed=1)
+    assert samples.meta["precision"] == "float64"
+    assert not jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+    before = (tmp_path / "run" / "model.safetensors").read_bytes()
+    with pytest.raises(RunError, match="the frames given .* are not those that the run in .* was begun with"):
+        bf.fit(target, data(target, seed=1), resume=True, **options)
+    assert bf.fit(target, data(target), resume=True, **options).model.config.precision == "double"
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
+    with pytest.raises(ConfigError, match="seed must be a whole number"):
+        run.sample(5, seed=-1)
+    # Never, as it says.
+    assert "validation_nll" not in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flow", "objective"),
+    [
+        (FlowConfig(layers=3, hidden=4, solver=SOLVER), ObjectiveConfig()),
+        (FlowConfig(network="two-interaction", hidden=4, layers=1, radial=4, channels=2, solver=SOLVER), ObjectiveConfig()),
+        (FLOW, ObjectiveConfig(method="maximum-likelihood", nodes=2)),
+        (FlowConfig(family="eacf", coupling=CouplingConfig(blocks=1, features=4, width=4, marginal_draws=2)), ObjectiveConfig()),
+        (FlowConfig(family="eacf", coupling=CouplingConfig(projection="none", blocks=1, features=4, marginal_draws=2)), ObjectiveConfig()),
+    ],
+)
+def test_every_family_trains_refines_resumes_and_samples_in_double_precision(flow, objective, target, tmp_path):
+    refinement = RefinementConfig(steps=1, batch_size=8, microbatch=8)
+    config = RunConfig(
+        target="well", data=DataConfig(n=60, validation=6), flow=flow, objective=objective, training=TRAINING, precision="double"
+    )
+    train(config, tmp_path / "run", target=target, dataset=data(target))
+    train(dataclasses.replace(config, refinement=refinement), tmp_path / "run", target=target, resume=True)
+    model = bf.load_model(tmp_path / "run", target=target)
+    samples = bf.training.Run(tmp_path / "run", model)
+    assert model.config.refinement.steps == 1
+    with bf.training.run.runtime.precision("double"):
+        loaded = bf.load_model(tmp_path / "run", target=target)
+        drawn = dataclasses.replace(samples, model=loaded).sample(4, seed=0)
+    assert np.isfinite(drawn.log_q).all()
+    assert drawn.meta["precision"] == "float64"
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert all(line["masked"] == line["skipped"] == 0 for line in lines)
+
+
+def test_batches_are_drawn_in_the_precision_of_the_frames(target):
+    for dtype in (np.float32, np.float64):
+        batch, _ = MATCHING.prepare(frames().astype(dtype), batch_size=4, seed=0, step=0, classes=np.zeros(3, int), reflections=True)
+        assert {part.dtype for part in batch} == {np.dtype(dtype)}
+    # More than float32 numbers in a wider type.
+    assert not np.array_equal(batch.prior, batch.prior.astype(np.float32))
+
+
+def test_targets_without_gradients_train_on_frames(tmp_path):
+    with concurrent.futures.ThreadPoolExecutor(1) as threads:
+        target = targets.from_calculator(energy_alone, 3, 2, name="alone", executor=threads)
+        assert not datasets.has_gradient(target)
+        run = bf.fit(
+            target,
+            Dataset(frames(), target.fingerprint, target.units),
+            flow=FLOW,
+            objective=MATCHING,
+            training=TRAINING,
+            out=tmp_path / "run",
+        )
+        said = str(run.model.card["data"]["virial_check"])
+        assert "left out" in said
+        stored = datasets.read(tmp_path / "run" / "data.h5")
+        np.testing.assert_allclose(stored.energies, [energy_alone(x) for x in frames()], rtol=1e-5)
+        config = dataclasses.replace(run.model.config, refinement=RefinementConfig(steps=1, batch_size=8, microbatch=8))
+        with pytest.raises(ConfigError, match="path gradients need forces"):
+            train(config, tmp_path / "run", target=target, resume=True)
+
+
+def test_the_virial_check_is_made_once_and_remembered_with_its_frames(target, tmp_path, monkeypatch):
+    counted: list[int] = []
+    real = loading_module.check_with_energies
+    monkeypatch.setattr(loading_module, "check_with_energies", lambda x, t: (counted.append(len(x)), real(x, t))[1])
+    once = datasets.checked(data(target), target)
+    assert counted == [60]
+    np.testing.assert_allclose(once.energies, [energy_alone(x) for x in frames()], rtol=1e-5)
+    once.save(tmp_path / "data.h5")
+    again = datasets.load(tmp_path / "data.h5", target)
+    again.save(tmp_path / "again.h5")
+    third = datasets.load(tmp_path / "again.h5", target)
+    assert counted == [60]
+    np.testing.assert_array_equal(third.energies, once.energies)
+    assert third.provenance["virial_check"] == once.provenance["virial_check"]
+    # A part of the frames, and frames that were changed, are other frames.
+    part = third.split(validation=20, seed=0)[1]
+    np.testing.assert_allclose(part.energies, [energy_alone(x) for x in part.positions], rtol=1e-5)
+    part.save(tmp_path / "part.h5")
+    datasets.load(tmp_path / "part.h5", target)
+    assert counted == [60, 20]
+    changed = dataclasses.replace(once, positions=2.0 * once.positions)
+    with pytest.raises(DataError, match="virial check failed"):
+        datasets.checked(changed, target)
+
+
+def test_a_mismatch_that_was_allowed_is_not_allowed_for_ever(target, tmp_path):
+    wrong = Dataset(3.0 * frames(), target.fingerprint, target.units)
+    datasets.checked(wrong, target, allow_virial_mismatch=True).save(tmp_path / "data.h5")
+    assert "failed" in str(datasets.load(tmp_path / "data.h5", target, allow_virial_mismatch=True).provenance["virial_check"])
+    with pytest.raises(DataError, match="virial check failed"):
+        datasets.load(tmp_path / "data.h5", target)
+
+
+def test_reference_frames_carry_their_check(tmp_path):
+    target = targets.double_well()
+    made = bf.reference.sample(target, 64, seed=0).dataset
+    assert made.provenance[loading_module.MEMORY].split()[0] in ("passed", "failed")
+    np.testing.assert_allclose(made.energies, target.energies(jnp.asarray(made.positions)), rtol=1e-5, atol=1e-5)
+
+
+def test_a_density_without_energy_has_no_effective_sample_size(target):
+    alone = Target(name="frames", n_particles=3, dimension=2, energy_function=None, classes=(0, 0, 0), frames=frames)
+    from boltzflow.flows.build import build_flow
+
+    flow = build_flow(FLOW, alone, 1.0, key=jax.random.key(0))
+    found = _periodic_evaluation(flow, alone, Dataset(frames(8), alone.fingerprint, alone.units), 8, 0)
+    assert set(found) == {"validation_nll"}
+
+
+def test_one_trains_in_a_folder_at_a_time(target, tmp_path):
+    folder = tmp_path / "run"
+    with locked(folder):
+        with pytest.raises(RunError, match="another process is training in"):
+            bf.fit(target, data(target), flow=FLOW, objective=MATCHING, training=TRAINING, out=folder)
+        assert [path.name for path in folder.iterdir()] == [LOCK]
+    # Nothing came into it, so nothing is left.
+    assert not folder.exists()
+    with locked(folder):
+        (folder / "kept").write_text("x")
+    assert [path.name for path in folder.iterdir()] == ["kept"]
+
+
+def test_frames_without_room_are_kept_in_another_place(target, tmp_path, monkeypatch):
+    real = Dataset.save
+
+    def full(self: Dataset, path: typing.Any) -> None:
+        if Path(path).parent == tmp_path / "full":
+            raise DataError("the data set cannot be written to here (there is no space left on the disk); choose another place.")
+        real(self, path)
+
+    monkeypatch.setattr(Dataset, "save", full)
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    with pytest.raises(DataError, match="no space left on the disk.*the frames are kept in") as caught:
+        data(target).save_or_rescue(tmp_path / "full" / "data.h5")
+    kept = Path(str(caught.value).partition("kept in ")[2].rstrip("."))
+    np.testing.assert_array_equal(datasets.read(kept).positions, frames())
