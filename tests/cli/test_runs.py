@@ -16,17 +16,18 @@ import pytest
 
 import boltzflow as bf
 from boltzflow import cli, runtime
-from boltzflow.config import FlowConfig, TrainingConfig
+from boltzflow.config import ECNF, EGNN, Adam, Stage
 from boltzflow.errors import DataError, RunError, TargetError
 from boltzflow.sampling import Samples
 
 FRAMES = 400
 STEPS = 200
 TINY = (
-    "flow.network=egnn flow.layers=1 flow.hidden=8 flow.radial=0 objective.full_cost=false data.validation=50 "
-    "training.warmup_steps=10 training.batch_size=32 training.microbatch=16 refinement.steps=0 "
-    f"training.steps={STEPS} training.log_every=7 training.checkpoint_every=10 training.evaluate_every=90 training.evaluate_n=64"
+    "flow.network=egnn flow.network.layers=1 flow.network.hidden=8 stages.0.objective.pairing.full_cost=false data.validation=50 "
+    "stages.0.optimiser.warmup_steps=10 stages.0.batch_size=32 stages.0.microbatch=16 "
+    f"stages.0.steps={STEPS} run.log_every=7 run.checkpoint_every=10 run.evaluate_every=90 run.evaluate_n=64"
 ).split()
+ALONE = "stages.1=null"
 KEYS = (
     "target model n nll nll_minus_entropy ess_reverse ess_forward log_z path_length nfe pareto_k solver_error failed "
     "seconds_per_1000 seconds_compile versions"
