@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from boltzflow import analysis as analysis
+    from boltzflow import config as config
     from boltzflow import datasets as datasets
     from boltzflow import errors as errors
     from boltzflow import flows as flows
@@ -76,6 +77,7 @@ __all__ = [
     "TwoInteraction",
     "__version__",
     "analysis",
+    "config",
     "datasets",
     "errors",
     "fit",

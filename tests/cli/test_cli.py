@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import importlib
 import inspect
+import itertools
 import json
 import os
 import subprocess
@@ -386,10 +387,23 @@ def test_wrong_files_are_named_with_their_error(text, said, tmp_path):
 
 
 def test_every_option_has_a_meaning():
-    explained = config_io.explain(RunConfig(target="dw4"))
-    for line in explained.splitlines():
-        if line and not line.endswith(":"):
-            assert " # " in line, f"config.py does not explain: {line}"
+    from boltzflow.config import Flow, Objective, Options, fields_of
+    from boltzflow.config.options import items_in, meanings, section_in, union_in
+
+    def check(section: type[Options]) -> None:
+        for name, hint in fields_of(section).items():
+            assert meanings(section).get(name), f"{section.__name__} does not explain {name}"
+            union, inner = union_in(hint), items_in(hint) or section_in(hint)
+            for part in union.variants.values() if union is not None else [inner] if inner is not None else []:
+                check(part)
+
+    check(RunConfig)
+    assert {"ecnf", "eacf"} <= set(Flow.variants)
+    assert "path-gradient" in Objective.variants
+    explained = config_io.explain(config_io.load_preset("lj13")).splitlines()
+    for above, line in itertools.pairwise(explained):
+        if line and not line.lstrip().startswith("#") and not line.endswith(":"):
+            assert above.lstrip().startswith(("#", "-", "  ")), f"not explained: {line}"
 
 
 def test_the_second_process_compiles_nothing(tmp_path):

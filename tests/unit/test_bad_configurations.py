@@ -145,6 +145,7 @@ def test_a_gradient_that_is_nan_costs_its_pair_alone(objective):
     assert_same_step(state, metrics, expected, good)
 
 
+@pytest.mark.slow
 def test_likelihood_of_a_coupling_flow():
     flow = coupling()
     objective = told(AugmentedLikelihood(), flow)
@@ -163,6 +164,7 @@ def test_path_gradients(energy, direction):
     assert_costs_itself(flow.network, objective, batch, batch._replace(prior=far(batch.prior), data=far(batch.data)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("energy", [ring, steep])
 def test_path_gradients_of_a_coupling_flow(energy):
     flow = coupling()

@@ -43,6 +43,10 @@ class OwnProcesses:
     renewable = True
 
     def __init__(self, function: worker.Function, workers: int | None, timeout: float | None, label: str) -> None:
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            # A worker process that is being started runs the user's script once more, which lacks `if __name__ == "__main__":`. The parent
+            # says so in a sentence; tracebacks of all its workers would only hide it.
+            raise SystemExit(1)
         if multiprocessing.current_process().daemon:
             raise TargetError(
                 f"the energy function of {label} runs in worker processes, but this process is itself a daemonic worker of a pool, which may "

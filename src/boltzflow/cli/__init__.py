@@ -54,8 +54,8 @@ _STORAGE = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code.
 
-    0: done. 2: something that the user can mend, told in one sentence on stderr. 130: interrupted (143: by SIGTERM, where a run has saved its
-    state). 141: the reader of stdout has gone.
+    0: done. 2: something that the user can mend, told in one sentence on stderr. 130: interrupted (143: by SIGTERM, where a run has
+    saved its state). 141: the reader of stdout has gone.
     An error that is a bug keeps its traceback.
 
     Args:
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _dispatch(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
     except RunInterrupted as error:
-        print(f"boltzflow: {error}", file=sys.stderr)
+        _tell(str(error))
         return SIGNALLED + error.signal
     except BoltzflowError as error:
         return _tell(str(error))

@@ -51,9 +51,9 @@ class Dataset:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes an HDF5 file; on disk there is the old file or the whole new one, never a part.
 
-        The file holds `positions` (n, N, D) float32, `energies` (n,) float64 if they are known, and the root attributes format, format_version, fingerprint and units; the
-        attributes of the group `provenance` are the provenance, and `structure` and `molecule` are the PDB file and the description of a
-        molecule.
+        The file holds `positions` (n, N, D) float32, `energies` (n,) float64 if they are known, and the root attributes format,
+        format_version, fingerprint and units; the attributes of the group `provenance` are the provenance, and `structure` and `molecule`
+        are the PDB file and the description of a molecule.
 
         Raises:
             DataError: if the file cannot be written.

@@ -179,7 +179,8 @@ def _checked(
         check, energies = _virial(positions, target, source, allow_virial_mismatch)
         provenance["virial_check"] = check.sentence()
         provenance[MEMORY] = memory_of(positions, target.fingerprint, check)
-    return Dataset(positions, target.fingerprint, target.units, provenance, **molecule_folder.texts(target), energies=energies)
+    data = Dataset(positions, target.fingerprint, target.units, provenance, **molecule_folder.texts(target))
+    return dataclasses.replace(data, energies=energies)
 
 
 def holds(path: str | os.PathLike[str]) -> bool:

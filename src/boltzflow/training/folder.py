@@ -68,7 +68,7 @@ def locked(folder: Path) -> Iterator[None]:
     import filelock
 
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    lock = filelock.FileLock(folder / LOCK)
+    lock, left = filelock.FileLock(folder / LOCK), (folder / LOCK).exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
@@ -78,12 +78,16 @@ def locked(folder: Path) -> Iterator[None]:
         ) from None
     except OSError as error:
         raise RunError(f"the run folder {folder} cannot be written: {files.reason(error)}.") from error
+    done = False
     try:
         yield
+        done = True
     finally:
-        # While it is held: whoever opened the file before it went tries again (filelock looks whether it is still there).
-        with contextlib.suppress(OSError):
-            (folder / LOCK).unlink()
+        # While it is held: whoever opened the file before it went tries again (filelock looks whether it is still there). What is refused
+        # changes nothing, not even the file that a killed process has left.
+        if done or not left:
+            with contextlib.suppress(OSError):
+                (folder / LOCK).unlink()
         lock.release()
         with contextlib.suppress(OSError):
             for path in made:

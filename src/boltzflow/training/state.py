@@ -124,7 +124,7 @@ def make_step(network: eqx.Module, objective: AbstractObjective, stage: Stage, m
         own = functools.partial(_sums, network, objective, size=size, guarded=guarded)
         return jax.shard_map(own, mesh=mesh, in_specs=(every, split), out_specs=every, check_vma=False)
 
-    def step(sums: Callable[[Float[Array, " P"], PyTree], Sums], state: TrainState, batch: PyTree) -> tuple[TrainState, StepMetrics]:
+    def taken(sums: Callable[[Float[Array, " P"], PyTree], Sums], state: TrainState, batch: PyTree) -> tuple[TrainState, StepMetrics]:
         loss, kept, gradient = sums(state.parameters, batch)
         count = jnp.maximum(kept, 1)
         loss = loss / count
@@ -143,18 +143,18 @@ def make_step(network: eqx.Module, objective: AbstractObjective, stage: Stage, m
         )
         return state, metrics
 
-    def first_try(state: TrainState, batch: PyTree) -> tuple[TrainState, StepMetrics, Bool[Array, ""]]:
+    def step(state: TrainState, batch: PyTree) -> tuple[TrainState, StepMetrics, Bool[Array, ""]]:
         """The step, and whether its gradient is finite; if it is not, the state is the old one."""
-        after, metrics = step(total(stage.microbatch, guarded=False), state, batch)
+        after, metrics = taken(total(stage.microbatch, guarded=False), state, batch)
         sound = jnp.isfinite(metrics.grad_norm)
         return jax.tree.map(lambda new, old: jnp.where(sound, new, old), after, state), metrics, sound
 
     def one_by_one(state: TrainState, batch: PyTree) -> tuple[TrainState, StepMetrics]:
-        return step(total(1, guarded=True), state, batch)
+        return taken(total(1, guarded=True), state, batch)
 
     whole, shared = (jax.sharding.NamedSharding(mesh, part) for part in (every, split))
     options: dict[str, Any] = {"donate_argnums": 0, "in_shardings": (whole, shared), "out_shardings": whole}
-    quick, careful = jax.jit(first_try, **options), jax.jit(one_by_one, **options)
+    quick, careful = jax.jit(step, **options), jax.jit(one_by_one, **options)
 
     def advance(state: TrainState, batch: PyTree) -> tuple[TrainState, StepMetrics]:
         state, metrics, sound = quick(state, batch)
