@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from boltzflow import targets as targets
     from boltzflow import training as training
     from boltzflow.analysis import Estimate as Estimate
+    from boltzflow.config import EACF as EACF
+    from boltzflow.config import ECNF as ECNF
+    from boltzflow.config import EGNN as EGNN
     from boltzflow.config import Adam as Adam
     from boltzflow.config import AugmentedLikelihood as AugmentedLikelihood
     from boltzflow.config import AugmentedPathGradient as AugmentedPathGradient
     from boltzflow.config import DataConfig as DataConfig
-    from boltzflow.config import EACF as EACF
-    from boltzflow.config import ECNF as ECNF
-    from boltzflow.config import EGNN as EGNN
     from boltzflow.config import FlowMatching as FlowMatching
     from boltzflow.config import GaussLegendre as GaussLegendre
     from boltzflow.config import MaximumLikelihood as MaximumLikelihood

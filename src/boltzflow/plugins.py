@@ -62,7 +62,9 @@ def _from_file(path: Path) -> str:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise error if isinstance(error, ConfigError) else ConfigError(
-            f"the plug-in {path} cannot be imported ({type(error).__name__}: {error})."
+        raise (
+            error
+            if isinstance(error, ConfigError)
+            else ConfigError(f"the plug-in {path} cannot be imported ({type(error).__name__}: {error}).")
         ) from error
     return name

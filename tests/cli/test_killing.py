@@ -20,7 +20,8 @@ TINY = (
     "run.checkpoint_every=10 flow.solver.nodes=4"
 ).split()
 ALONE = "stages.1=null"
-REFINED = "stages.1.steps=20 stages.1.batch_size=8 stages.1.microbatch=8 stages.1.objective.nodes=2 stages.1.optimiser.warmup_steps=2".split()
+REFINED = "stages.1.objective=path-gradient stages.1.steps=20 stages.1.batch_size=8 stages.1.microbatch=8".split()
+REFINED += "stages.1.objective.nodes=2 stages.1.optimiser.warmup_steps=2".split()
 
 pytestmark = pytest.mark.slow
 

@@ -28,13 +28,14 @@ def run(
     """Train a flow from a preset.
 
     Everything goes into one folder: configuration, versions, data, metrics, checkpoints and the trained model. If the folder already
-    holds this very run, it is continued, and given further stages if there are more now; if it holds another, nothing is touched.
+    holds this very run, it is continued, with further stages if there are more now; if it holds another, nothing is touched.
 
     Args:
         preset: Name of a preset (`boltzflow presets` lists them), a YAML file, or a molecule's PDB or mmCIF file (trained with the
             preset `molecule`).
         out: Folder of the run.
-        set: Change options of the preset, such as `--set flow.network.hidden=64 stages.0.steps=2000`; `boltzflow presets PRESET` explains all.
+        set: Change options of the preset, such as `--set flow.network.hidden=64 stages.0.steps=2000`; `boltzflow presets PRESET` explains
+            all.
         seed: Seed of the training; the same as `--set run.seed=...`.
         force_field: Files of OpenMM's force field, such as `amber14-all.xml implicit/gbn2.xml`.
         temperature: Temperature of the molecule.

@@ -46,12 +46,12 @@ from boltzflow.config.objectives import PathName as PathName
 from boltzflow.config.optimisers import Adam as Adam
 from boltzflow.config.optimisers import Muon as Muon
 from boltzflow.config.optimisers import Optimiser as Optimiser
+from boltzflow.config.options import Options as Options
+from boltzflow.config.options import differences as differences
+from boltzflow.config.options import fields_of as fields_of
+from boltzflow.config.options import plain as plain
 from boltzflow.config.run import DataConfig as DataConfig
 from boltzflow.config.run import Precision as Precision
 from boltzflow.config.run import RunConfig as RunConfig
 from boltzflow.config.run import RunOptions as RunOptions
 from boltzflow.config.run import Stage as Stage
-from boltzflow.config.options import Options as Options
-from boltzflow.config.options import differences as differences
-from boltzflow.config.options import fields_of as fields_of
-from boltzflow.config.options import plain as plain

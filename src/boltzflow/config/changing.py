@@ -6,7 +6,7 @@ The mappings are those of `options.plain`: variants as `{name: {...}}`. What is 
 from collections.abc import Mapping
 from typing import Any
 
-from boltzflow.config.options import Options, fields_of, items_in, plain, section_in, union_in
+from boltzflow.config.options import Options, defaults, fields_of, items_in, plain, section_in, union_in
 from boltzflow.config.reading import chosen, joined, shown, unknown
 from boltzflow.errors import ConfigError
 
@@ -53,12 +53,13 @@ def _merged_variant(union: type[Options], under: Any, over: Any, name: str) -> d
 def carried_over(union: type[Options], under: Any, variant: str, name: str) -> dict[str, Any]:
     """Options of the variant that stands there for another variant: all if it is the same, else those of the same name and type."""
     if under is None:
-        return {}
+        return defaults(union.named(variant))
     before, options = chosen(union, under, name)
     if before == variant:
         return dict(options)
     old, new = fields_of(union.named(before)), fields_of(union.named(variant))
-    return {option: value for option, value in options.items() if option in new and new[option] == old[option]}
+    carried = {option: value for option, value in options.items() if option in new and new[option] == old[option]}
+    return {**defaults(union.named(variant)), **carried}
 
 
 def set_option(section: type[Options], data: dict[str, Any], name: str, value: Any) -> str:
@@ -94,7 +95,10 @@ def _set(section: type[Options], data: dict[str, Any], parts: list[str], value: 
         if rest:
             return _set(inner, data[option], rest, value, name, path)
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{name} is a section, not an option; set one of its options, such as {name}.{next(iter(fields_of(inner)))}=...")
+            raise ConfigError(
+                f"{name} is a section, not an option; set one of its options, such as "
+                f"{name}.{next(iter(fields_of(inner)))}=..."
+            )
         data[option] = merged(inner, data[option], value, path)
         return path
     if rest:
@@ -139,13 +143,16 @@ def _set_in_list(items: type[Options], data: dict[str, Any], option: str, rest: 
         )
     index = int(rest[0])
     if len(rest) == 1 and value is None:
-        del there[index:index + 1]
+        del there[index : index + 1]
         return path
     if index == len(there):
         there.append(plain(items()))
     if len(rest) == 1:
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{name} is a section, not an option; set one of its options, such as {name}.{next(iter(fields_of(items)))}=...")
+            raise ConfigError(
+                f"{name} is a section, not an option; set one of its options, such as "
+                f"{name}.{next(iter(fields_of(items)))}=..."
+            )
         there[index] = merged(items, there[index], value, f"{path}.{index}")
         return f"{path}.{index}"
     there[index] = dict(there[index])
@@ -166,4 +173,3 @@ def leaves(section: type[Options], data: Mapping[str, Any], name: str = "") -> s
         else:
             found.add(path)
     return found
-

@@ -139,6 +139,12 @@ def differences(section: Options) -> dict[str, Any]:
     return found
 
 
+def defaults(section: type[Options]) -> dict[str, Any]:
+    """The options of a section that have defaults, at these, as `plain` gives them."""
+    found = {name: (hint, default_of(section, name)) for name, hint in fields_of(section).items()}
+    return {name: _plain_value(hint, value) for name, (hint, value) in found.items() if value is not dataclasses.MISSING}
+
+
 @functools.cache
 def meanings(section: type) -> Mapping[str, str]:
     """What each option means, from the `Attributes:` of the dataclass and of those that it is derived from."""

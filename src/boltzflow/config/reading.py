@@ -82,8 +82,8 @@ def chosen(union: type[Options], data: Any, name: str) -> tuple[str, Any]:
         options = {} if options is None else options
     else:
         raise ConfigError(
-            f"{name} must be one of {', '.join(union.variants)}, such as `{name.rpartition('.')[2]}: {{{next(iter(union.variants))}: {{...}}}}`"
-            f", got {shown(data)}."
+            f"{name} must be one of {', '.join(union.variants)}, such as "
+            f"`{name.rpartition('.')[2]}: {{{next(iter(union.variants))}: {{...}}}}`, got {shown(data)}."
         )
     if variant not in union.variants:
         hint = nearest(str(variant), union.variants)

@@ -33,7 +33,9 @@ def position_and_density_norm(scaled_error: tuple[Array, Array, Array]) -> Float
     return jnp.sqrt((jnp.sum(positions**2) + log_density**2) / (positions.size + 1))
 
 
-def solver_and_controller(options: RK4Options | Adaptive) -> tuple[diffrax.AbstractERK, diffrax.AbstractStepSizeController, float | None, int]:
+def solver_and_controller(
+    options: RK4Options | Adaptive,
+) -> tuple[diffrax.AbstractERK, diffrax.AbstractStepSizeController, float | None, int]:
     """Solver, step-size controller, first step (None: chosen by the controller) and evaluations per step beyond the first."""
     if isinstance(options, RK4Options):
         return RK4(), diffrax.ConstantStepSize(), 1.0 / options.steps, 4

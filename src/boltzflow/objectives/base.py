@@ -84,8 +84,8 @@ class AbstractObjective(config.Objective, abc.ABC):
 
     Class attributes:
         needs: what must be there.
-        on_host: True: `propose` depends on frames and step alone, keeps no state, and is called ahead in a thread, with no network. False: it
-            is compiled, and gets the state and the network with its present parameters.
+        on_host: True: `propose` depends on frames and step alone, keeps no state, and is called ahead in a thread, with no network. False:
+            it is compiled, and gets the state and the network with its present parameters.
         flows, measure, expensive, figure: as in `config.Objective`.
 
     Attributes:
@@ -95,9 +95,7 @@ class AbstractObjective(config.Objective, abc.ABC):
     needs: ClassVar[Needs] = Needs()
     on_host: ClassVar[bool] = True
 
-    setting: Setting = dataclasses.field(
-        default=cast(Setting, None), kw_only=True, repr=False, compare=False, metadata={"option": False}
-    )
+    setting: Setting = dataclasses.field(default=cast(Setting, None), kw_only=True, repr=False, compare=False, metadata={"option": False})
 
     def told(self, setting: Setting) -> Self:
         """The objective in a setting.

@@ -78,9 +78,7 @@ class PathGradient(config.PathGradient, AbstractObjective):
         """
         energy, gradient = jax.value_and_grad(self._energy)(frame)
         score = -gradient
-        latent, pulled_back, change = transport_with_score(
-            field, frame, score, self.nodes, grading=self.grading, reverse=True
-        )
+        latent, pulled_back, change = transport_with_score(field, frame, score, self.nodes, grading=self.grading, reverse=True)
         pull = bounded(pulled_back + latent, self.clip)
         path = _path(field, frame, self.nodes, grading=self.grading, reverse=True)
         return with_gradient(0.5 * jnp.sum(latent**2) - change - energy, pull, path)

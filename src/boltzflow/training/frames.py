@@ -32,9 +32,7 @@ class Frames:
     seconds: float | None
 
 
-def frames_of(
-    config: RunConfig, target: Target, folder: Path, dataset: Dataset | None, progress: Progress, there: set[str]
-) -> Frames:
+def frames_of(config: RunConfig, target: Target, folder: Path, dataset: Dataset | None, progress: Progress, there: set[str]) -> Frames:
     """The frames of a run, made or read where the folder does not hold them yet.
 
     Args:

@@ -191,8 +191,8 @@ class _Session:
         """
         self.worked = True
         self.progress.start(part.end, part.objective.variant)
-        for state, metrics, figures in part.steps(state, self.flow.network, positions, self.mesh):
-            step = int(state.step)
+        for after, metrics, figures in part.steps(state, self.flow.network, positions, self.mesh):
+            state, step = after, int(after.step)
             self._note(part, state, metrics, {part.objective.measure: metrics.loss, **figures})
             every = self.config.run.evaluate_every
             if every and step % every == 0 and step < self.last:

@@ -94,9 +94,7 @@ class Part:
         """The compiled `propose` of an objective that looks at the present parameters."""
 
         def propose(parameters: Any, kept: PyTree, frames: Any, step: Any) -> Proposal:
-            return self.objective.propose(
-                kept, with_parameters(network, parameters), frames, step=step, key=self._key(_PROPOSE, step)
-            )
+            return self.objective.propose(kept, with_parameters(network, parameters), frames, step=step, key=self._key(_PROPOSE, step))
 
         shared = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
         return jax.jit(propose, out_shardings=Proposal(_whole(mesh), shared, _whole(mesh)))  # pyright: ignore[reportArgumentType]
