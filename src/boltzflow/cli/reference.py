@@ -2,12 +2,14 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
 from boltzflow.cli import arguments, molecules, output
 from boltzflow.errors import ConfigError
+
+_METHODS = ("tempering", "molecular-dynamics")
 
 
 def run(
@@ -15,7 +17,7 @@ def run(
     out: Annotated[arguments.MaybeText, tyro.conf.arg(aliases=["-o"], metavar="FILE", help_behavior_hint="(default: TARGET.h5)")] = None,
     n: arguments.Count = 20_000,
     seed: int = 0,
-    method: Literal["tempering", "molecular-dynamics"] = "tempering",
+    method: Annotated[str, tyro.conf.arg(metavar="NAME")] = "tempering",
     chains: Annotated[
         arguments.MaybeInt, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: chosen from N; molecular dynamics: 4)")
     ] = None,
@@ -38,7 +40,7 @@ def run(
         out: Data file to write (HDF5).
         n: Frames to make.
         seed: Seed of the sampler.
-        method: The sampler.
+        method: The sampler: tempering, molecular-dynamics, or one of a plug-in.
         chains: Chains that run side by side: ladders of temperatures, or trajectories.
         interval: Time from a frame to the next of the same trajectory, in ps.
         force_field: Files of OpenMM's force field, such as `amber14-all.xml implicit/gbn2.xml`.
@@ -54,11 +56,15 @@ def run(
     if interval is not None and not 0 < interval < math.inf:
         raise ConfigError(f"--interval must be a positive number of picoseconds, got {interval:g}.")
     arguments.given(target, "TARGET")
-    path = arguments.new_file(f"{Path(target).stem}.h5" if out is None else out, endings=(".h5", ".hdf5"), option="")
-    from boltzflow import plugins, progress, runtime
+    from boltzflow import plugins, register
 
     for name in plugin:
         plugins.load(name)
+    own = register.samplers()
+    if method not in (*_METHODS, *own):
+        raise ConfigError(f"--method must be one of {', '.join([*_METHODS, *own])}, got {method!r}.")
+    path = arguments.new_file(f"{Path(target).stem}.h5" if out is None else out, endings=(".h5", ".hdf5"), option="")
+    from boltzflow import progress, runtime
 
     runtime.configure(precision)
     from boltzflow import reference, targets
@@ -67,11 +73,15 @@ def run(
     arguments.room(n, system.n_particles * system.dimension, path)
     with progress.shown() as bar:
         fraction = progress.FractionOf(bar, f"reference data of {target}")
-        if method == "tempering":
+        if method in own:
+            result = own[method](system, n, seed=seed, progress=fraction)
+        elif method == "tempering":
             result = reference.sample(system, n, seed=seed, chains=chains, progress=fraction)
         else:
             given: dict[str, Any] = {key: value for key, value in (("chains", chains), ("interval", interval)) if value is not None}
             result = reference.molecular_dynamics(system, n, seed=seed, progress=fraction, **given)
-    result.dataset.save_or_rescue(path)
-    output.say(result.sentence())
+    # A sampler of a plug-in may give the frames alone.
+    getattr(result, "dataset", result).save_or_rescue(path)
+    if hasattr(result, "sentence"):
+        output.say(result.sentence())
     print(path)
