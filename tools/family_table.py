@@ -3,7 +3,8 @@
     python tools/family_table.py dw4|lj13|lj13-once [--steps 3000] [-n 1000] [--out runs/families] [--only CELL ...] [--print]
 
 Cells: the augmented coupling flow with each projection and without equivariance, from the preset TARGET-eacf, and the continuous flow from
-the preset TARGET without path gradients. Each is a run in a folder of its own under OUT/TARGET; cells that are finished are not trained again.
+the preset TARGET without path gradients. Each is a run in a folder of its own under OUT/TARGET; cells that are finished are not trained
+again.
 """
 
 import argparse

@@ -267,7 +267,7 @@ def _explained(section: Options, depth: int) -> list[str]:
             lines += _comment(f"One of: {', '.join(union.variants)}.", indent)
             inside = _explained(value, depth + 2)
             lines += [f"{indent}{name}:", f"{indent}  {value.variant}:", *inside] if inside else [f"{indent}{name}: {value.variant}"]
-        elif items_in(hint) is not None:
+        elif items_in(hint) is not None and isinstance(value, tuple):
             lines.append(f"{indent}{name}:")
             for item in value:
                 first, *rest = [line for line in _explained(item, depth + 1) if line]

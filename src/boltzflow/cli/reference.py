@@ -81,7 +81,8 @@ def run(
             given: dict[str, Any] = {key: value for key, value in (("chains", chains), ("interval", interval)) if value is not None}
             result = reference.molecular_dynamics(system, n, seed=seed, progress=fraction, **given)
     # A sampler of a plug-in may give the frames alone.
-    getattr(result, "dataset", result).save_or_rescue(path)
+    dataset: Any = getattr(result, "dataset", result)
+    dataset.save_or_rescue(path)
     if hasattr(result, "sentence"):
         output.say(result.sentence())
     print(path)

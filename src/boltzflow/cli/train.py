@@ -95,5 +95,5 @@ def holds(folder: Path, config: "RunConfig") -> bool:
         there = config_io.load_config(path)
     except ConfigError:
         return False
-    same = {"description": "", "stages": config.stages}
+    same = {"description": "", "plugins": (), "stages": config.stages}
     return there.stages[0] == config.stages[0] and dataclasses.replace(there, **same) == dataclasses.replace(config, **same)

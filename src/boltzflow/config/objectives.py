@@ -46,13 +46,11 @@ class Objective(Options, kind="objective"):
         flows: names of the flows that it is made for; empty: any.
         measure: what the log calls the mean of the losses.
         expensive: whether a step takes so long that each is logged and every tenth saved.
-        figure: what the mean of the losses says, for people.
     """
 
     flows: ClassVar[tuple[str, ...]] = ()
     measure: ClassVar[str] = "loss"
     expensive: ClassVar[bool] = False
-    figure: ClassVar[str] = "training loss"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +115,6 @@ class PathGradient(Objective, name="path-gradient"):
     flows: ClassVar[tuple[str, ...]] = ("ecnf",)
     measure: ClassVar[str] = "divergence"
     expensive: ClassVar[bool] = True
-    figure: ClassVar[str] = "Kullback-Leibler divergence + constant"
 
     direction: DirectionName = "both"
     nodes: Count = 12
@@ -137,7 +134,6 @@ class AugmentedPathGradient(Objective, name="augmented-path-gradient"):
     flows: ClassVar[tuple[str, ...]] = ("eacf",)
     measure: ClassVar[str] = "divergence"
     expensive: ClassVar[bool] = True
-    figure: ClassVar[str] = "Kullback-Leibler divergence + constant"
 
     direction: DirectionName = "both"
     clip: Positive = 100.0

@@ -22,7 +22,7 @@ class Needs(NamedTuple):
     """What an objective asks for; checked before the first step.
 
     Attributes:
-        frames: configurations of the target.
+        frames: configurations of the target; without the need, it is given none.
         energy: its energy.
         gradient: the gradient of its energy, too.
     """
@@ -86,7 +86,7 @@ class AbstractObjective(config.Objective, abc.ABC):
         needs: what must be there.
         on_host: True: `propose` depends on frames and step alone, keeps no state, and is called ahead in a thread, with no network. False:
             it is compiled, and gets the state and the network with its present parameters.
-        flows, measure, expensive, figure: as in `config.Objective`.
+        flows, measure, expensive: as in `config.Objective`.
 
     Attributes:
         setting: what it was told; see `told`.
@@ -129,13 +129,14 @@ class AbstractObjective(config.Objective, abc.ABC):
         Args:
             state: what is kept; `()` on the host.
             network: what is trained, with its present parameters; None on the host.
-            frames: data in units of the prior, centred, (n, N, D), in the precision of the run.
+            frames: data in units of the prior, centred, (n, N, D), in the precision of the run; none of them where `needs` does not name
+                them.
             step: steps done before in the whole run.
             key: depends on seed and step alone; None on the host, where `setting.rng` serves.
         """
 
     @abc.abstractmethod
-    def losses(self, network: Any, batch: Any) -> Float[Array, " B"]:
+    def losses(self, network: Any, batch: Any, /) -> Float[Array, " B"]:
         """Loss of each configuration of a batch, whose mean is minimised; one that is not finite is left out and counted."""
 
 

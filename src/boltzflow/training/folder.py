@@ -31,7 +31,7 @@ def identity(config: RunConfig) -> str:
     Only what differs from the defaults counts, so that an option that a later version adds does not orphan a run.
     """
     plain = differences(config)
-    for name in ("description", "stages"):
+    for name in ("description", "plugins", "stages"):
         plain.pop(name, None)
     for name in _BOOKKEEPING:
         plain.get("run", {}).pop(name, None)

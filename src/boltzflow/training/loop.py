@@ -78,11 +78,13 @@ def train(
 
 def _check(config: RunConfig, target: Target, resume: bool) -> None:
     """Finds out before anything is made what would stop the run."""
-    for index, stage in enumerate(config.stages):
-        mesh = data_mesh(config.run.devices, stage.batch_size, stage.microbatch, section=f"stages.{index}")
+    meshes = [
+        data_mesh(config.run.devices, stage.batch_size, stage.microbatch, section=f"stages.{index}")
+        for index, stage in enumerate(config.stages)
+    ]
     # The bonds that the prior needs, and the like.
     flow = build_flow(config.flow, target, 1.0, key=jax.random.key(0))
-    for part in stages.parts(config, flow, target, mesh):
+    for part in stages.parts(config, flow, target, meshes[0]):
         if part.objective.needs.gradient and not datasets.has_gradient(target):
             raise ConfigError(
                 f"the objective {part.objective.variant} needs forces, and the energy of target {target.name!r} has none; leave stage "

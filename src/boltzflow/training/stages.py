@@ -79,6 +79,7 @@ class Part:
             mesh: devices with one axis, "data".
         """
         advance = make_step(network, self.objective, self.stage, mesh)
+        frames = frames if self.objective.needs.frames else frames[:0]
         if self.objective.on_host:
             for proposal in prefetch(lambda step: self.objective.propose((), None, frames, step=step, key=None), int(state.step), self.end):
                 state, metrics = advance(state, place_batch(proposal.batch, mesh))

@@ -4,6 +4,8 @@ They take extra arguments by name: `norm`, the norm of the gradient before anyth
 the stage, those that were left out included, so that these do not hold schedules back.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -75,7 +77,7 @@ def clip_by_median(factor: float) -> optax.GradientTransformationExtraArgs:
     def update(updates: Any, state: Any, params: Any = None, *, norm: Any, **_: Any) -> tuple[Any, Any]:
         return updates * jnp.minimum(1.0, factor * state.median / (norm + 1e-12)), state.after(norm)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return _transformation(init, update)
 
 
 def skip_above_median(inner: optax.GradientTransformation, factor: float) -> optax.GradientTransformationExtraArgs:
@@ -90,7 +92,7 @@ def skip_above_median(inner: optax.GradientTransformation, factor: float) -> opt
         taken, after = _taken_where(keep, inner, updates, state.inner, params, norm=norm, **extra)
         return taken, SkipAboveState(state.norms.after(norm), state.skipped + (~keep).astype(jnp.int32), after)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return _transformation(init, update)
 
 
 def skip_nonfinite(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
@@ -105,7 +107,7 @@ def skip_nonfinite(inner: optax.GradientTransformation) -> optax.GradientTransfo
         taken, after = _taken_where(keep, inner, updates, state.inner, params, norm=norm, **extra)
         return taken, SkipNonfiniteState(state.skipped + (~keep).astype(jnp.int32), after)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return _transformation(init, update)
 
 
 def _taken_where(
@@ -113,6 +115,7 @@ def _taken_where(
 ) -> tuple[Any, PyTree]:
     """The step of `inner` and its state after it, or no step and the state as it was."""
     taken, after = inner.update(updates, state, params, **extra)
+    taken = jnp.asarray(taken)
     return jnp.where(keep, taken, jnp.zeros_like(taken)), jax.tree.map(lambda new, old: jnp.where(keep, new, old), after, state)
 
 
@@ -122,7 +125,7 @@ def scale_by_schedule(rate: optax.Schedule) -> optax.GradientTransformationExtra
     def update(updates: Any, state: Any, params: Any = None, *, step: Any, **_: Any) -> tuple[Any, Any]:
         return -(jnp.asarray(rate(step)).astype(updates.dtype) * updates), state
 
-    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    return _transformation(lambda params: optax.EmptyState(), update)
 
 
 def average(decay: float) -> optax.GradientTransformationExtraArgs:
@@ -137,6 +140,11 @@ def average(decay: float) -> optax.GradientTransformationExtraArgs:
         kept = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
         return updates, AverageState(state.average + (1.0 - kept).astype(after.dtype) * (after - state.average))
 
+    return _transformation(init, update)
+
+
+def _transformation(init: Callable[[Any], Any], update: Any) -> optax.GradientTransformationExtraArgs:
+    """With extra arguments that are given by name, which optax's types do not foresee."""
     return optax.GradientTransformationExtraArgs(init, update)
 
 
@@ -148,4 +156,4 @@ def averaged(state: PyTree) -> Float[Array, " P"]:
 def skipped(state: PyTree) -> Int[Array, ""]:
     """Steps that the state of a chain says were left out."""
     found = [value for _, value in optax.tree.get_all_with_path(state, "skipped")]
-    return sum(found[1:], start=found[0])
+    return functools.reduce(jnp.add, found)
