@@ -132,7 +132,7 @@ class Spoilt(AbstractObjective):
         return self.inner.losses(network, batch.inner) + jnp.where(jnp.asarray(batch.mark) > 0.9, jnp.sqrt(zero), 0.0)
 
 
-@pytest.mark.parametrize("objective", [FlowMatching(), MaximumLikelihood(nodes=2)])
+@pytest.mark.parametrize("objective", [FlowMatching(), pytest.param(MaximumLikelihood(nodes=2), marks=pytest.mark.slow)])
 def test_a_gradient_that_is_nan_costs_its_pair_alone(objective):
     flow = continuous()
     inner = told(objective, flow)
@@ -155,8 +155,15 @@ def test_likelihood_of_a_coupling_flow():
     assert_costs_itself(flow.network, objective, batch, batch._replace(noise=noise))
 
 
-@pytest.mark.parametrize("direction", ["reverse", "forward"])
-@pytest.mark.parametrize("energy", [ring, steep])
+@pytest.mark.parametrize(
+    ("energy", "direction"),
+    [
+        (ring, "reverse"),
+        pytest.param(ring, "forward", marks=pytest.mark.slow),
+        pytest.param(steep, "reverse", marks=pytest.mark.slow),
+        (steep, "forward"),
+    ],
+)
 def test_path_gradients(energy, direction):
     flow = continuous()
     objective = told(PathGradient(nodes=2, direction=direction), flow, energy)
@@ -173,7 +180,7 @@ def test_path_gradients_of_a_coupling_flow(energy):
     assert_costs_itself(flow.network, objective, batch, batch._replace(prior=far(batch.prior), data=far(batch.data)))
 
 
-@pytest.mark.parametrize("function", [outside, outside_steep])
+@pytest.mark.parametrize("function", [pytest.param(outside, marks=pytest.mark.slow), outside_steep])
 def test_path_gradients_with_energies_outside_jax(function):
     with concurrent.futures.ThreadPoolExecutor(1) as threads, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
