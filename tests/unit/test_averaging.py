@@ -9,6 +9,8 @@ from boltzflow import targets
 from boltzflow.errors import DataError
 from boltzflow.sampling.averaging import averaged
 from boltzflow.sampling.generate import generate
+from boltzflow.sampling.samples import Samples
+from boltzflow.sampling.thinning import thinned, thinning
 from boltzflow.training import load_model
 
 N = 8000
@@ -51,6 +53,49 @@ def test_failed_samples_stay_without_weight(model, samples):
     found = averaged(broken, model.flow, model.target)
     assert np.isneginf(found.log_weight[3])
     assert np.isfinite(np.delete(found.log_weight, 3)).all()
+
+
+def test_thinning_averaging_taking_and_joining_in_any_order(model, samples):
+    flow, exact = dataclasses.replace(model.flow, marginal_draws=3), targets.get("dw4").exact
+    samples = samples.take(np.arange(4000))
+
+    def average(part):
+        return averaged(part, flow, model.target)
+
+    def thin(part, seed=0):
+        return thinned(part, np.where(part.u > np.median(samples.u), 1.0, 0.1), seed=seed)
+
+    def halves(part):
+        return part.take(slice(0, part.n // 2)), part.take(np.arange(part.n // 2, part.n))
+
+    thinned_first = average(thin(samples))
+    orders = {
+        "thinned, averaged": thinned_first,
+        "averaged, thinned": thin(average(samples)),
+        "taken, thinned, joined, averaged": average(Samples.concatenate([thin(part, seed) for seed, part in enumerate(halves(samples))])),
+        "thinned, taken, averaged, joined": Samples.concatenate([average(part) for part in halves(thin(samples))]),
+    }
+    for name, found in orders.items():
+        # Log q that is averaged as it is changed by thinning would be off by 0.2 and 1.4.
+        assert found.log_z().value == pytest.approx(exact.log_z, abs=0.1), name
+        assert found.expectation(found.u).value == pytest.approx(exact.mean_energy, abs=0.5), name
+        assert not found.weights_follow, name
+    # What averaging changes, it changes by the same amount in log q and in the weight.
+    before = thin(samples)
+    np.testing.assert_allclose(thinned_first.log_weight - before.log_weight, before.log_q - thinned_first.log_q)
+    with pytest.raises(DataError, match=r"copies that log q is averaged over \(4 and 1\).*cannot be joined"):
+        Samples.concatenate([thinned_first, before])
+    with pytest.raises(DataError, match="not their log q; use `thinned"):
+        _ = thinning(np.ones(3), seed=0).log_q
+
+
+def test_samples_of_another_flow_or_target_are_refused(model, samples):
+    few = samples.take(np.arange(5))
+    other = dataclasses.replace(model.flow, scale=1.01)
+    with pytest.raises(DataError, match="differ in the weights of the flow"):
+        averaged(few, other, model.target)
+    with pytest.raises(DataError, match="the samples belong to .*N=4.*but the model to .*N=13"):
+        averaged(few, model.flow, targets.get("lj13"))
 
 
 def test_refusals(model, samples):

@@ -2,16 +2,20 @@
 
 import dataclasses
 import math
+import re
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from boltzflow import targets
+from boltzflow.cli.sample import summarize
 from boltzflow.config import EACF, ECNF, EGNN, Flow, GaussLegendre, Spherical, Vector
 from boltzflow.flows.build import build_flow
 from boltzflow.sampling.generate import generate
-from boltzflow.sampling.hands import log_images
+from boltzflow.sampling.hands import log_images, with_right_hand
 from boltzflow.sampling.samples import Samples
 from boltzflow.targets import ChiralCentre, Target, hands
 
@@ -75,13 +79,20 @@ def test_a_flow_that_knows_hands_is_left_alone():
     assert np.isfinite(samples.log_weight[~wrong]).all()
 
 
-def test_other_stereoisomers_have_no_weight():
+def test_other_stereoisomers_have_no_weight(capsys):
     # A second centre that always has the hand opposite to the first: no reflection makes both right.
     opposite = ChiralCentre(0, (1, 2, 3, 4), -1)
     samples = generate(flow_of(SYMMETRIC["ecnf"]), chiral((CENTRE, opposite)), 50, seed=0)
     assert samples.meta["other_hand"] == 50
-    assert samples.n_failed == 50
-    assert samples.n_solver_failed == 0
+    assert samples.n_other_hand == 50
+    assert np.isneginf(samples.log_weight).all()
+    # They are told apart from what failed.
+    assert samples.n_failed == samples.n_solver_failed == 0
+    assert (samples.summary()["failed"], samples.summary()["other_hand"]) == (0, 50)
+    summarize(samples, seconds=1.0)
+    said = capsys.readouterr().out
+    assert re.search(r"failed samples +0\s", said)
+    assert re.search(r"samples of another stereoisomer +50\s", said)
 
 
 def test_counts_add_up_in_files_and_in_joined_samples(tmp_path):
@@ -89,7 +100,11 @@ def test_counts_add_up_in_files_and_in_joined_samples(tmp_path):
     whole = generate(flow, target, 60, seed=0)
     streamed = generate(flow, target, 60, seed=0, chunk=8, out=tmp_path / "s.h5")
     assert streamed.meta["reflected"] == whole.meta["reflected"] > 0
-    assert Samples.concatenate([whole, whole]).meta["reflected"] == 2 * whole.meta["reflected"]
+    other = generate(flow, target, 60, seed=1)
+    assert Samples.concatenate([whole, other]).meta["reflected"] == whole.meta["reflected"] + other.meta["reflected"]
+    # What was drawn once is counted once.
+    for again in ([whole, whole], [whole.take(slice(0, 20)), whole.take(slice(20, 60))]):
+        assert Samples.concatenate(again).meta == whole.meta
 
 
 def test_targets_without_hands_are_left_alone():
@@ -97,3 +112,61 @@ def test_targets_without_hands_are_left_alone():
     samples = generate(flow, chiral(()), 20, seed=0)
     assert "reflected" not in samples.meta
     assert log_images(flow, chiral(())) == 0.0
+
+
+def volume(x):
+    """Of the tetrahedron of the four neighbours, with the sign of the hand; (..., 5, 3) -> (...)."""
+    edges = x[..., 1:4, :] - x[..., 4:, :]
+    return (edges[..., 0, :] * jnp.cross(edges[..., 1, :], edges[..., 2, :])).sum(-1)
+
+
+def uneven() -> Target:
+    """As `chiral`, but mirror images differ by up to 1 kT, as with the correction maps of some force fields."""
+    energy = lambda x: chiral().energy(x) + 0.5 * jnp.tanh(volume(x))  # noqa: E731
+    return dataclasses.replace(chiral(), name="uneven", energy_function=energy)
+
+
+@pytest.mark.parametrize("name", SYMMETRIC)
+def test_energies_are_those_of_the_positions_stored(name):
+    target, n = uneven(), 3000
+    samples = generate(flow_of(**SYMMETRIC[name]), target, n, seed=0)
+    assert 0.4 * n < samples.meta["reflected"] < 0.6 * n
+    np.testing.assert_allclose(samples.u, target.energies(jnp.asarray(samples.positions)), atol=1e-5)
+    # The truth by plain Monte Carlo of the harmonic part on the zero-CoM subspace, one hand of which counts.
+    x = np.random.default_rng(1).normal(size=(200_000, 5, 3)).astype(np.float32)
+    v = np.asarray(volume(jnp.asarray(x - x.mean(axis=1, keepdims=True))))
+    w = np.where(v > 0, np.exp(-0.5 * np.tanh(v)), 0.0)
+    log_z, skew = 6 * math.log(2 * math.pi) + math.log(w.mean()), (w * np.tanh(v)).sum() / w.sum()
+    assert samples.log_z().value == pytest.approx(log_z, abs=0.03)
+    assert samples.expectation(np.tanh(np.asarray(volume(jnp.asarray(samples.positions))))).value == pytest.approx(skew, abs=0.03)
+
+
+def test_known_energies_of_mirror_images_are_not_kept():
+    target = uneven()
+    x = np.random.default_rng(0).normal(size=(20, 5, 3)).astype(np.float32)
+    zero = np.zeros(20)
+    mirrored = Samples(x, zero, target.energies(jnp.asarray(x)), zero, zero, zero)
+    found = with_right_hand(mirrored, flow_of(SYMMETRIC["ecnf"]), target)
+    assert 0 < found.meta["reflected"] < 20
+    np.testing.assert_allclose(found.u, target.energies(jnp.asarray(found.positions)), rtol=1e-6)
+    assert np.abs(found.u - mirrored.u).max() > 0.1
+
+
+def test_dear_energies_are_computed_once_and_only_where_they_count():
+    calls = []
+
+    def energy(x):
+        calls.append(x)
+        return 0.5 * float(np.sum((x - x.mean(axis=0)) ** 2))
+
+    with ThreadPoolExecutor(2) as pool:
+        target = targets.from_calculator(energy, 5, name="dear", classes=(0, 1, 2, 3, 4), reflections=False, executor=pool, workers=2)
+        target = dataclasses.replace(target, chiral_centres=(CENTRE,))
+        calls.clear()
+        samples = generate(flow_of(SYMMETRIC["ecnf"]), target, 13, seed=0, chunk=8)
+        # The last chunk is drawn whole, but its surplus has no energies.
+        assert len(calls) == 13
+        assert np.isfinite(samples.u).all()
+        calls.clear()
+        apart = generate(flow_of(family="eacf", coupling=COUPLING), target, 13, seed=0)
+        assert len(calls) == 13 - apart.n_other_hand < 13

@@ -9,10 +9,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from filelock import FileLock, Timeout
 
 from boltzflow.errors import DataError, RunError
-from boltzflow.sampling.samples import Samples
-from boltzflow.sampling.writer import SamplesWriter, parts_folder
+from boltzflow.sampling.samples import FIELDS, OTHER_HAND, Samples
+from boltzflow.sampling.thinning import thinned
+from boltzflow.sampling.writer import SamplesWriter, lock_file, parts_folder
 
 META = {"target": "lj13", "fingerprint": "lennard_jones(epsilon=2.0) N=13 D=3 [reduced]", "model": "runs/a", "seed": 1, "units": "reduced"}
 
@@ -39,6 +41,28 @@ def assert_stream(samples: Samples, n: int) -> None:
     np.testing.assert_array_equal(samples.positions[:, 0, 0], np.arange(n))
     np.testing.assert_array_equal(samples.log_q, -np.arange(n))
     np.testing.assert_array_equal(samples.nfe, np.arange(n) % 100)
+
+
+def listed(folder: Path) -> list[str]:
+    """The files of a folder without those of locks, which stay."""
+    return sorted(file.name for file in folder.iterdir() if not (file.name.startswith(".") and file.suffix == ".lock"))
+
+
+def lock_is_held(path: Path) -> bool:
+    lock = FileLock(lock_file(path), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def interrupted(path: Path, n: int = 10) -> None:
+    """Leaves what a writer leaves that was killed."""
+    writer = SamplesWriter(path, META)
+    writer.append(make(n))
+    writer.release()
 
 
 @dataclasses.dataclass
@@ -91,6 +115,99 @@ class TestSamples:
         with pytest.raises(DataError, match="cannot be joined"):
             Samples.concatenate([first, make(3, meta={"fingerprint": "other"})])
 
+    def test_weights_follow_from_u_and_log_q_until_they_are_their_own(self) -> None:
+        samples = make(4)
+        np.testing.assert_array_equal(samples.log_weight, -samples.u - samples.log_q)
+        other = dataclasses.replace(samples, u=samples.u + 1.0)
+        np.testing.assert_array_equal(other.log_weight, samples.log_weight - 1.0)
+        own = dataclasses.replace(samples, log_weight=[0.0, -np.inf, 1.0, 2.0])
+        np.testing.assert_array_equal(own.log_weight, [0.0, -np.inf, 1.0, 2.0])
+        assert (samples.weights_follow, other.weights_follow, own.weights_follow) == (True, True, False)
+        # Nothing tells how weights of their own change with the energy.
+        for name in ("u", "log_q"):
+            with pytest.raises(DataError, match="weights of their own"):
+                dataclasses.replace(own, **{name: np.zeros(4)})
+        both = dataclasses.replace(own, u=np.zeros(4), log_weight=np.ones(4))
+        np.testing.assert_array_equal(both.log_weight, np.ones(4))
+        with pytest.raises(DataError, match="finite, or -inf"):
+            dataclasses.replace(samples, log_weight=np.full(4, np.nan))
+        failed = dataclasses.replace(samples, status=np.array([1, 0, OTHER_HAND, 0]), log_weight=np.zeros(4))
+        np.testing.assert_array_equal(failed.log_weight, [-np.inf, 0.0, -np.inf, 0.0])
+        assert (failed.n_failed, failed.n_solver_failed, failed.n_other_hand) == (1, 1, 1)
+
+    def test_samples_without_energy_count_alike(self) -> None:
+        samples = dataclasses.replace(make(3, meta={**META, "energy": False}), u=np.full(3, np.nan), status=np.array([0, 1, 0]))
+        np.testing.assert_array_equal(samples.log_weight, [0.0, -np.inf, 0.0])
+        with pytest.raises(DataError, match="has no energy"):
+            samples.ess()
+
+    def test_own_weights_go_wherever_the_samples_go(self, tmp_path: Path) -> None:
+        samples = make(300)
+        few = thinned(samples, np.where(np.arange(300) % 3, 0.2, 1.0), seed=0)
+        assert 100 < few.n < 250
+        np.testing.assert_array_equal(few.log_q, samples.take(few.positions[:, 0, 0].astype(int)).log_q)
+        few.save(tmp_path / "few.h5")
+        with SamplesWriter(tmp_path / "streamed.h5", META) as writer:
+            writer.append(few.take(slice(0, 50)))
+            writer.append(few.take(slice(50, None)))
+        joined = Samples.concatenate([few.take(slice(0, 30)), few.take(np.arange(few.n) >= 30)])
+        for found in (Samples.load(tmp_path / "few.h5"), Samples.load(tmp_path / "streamed.h5"), joined):
+            np.testing.assert_array_equal(found.log_weight, few.log_weight)
+            assert found.log_z() == few.log_z()
+            assert not found.weights_follow
+        weights = np.exp(few.log_weight - few.log_weight.max())
+        drawn = np.bincount(few.resample(20_000, seed=0)[:, 0, 0].astype(int), minlength=300)[few.positions[:, 0, 0].astype(int)]
+        np.testing.assert_allclose(drawn / 20_000, weights / weights.sum(), atol=1e-3)
+        with h5py.File(tmp_path / "few.h5") as file:
+            np.testing.assert_array_equal(file["log_weight"][:], few.log_weight)
+
+    def test_thinned_twice_and_joined_with_the_rest(self) -> None:
+        rng = np.random.default_rng(3)
+        x = 1.3 * rng.normal(size=(40_000, 2, 1))
+        log_q = (-0.5 * (x / 1.3) ** 2 - math.log(1.3 * math.sqrt(2 * math.pi))).sum(axis=(1, 2))
+        zero = np.zeros(len(x))
+        samples = Samples(x, log_q, 0.5 * (x**2).sum(axis=(1, 2)), zero, zero, zero)
+        keep = np.where(x[:, 0, 0] > 1.0, 1.0, 0.3)
+        half = thinned(samples.take(slice(0, 20_000)), keep[:20_000], seed=0)
+        quarter = thinned(half, np.where(half.positions[:, 1, 0] > 0, 0.9, 0.4), seed=1)
+        for found in (half, quarter, Samples.concatenate([quarter, samples.take(slice(20_000, None))])):
+            assert found.log_z().value == pytest.approx(math.log(2 * math.pi), abs=0.03)
+            assert found.expectation(found.positions[:, 0, 0] > 1.0).value == pytest.approx(0.158655, abs=0.02)
+
+    def test_what_adds_up_counts_each_drawing_once(self) -> None:
+        drawn = make(10, meta={**META, "seconds": 1.0, "reflected": 4, "other_hand": 1})
+        again = make(10, start=10, meta={**META, "seconds": 2.0, "reflected": 3, "other_hand": 0})
+        for parts in ([drawn, drawn], [drawn.take(slice(0, 5)), drawn.take(slice(5, 10))], [drawn.take([0])]):
+            assert Samples.concatenate(parts).meta == drawn.meta
+        joined = Samples.concatenate([drawn.take(slice(0, 2)), again, drawn, again])
+        assert (joined.meta["seconds"], joined.meta["reflected"], joined.meta["other_hand"]) == (3.0, 7, 1)
+        slower = dataclasses.replace(drawn, meta={**drawn.meta, "seconds": 5.0})
+        assert Samples.concatenate([slower, again]).meta["seconds"] == 7.0
+
+    @pytest.mark.parametrize(
+        ("key", "one", "other", "told"),
+        [
+            ("weights", "a1", "b2", "weights of the flow"),
+            ("divergence", "exact", "hutchinson", "divergence"),
+            ("solver", "rk4, 20 steps", "rk4, 40 steps", "solver"),
+            ("precision", "float32", "float64", "precision"),
+            ("identity", "a1", "b2", "settings of the solver"),
+            ("draws", None, 21, "copies that log q is averaged over"),
+        ],
+    )
+    def test_samples_of_other_flows_are_not_joined(self, tmp_path: Path, key: str, one: object, other: object, told: str) -> None:
+        first, second = (make(3, start=start, meta={**META, **({key: value} if value else {})}) for start, value in ((0, one), (3, other)))
+        with pytest.raises(DataError, match=f"{told}.*cannot be joined"):
+            Samples.concatenate([first, second])
+        writer = SamplesWriter(tmp_path / "s.h5", first.meta)
+        writer.append(first)
+        with pytest.raises(RunError, match=told if told != "solver" else "solver rk4, 20 steps, not rk4, 40 steps"):
+            writer.append(second)
+        writer.close()
+        with pytest.raises(RunError, match=told.split()[0]):
+            SamplesWriter(tmp_path / "s.h5", second.meta, resume=True)
+        assert_stream(Samples.load(tmp_path / "s.h5"), 3)
+
     def test_summary_of_nothing_usable(self) -> None:
         summary = dataclasses.replace(make(300), status=np.ones(300)).summary()
         assert summary["log_z"]["value"] is None
@@ -106,11 +223,11 @@ class TestFile:
         samples = dataclasses.replace(samples, positions=samples.positions.astype(dtype), u=np.full(n, np.nan))
         samples.save(tmp_path / "new" / "s.h5")
         loaded = Samples.load(tmp_path / "new" / "s.h5")
-        for field in ("positions", "log_q", "u", "status", "nfe", "path_length", "log_weight"):
+        for field in ("positions", *FIELDS):
             np.testing.assert_array_equal(getattr(loaded, field), getattr(samples, field))
             assert getattr(loaded, field).dtype == getattr(samples, field).dtype
         assert loaded.meta == {**META, "seconds": 1.5, "path": "x", "versions": {"jax": "0.10"}}
-        assert [path.name for path in (tmp_path / "new").iterdir()] == ["s.h5"]
+        assert listed(tmp_path / "new") == ["s.h5"]
 
     def test_other_target_is_refused_with_both_names(self, tmp_path: Path) -> None:
         make(3).save(tmp_path / "s.h5")
@@ -142,8 +259,53 @@ class TestFile:
             with pytest.raises(DataError, match="damaged"):
                 Samples.load(tmp_path / "cut.h5")
 
+    def test_files_without_weights_are_read(self, tmp_path: Path) -> None:
+        # Those of version 1, which told other stereoisomers by an infinite energy.
+        u = np.where(np.arange(6) < 2, np.inf, 1.0)
+        dataclasses.replace(make(6, meta={**META, "other_hand": 2}), u=u).save(tmp_path / "old.h5")
+        with h5py.File(tmp_path / "old.h5", "a") as file:
+            del file["log_weight"]
+            file.attrs["version"] = 1
+        found = Samples.load(tmp_path / "old.h5")
+        np.testing.assert_array_equal(found.log_weight, [-np.inf, -np.inf, 1.0, 2.0, 3.0, 4.0])
+        assert (found.n_other_hand, found.n_failed) == (2, 0)
+        with SamplesWriter(tmp_path / "old.h5", META, resume=True) as writer:
+            writer.append(make(3, start=6))
+        assert_stream(Samples.load(tmp_path / "old.h5"), 9)
+
 
 class TestWriter:
+    def test_a_second_writer_is_refused_and_nothing_is_lost(self, tmp_path: Path) -> None:
+        path = tmp_path / "s.h5"
+        first = SamplesWriter(path, META, resume=True)
+        first.append(make(100))
+        for resume in (True, False):
+            with pytest.raises(RunError, match=r"another writer has .*s\.h5 open; wait"):
+                SamplesWriter(path, META, resume=resume)
+        with pytest.raises(RunError, match="another writer"):
+            make(5).save(path, overwrite=True)
+        first.append(make(50, start=100))
+        first.close()
+        assert_stream(Samples.load(path), 150)
+        with pytest.raises(RunError, match="is closed"):
+            first.append(make(5, start=150))
+        with SamplesWriter(path, META, resume=True) as second:
+            second.append(make(10, start=150))
+        assert_stream(Samples.load(path), 160)
+        assert listed(tmp_path) == ["s.h5"]
+
+    def test_a_refusal_leaves_nothing_behind(self, tmp_path: Path) -> None:
+        (tmp_path / "notes.h5").write_text("mine")
+        with pytest.raises(RunError):
+            SamplesWriter(tmp_path / "notes.h5", META, resume=True)
+        assert [file.name for file in tmp_path.iterdir()] == ["notes.h5"]
+
+    def test_an_error_lets_go_of_the_file(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="broken"), SamplesWriter(tmp_path / "s.h5", META) as writer:  # noqa: PT012
+            writer.append(make(5))
+            raise ValueError("broken")
+        assert not lock_is_held(tmp_path / "s.h5")
+
     def test_appends_become_one_file(self, tmp_path: Path) -> None:
         path = tmp_path / "s.h5"
         with SamplesWriter(path, META) as writer:
@@ -154,11 +316,11 @@ class TestWriter:
         loaded = Samples.load(path)
         assert_stream(loaded, 50)
         assert loaded.meta == {**META, "seconds": 1.25}
-        assert [file.name for file in tmp_path.iterdir()] == ["s.h5"]
+        assert listed(tmp_path) == ["s.h5"]
 
     def test_resume_of_interrupted_and_of_finished(self, tmp_path: Path) -> None:
         path = tmp_path / "s.h5"
-        SamplesWriter(path, META).append(make(10))
+        interrupted(path)
         with pytest.raises(RunError, match="was interrupted and holds 10 samples.*resume"):
             SamplesWriter(path, META)
         for start, end in ((10, 25), (25, 40)):
@@ -181,6 +343,7 @@ class TestWriter:
         writer = SamplesWriter(path, META)
         writer.append(make(10))
         writer.append(make(10, start=10))
+        writer.release()
         last = parts_folder(path) / "000000000010.h5"
         last.write_bytes(last.read_bytes()[:-200])
         (parts_folder(path) / "000000000020.tmp").write_bytes(b"half")
@@ -212,8 +375,7 @@ class TestWriter:
         path = tmp_path / "s.h5"
         writer = SamplesWriter(path, META)
         writer.append(make(5))
-        if finished:
-            writer.close()
+        (writer.close if finished else writer.release)()
         with pytest.raises(RunError, match=f"with {key} .*{META[key] if key != 'fingerprint' else 'lennard'}.*not {value}"):
             SamplesWriter(path, {**META, key: value}, resume=True)
         with pytest.raises(RunError, match="5 samples \\(target lj13, model runs/a, seed 1\\)"):
@@ -338,4 +500,83 @@ def test_kill_at_random_moments(tmp_path: Path) -> None:
         assert writer.n_written == n
         writer.append(make(10, start=n))
     assert_stream(Samples.load(path), n + 10)
-    assert [file.name for file in tmp_path.iterdir()] == ["s.h5"]
+    assert listed(tmp_path) == ["s.h5"]
+
+
+TWO_WRITERS = """
+import os, random, select, shutil, signal, sys, time
+from pathlib import Path
+from test_samples import META, assert_stream, make
+from boltzflow.errors import RunError
+from boltzflow.sampling.samples import Samples
+from boltzflow.sampling.writer import SamplesWriter
+
+def attempt(path, said, refused, told):  # refused: where the other one's refusal is heard; told: where it is said
+    try:
+        writer = SamplesWriter(path, META, resume=True)
+    except RunError as error:
+        assert "another writer" in str(error), error
+        os.write(told, b"r")
+        os.write(said, b"r")
+        return
+    for _ in range(3):
+        writer.append(make(20, start=writer.n_written))
+        time.sleep(random.uniform(0.0, pause))
+    select.select([refused], [], [], 20.0)
+    writer.append(make(20, start=writer.n_written))
+    writer.close()
+    os.write(said, b"w")
+
+path, tries, pause = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+for number in range(tries):
+    heard, said = os.pipe()
+    one, two = os.pipe(), os.pipe()
+    children = []
+    for listen, tell in ((one[0], two[1]), (two[0], one[1])):
+        child = os.fork()
+        if child == 0:
+            random.seed(os.getpid())
+            time.sleep(random.uniform(0.0, pause))
+            status = 1
+            try:
+                attempt(path, said, listen, tell)
+                status = 0
+            finally:
+                os._exit(status)
+        children.append(child)
+    statuses = [os.waitpid(child, 0)[1] for child in children]
+    assert statuses == [0, 0], statuses
+    assert sorted(os.read(heard, 10)) == sorted(b"rw"), "one writes, one is refused"
+    for end in (heard, said, *one, *two):
+        os.close(end)
+    assert_stream(Samples.load(path), 80 * (number + 1))
+
+# A writer that is killed lets go.
+reader, pipe = os.pipe()
+child = os.fork()
+if child == 0:
+    writer = SamplesWriter(path, META, resume=True)
+    writer.append(make(5, start=writer.n_written))
+    os.write(pipe, b"x")
+    time.sleep(60)
+os.read(reader, 1)
+try:
+    SamplesWriter(path, META, resume=True)
+    raise AssertionError("not refused")
+except RunError as error:
+    print(error)
+os.kill(child, signal.SIGKILL)
+os.waitpid(child, 0)
+with SamplesWriter(path, META, resume=True) as writer:
+    assert writer.n_written == 80 * tries + 5
+print("fine")
+"""
+
+
+@pytest.mark.parametrize(("tries", "pause"), [(20, 0.01), pytest.param(200, 0.1, marks=pytest.mark.slow)])
+def test_two_writers(tmp_path: Path, tries: int, pause: float) -> None:
+    """Of two processes at one file one is refused, each time, and nothing is lost."""
+    command = [sys.executable, "-c", TWO_WRITERS, str(tmp_path / "s.h5"), str(tries), str(pause)]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "fine"

@@ -1,13 +1,11 @@
 """Samples that are kept with probabilities of their own: estimates stay what they are."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
 from boltzflow.errors import DataError
 from boltzflow.sampling.samples import Samples
-from boltzflow.sampling.thinning import thinning
+from boltzflow.sampling.thinning import thinned, thinning
 
 N = 40_000
 
@@ -21,12 +19,6 @@ def samples():
     log_q = -0.5 * x**2 - 0.5 * np.log(2 * np.pi)
     status = np.zeros(N, int)
     return Samples(positions, log_q, 0.5 * (x / 1.2) ** 2, status, status, np.zeros(N))
-
-
-def thinned(samples, keep, seed):
-    kept, log_q = thinning(keep, seed=seed)
-    fewer = samples.take(kept)
-    return dataclasses.replace(fewer, log_q=fewer.log_q + log_q)
 
 
 def test_estimates_stay_consistent_and_rare_regions_lose_no_precision(samples):
@@ -49,6 +41,7 @@ def test_estimates_stay_consistent_and_rare_regions_lose_no_precision(samples):
 def test_all_are_kept_as_they_are(samples):
     found = thinned(samples, np.ones(N), seed=0)
     np.testing.assert_array_equal(found.log_q, samples.log_q)
+    np.testing.assert_array_equal(found.log_weight, samples.log_weight)
 
 
 def test_the_same_seed_keeps_the_same_samples(samples):

@@ -127,8 +127,8 @@ class Samples:
                 given = None
             elif any(a is not b for a, b in zip(columns, before.columns, strict=True)):
                 raise DataError(
-                    "these samples have weights of their own (they were thinned, for instance), which do not follow from u and log q; replace "
-                    "log_weight together with u, log_q or status, or change these before."
+                    "these samples have weights of their own (they were thinned, for instance), which do not follow from u and log q; "
+                    "replace log_weight together with u, log_q or status, or change these before."
                 )
         if given is None:
             given = plain
@@ -240,7 +240,7 @@ class Samples:
 
     def take(self, indices: Any) -> "Samples":
         """The samples at some indices (integers, booleans or a slice)."""
-        columns = {name: getattr(self, name)[indices] for name in FIELDS}
+        columns: dict[str, Any] = {name: getattr(self, name)[indices] for name in FIELDS}
         return Samples(positions=self.positions[indices], **columns, meta=self.meta, _drawings=self._drawings)
 
     @staticmethod
@@ -259,7 +259,7 @@ class Samples:
             if (apart := difference(parts[0].meta, part.meta)) is not None:
                 raise DataError(f"samples that differ in {apart} cannot be joined; draw or average them alike, or keep them apart.")
         drawings = {drawing: own for part in parts for drawing, own in (part._drawings or {}).items()}
-        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS}
+        columns: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS}
         positions = np.concatenate([part.positions for part in parts])
         return Samples(positions=positions, **columns, meta={**parts[0].meta, **summed(list(drawings.values()))}, _drawings=drawings)
 

@@ -264,7 +264,7 @@ def check_identity(path: Path, stored: Mapping[str, Any], new: Mapping[str, Any]
                 )
             raise RunError(f"{path} holds samples with {key} {stored[key]!s}, not {new[key]!s}; choose another file for the new ones.")
     if (apart := difference(stored, new, ())) is not None:
-        raise RunError(f"{path} holds samples that differ from the new ones in {apart}; choose another file for the new ones.")
+        raise RunError(f"{path} holds samples that differ from the new ones in {apart}; choose another file for these.")
 
 
 def _existing(path: Path) -> tuple[int, tuple[int, ...], dict[str, Any]] | None:
