@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from boltzflow import config
-from boltzflow.errors import ConfigError, nearest
+from boltzflow.errors import ConfigError
 
 if TYPE_CHECKING:
     from boltzflow.targets import Target
@@ -102,14 +102,3 @@ def samplers() -> dict[str, Callable[..., Any]]:
 def observables() -> dict[str, Callable[..., Any]]:
     """Observables of plug-ins, by name."""
     return dict(_observables)
-
-
-def named(table: dict[str, Callable[..., Any]], name: str, what: str) -> Callable[..., Any]:
-    """What is registered by a name.
-
-    Raises:
-        ConfigError: if there is nothing.
-    """
-    if name not in table:
-        raise ConfigError(f"there is no {what} {name!r}; {nearest(name, table)}")
-    return table[name]

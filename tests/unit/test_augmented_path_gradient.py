@@ -25,7 +25,7 @@ def energy(positions: Any) -> Any:
     return 1.5 * jnp.sum(positions**2) + 0.2 * jnp.sum(positions**4)
 
 
-TARGET = targets.from_function(energy, 4, 3, name="quartic")
+TARGET = targets.Target("quartic", 4, 3, energy, (0, 1, 2, 3))
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ the stage, those that were left out included, so that these do not hold schedule
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -143,7 +142,7 @@ def average(decay: float) -> optax.GradientTransformationExtraArgs:
     return _transformation(init, update)
 
 
-def _transformation(init: Callable[[Any], Any], update: Any) -> optax.GradientTransformationExtraArgs:
+def _transformation(init: Any, update: Any) -> optax.GradientTransformationExtraArgs:
     """With extra arguments that are given by name, which optax's types do not foresee."""
     return optax.GradientTransformationExtraArgs(init, update)
 
