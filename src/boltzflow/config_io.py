@@ -290,5 +290,5 @@ def _entry(name: str, value: Any, indent: str) -> list[str]:
     import yaml
 
     shown_value = list(value) if isinstance(value, tuple) else value
-    entry = yaml.safe_dump({name: shown_value}, width=_WIDTH - 16 - len(indent), allow_unicode=True)
+    entry = yaml.safe_dump({name: shown_value}, width=_WIDTH - 24 - len(indent), allow_unicode=True)
     return [indent + line for line in entry.splitlines()]

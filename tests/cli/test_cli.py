@@ -107,7 +107,7 @@ def test_public_functions_are_not_shadowed_by_modules():
         (["sample", "dw4", "-n", "-3"], "-n must be at least 1, got -3"),
         (["sample", "dw4", "-n", "1e5"], "must be a whole number, got '1e5'"),
         (["sample", "dw4", "--chunk", "0"], "--chunk must be at least 1, got 0"),
-        (["sample", "dw4", "--precision", "doubl"], "must be one of single, double, got 'doubl'"),
+        (["sample", "dw4", "--precision", "doubl"], "must be one of double, single, got 'doubl'"),
         (["sample", "dw4", "lj13"], "there are too many arguments: lj13"),
         (["evaluate", "dw4", "-n", "0"], "-n must be at least 1, got 0"),
         (["evaluate", "dw4", "--jsn"], "did you mean '--json'"),
