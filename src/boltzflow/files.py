@@ -6,6 +6,7 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +111,35 @@ def require_writable(path: Path) -> None:
             pass
     except OSError as error:
         raise RunError(f"cannot write {path} ({above}: {reason(error)}); choose another place.") from error
+
+
+@contextlib.contextmanager
+def locked(lock: Path, sentence: str) -> Iterator[None]:
+    """Keeps what a lock file stands for to this process while the block runs.
+
+    The system gives the lock back when the process ends, however it ends.
+
+    Args:
+        lock: the lock file; it is made, with its folder, and goes again.
+        sentence: what whoever comes second is told.
+
+    Raises:
+        RunError: with the sentence, if another process holds it, or if it cannot be made.
+    """
+    import filelock
+
+    held = filelock.FileLock(lock)
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        held.acquire(timeout=0)
+    except filelock.Timeout:
+        raise RunError(sentence) from None
+    except OSError as error:
+        raise RunError(f"{lock.parent} cannot be written: {reason(error)}; choose another place.") from error
+    try:
+        yield
+    finally:
+        # While it is held: whoever opened the file before it went tries again (filelock looks whether it is still there).
+        with contextlib.suppress(OSError):
+            lock.unlink()
+        held.release()

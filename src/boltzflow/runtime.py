@@ -26,7 +26,7 @@ def configure(precision: Literal["single", "double"] = "single", devices: int = 
             are made; where there are accelerators, or for 0 (all there are), nothing is changed.
 
     Raises:
-        ConfigError: if JAX is already in use with fewer CPU devices.
+        ConfigError: if JAX is already in use with fewer CPU devices, or the devices that JAX_PLATFORMS names are not there.
     """
     # XLA's loader of cached programs reports tuning hints ("prefer-no-gather") as missing processor features, at great length.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -40,6 +40,7 @@ def configure(precision: Literal["single", "double"] = "single", devices: int = 
             raise ConfigError(
                 f"run.devices is {devices}, but JAX is already running in this process with fewer CPU devices; start a new process."
             ) from error
+    _require_device()
     folder = compile_cache()
     if folder is None:
         return
@@ -116,3 +117,19 @@ def _machine() -> str:
     except OSError:
         pass
     return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:12]}"
+
+
+def _require_device() -> None:
+    """Makes sure that there are the devices that the user has asked for; JAX itself fails on them in many ways, and late."""
+    import jax
+
+    asked = os.environ.get("JAX_PLATFORMS")
+    if not asked:
+        return
+    try:
+        jax.devices()
+    except Exception as error:
+        raise ConfigError(
+            f"JAX cannot compute on what JAX_PLATFORMS={asked} names; unset that variable to use what there is, or install JAX for that "
+            "device."
+        ) from error

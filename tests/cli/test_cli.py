@@ -97,7 +97,7 @@ def test_public_functions_are_not_shadowed_by_modules():
         (["train"], "PRESET is missing"),
         (["train", "dw4", "-o"], "-o/--out needs a value"),
         (["train", "dw4", "--seed", "x"], "--seed must be a whole number, got 'x'"),
-        (["train", "dw4", "--seed", "-1"], "--seed must be a whole number from 0 to"),
+        (["train", "dw4", "--seed", "-1"], "--seed must be a whole number from 0 to 18446744073709551615, got -1"),
         (["train", "dw4", "--set"], "--set needs what to set"),
         (["train", "dw4", "--set", "flow.network.hiden=3"], "did you mean 'flow.network.hidden'?"),
         (["train", "dw4", "--set", "flow.network.hidden=wide"], "flow.network.hidden must be a whole number, got the text 'wide'"),
@@ -406,6 +406,35 @@ def test_every_option_has_a_meaning():
         if re.match(r" *(- )?\w+:", line) and not line.endswith(":"):
             assert above.lstrip().startswith("#"), f"not explained: {line}"
     assert max(map(len, explained)) <= 80
+
+
+@pytest.mark.parametrize("name", ["dw4", "alanine-dipeptide"])
+def test_explained_presets_fit_a_narrow_terminal(name, capsys):
+    assert cli.main(["presets", name]) == 0
+    assert max(len(line) for line in capsys.readouterr().out.splitlines()) <= 80
+
+
+def test_targets_name_molecules_from_files(capsys):
+    assert cli.main(["targets", "--help"]) == 0
+    assert "molecule.pdb" in capsys.readouterr().out
+
+
+def test_objects_are_shown_in_one_line(tmp_path):
+    import numpy as np
+
+    import boltzflow as bf
+
+    target = bf.targets.get("lj13")
+    x = np.zeros((2000, 13, 3), np.float32)
+    dataset = bf.Dataset(x, target.fingerprint, "reduced", structure="ATOM\n" * 5000)
+    ones = np.ones(2000)
+    samples = bf.Samples(x, ones, ones, 0 * ones, ones, ones, {"target": "lj13", "model": "m", "seed": 3, "structure": "ATOM\n" * 5000})
+    for shown in map(repr, (target, dataset, samples)):
+        assert "13" in shown
+        assert "\n" not in shown
+        assert len(shown) < 200
+    assert "2000" in repr(dataset)
+    assert "2000" in repr(samples)
 
 
 def test_the_second_process_compiles_nothing(tmp_path):

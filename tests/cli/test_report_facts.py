@@ -144,8 +144,8 @@ def test_a_side_without_weight_is_said_in_words() -> None:
     assert molecules._side_difference(system, "flow", phi, np.array([0.0, 0.0, -np.inf])) == "flow has nothing at φ > 0"
     # ln 2 above, as one of three is there.
     words = molecules._side_difference(system, "data", phi, np.zeros(3))
-    assert words.startswith("F(φ > 0) − F(φ < 0) of data: 0.69")
-    assert "(1.73 kJ/mol, 0.413 kcal/mol)" in words
+    assert words.startswith("F(φ > 0) − F(φ < 0) of data: 0.693 kT ")
+    assert "1.73 kJ/mol, 0.413 kcal/mol" in words
 
 
 def test_learning_rate_has_a_panel(monkeypatch: pytest.MonkeyPatch) -> None:

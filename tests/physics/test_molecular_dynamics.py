@@ -106,6 +106,48 @@ def test_frames_are_centred_and_turned_at_random(result):
     assert np.abs(direction.mean(axis=0)).max() < 4 / np.sqrt(3 * len(direction))
 
 
+def test_the_faster_platform_is_taken(target, monkeypatch):
+    """CPU where it is clearly faster, Reference where they are near, and the one that was asked for without trying."""
+    from boltzflow.reference import dynamics
+
+    settings = dynamics._settings(target, 1.0, 0.001, "Reference")
+    for speeds, expected in (
+        ((100.0, 500.0), "CPU"),
+        ((100.0, 110.0), "Reference"),
+        ((500.0, 100.0), "Reference"),
+        ((100.0, 0.0), "Reference"),
+    ):
+        with dynamics._Chains(settings, np.asarray(target.structure), 1, dynamics._Seeds(0)) as chains:
+            answers = iter(speeds)
+            monkeypatch.setattr(chains, "_results", lambda futures, answers=answers: [next(answers)])
+            assert chains.choose_platform() == expected
+    for platform in ("CPU", "Reference"):
+        told: list[str] = []
+        made = reference.molecular_dynamics(
+            target,
+            16,
+            chains=1,
+            platform=platform,
+            time_step=0.004,
+            interval=0.04,
+            equilibration=0.4,
+            progress=lambda _, text, told=told: told.append(text),
+        )
+        assert made.diagnostics["platform"] == platform
+        assert f"{platform} platform" in str(made.dataset.provenance["device"])
+        assert "choosing OpenMM's platform" not in told
+
+
+def test_a_trial_counts_steps(target):
+    from boltzflow.blackbox.dynamics import speed
+    from boltzflow.reference import dynamics
+
+    settings = dynamics._settings(target, 1.0, 0.001, "Reference")
+    assert speed(settings, np.asarray(target.structure), 0.05) > 100
+    # A platform that fails is out of the choice.
+    assert speed(settings._replace(platform="nonsense"), np.asarray(target.structure), 0.05) == 0
+
+
 def test_seeds_and_progress(target):
     told = []
 

@@ -1,6 +1,8 @@
 """The reference sampler against closed forms and quadrature."""
 
 import itertools
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,8 @@ import numpy as np
 import pytest
 
 from boltzflow import datasets, reference, targets
-from boltzflow.errors import DataError, TargetError
+from boltzflow.errors import DataError, RunError, TargetError
+from boltzflow.reference import journal
 from boltzflow.reference.diagnostics import autocorrelation_time, bulk_ess, split_r_hat
 from boltzflow.reference.sampler import island_count
 from boltzflow.reference.tempering import subspace_basis
@@ -279,3 +282,56 @@ def test_islands_share_the_chains_evenly_and_are_smaller_for_larger_systems():
     assert [island_count(256, n) for n in (4, 13, 55, 500)] == [4, 4, 16, 256]
     # Chains that cannot be shared evenly stay together.
     assert [island_count(chains, 55) for chains in (1, 6, 60)] == [1, 1, 4]
+
+
+class _Killed(Exception):
+    """Stands for kill -9 in the middle of a run."""
+
+
+def test_interrupted_run_goes_on_bit_identically(spring: targets.Target, tmp_path: Path):
+    options: dict[str, Any] = {"seed": 3, "temperatures": (1.0, 2.0), "chains": 8}
+    whole = reference.sample(spring, 301, **options, out=tmp_path / "whole.h5")
+    assert not journal.folder_of(tmp_path / "whole.h5").exists()
+    path = tmp_path / "killed.h5"
+    kills = 0
+    for allowed in (1, 2, 3, 5, 4, 100):
+        told: list[str] = []
+
+        def tell(fraction: float, message: str, told: list[str] = told, allowed: int = allowed) -> None:
+            told.append(message)
+            if len(told) > allowed:
+                raise _Killed
+
+        try:
+            result = reference.sample(spring, 301, **options, out=path, resume=True, progress=tell)
+        except _Killed:
+            kills += 1
+            assert not path.exists()
+            with pytest.raises(RunError, match="was begun and interrupted; continue it with resume"):
+                reference.sample(spring, 301, **options, out=path)
+            with pytest.raises(RunError, match="was begun with seed 3, not 4"):
+                reference.sample(spring, 301, **{**options, "seed": 4}, out=path, resume=True)
+        else:
+            break
+    assert kills >= 4
+    np.testing.assert_array_equal(result.dataset.positions, whole.dataset.positions)
+    np.testing.assert_array_equal(datasets.load(path, spring).positions, datasets.load(tmp_path / "whole.h5", spring).positions)
+    ignored = ("seconds",)
+    assert {k: v for k, v in result.diagnostics.items() if k not in ignored} == {
+        k: v for k, v in whole.diagnostics.items() if k not in ignored
+    }
+    assert not journal.folder_of(path).exists()
+
+
+def test_two_runs_towards_one_file(spring: targets.Target, tmp_path: Path):
+    with journal.opened(tmp_path / "data.h5", {"seed": 0}, resume=False), pytest.raises(RunError, match="another process is making"):
+        reference.sample(spring, 301, temperatures=(1.0, 2.0), out=tmp_path / "data.h5", resume=True)
+
+
+def test_damaged_journal_is_told(tmp_path: Path):
+    path = tmp_path / "data.h5"
+    with journal.opened(path, {"seed": 0}, resume=False) as steps:
+        steps.write({"a": np.arange(3)})
+        (journal.folder_of(path) / "000000.npz").write_bytes(b"half a file")
+        with pytest.raises(RunError, match="is damaged"):
+            steps.read(0)

@@ -57,7 +57,7 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path, target: targets
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(h5py.Group, "create_dataset", full)
-    with pytest.raises(DataError, match="No space left"):
+    with pytest.raises(DataError, match="no space left"):
         datasets.Dataset(exact_frames(seed=1), target.fingerprint, target.units).save(path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["frames.h5"]

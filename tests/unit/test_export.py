@@ -2,7 +2,9 @@
 
 import dataclasses
 import importlib.util
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -266,3 +268,79 @@ class TestBadInput:
         (tmp_path / "file").touch()
         with pytest.raises(RunError, match="cannot write"):
             export(make(), tmp_path / "file" / "t.xyz")
+
+
+FULL_DISK = """
+import os, resource, sys
+import mdtraj, numpy as np
+from boltzflow.errors import RunError
+from boltzflow.sampling.export import export
+topology = mdtraj.Topology()
+residue = topology.add_residue("LIG", topology.add_chain())
+for i in range(22):
+    topology.add_atom(f"C{i}", mdtraj.element.carbon, residue)
+frames = np.random.default_rng(0).normal(size=(400, 22, 3)).astype(np.float32)
+for limit in (2_000, 60_000):
+    for suffix in ("xyz", "extxyz", "pdb", "xtc", "dcd", "h5"):
+        with open(f"out.{suffix}", "w") as file:
+            file.write("what was there before")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        try:
+            export(frames, f"out.{suffix}", topology=topology)
+            print(suffix, "written")
+        except RunError as error:
+            assert str(error).startswith(f"cannot write out.{suffix}: ") and len(str(error)) < 250, error
+            print(suffix, "refused")
+        assert open(f"out.{suffix}").read() == "what was there before"
+        os.remove(f"out.{suffix}")
+        assert not os.listdir("."), os.listdir(".")
+"""
+
+
+class TestPlaces:
+    @pytest.mark.parametrize(
+        "folder",
+        ["M\u00fcller", "\u6570\u636e", "\u0395\u03bb\u03bb\u03ac\u03b4\u03b1 (2)", "\u0645 \U0001f9ea", "/".join(["n" * 200] * 4)],
+    )
+    @pytest.mark.parametrize("suffix", [".xyz", ".extxyz", ".pdb", ".xtc", ".dcd", ".h5"])
+    def test_folders_of_any_name(self, tmp_path: Path, topology, folder: str, suffix: str) -> None:
+        mdtraj = pytest.importorskip("mdtraj")
+        path = tmp_path / folder / f"\u00fc {folder[:1] * 60}{suffix}"
+        samples = make()
+        assert export(samples, path, topology=topology, units="nm") == samples.n
+        assert [found.name for found in path.parent.iterdir()] == [path.name]
+        if suffix in (".xyz", ".extxyz"):
+            assert np.allclose(read_xyz(path)[1] / 10, samples.positions, atol=1e-6)
+            return
+        plain = tmp_path / f"plain{suffix}"
+        path.rename(plain)
+        read = mdtraj.load(str(plain), top=topology) if suffix in (".xtc", ".dcd") else mdtraj.load(str(plain))
+        np.testing.assert_allclose(read.xyz, samples.positions, atol=2e-3)
+
+    def test_names_that_fill_a_folder_entry(self, tmp_path: Path) -> None:
+        export(make(), tmp_path / f"{'n' * 250}.xyz")
+        with pytest.raises(RunError, match="too long"):
+            export(make(), tmp_path / f"{'n' * 260}.xyz")
+        assert len(list(tmp_path.iterdir())) == 1
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="limits on the size of files are POSIX's")
+    def test_a_disk_that_fills_up(self, tmp_path: Path) -> None:
+        """Every format says so, keeps what was there before, and leaves no half file; a limit on the size of files stands for the disk."""
+        pytest.importorskip("mdtraj")
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu"}
+        command = [sys.executable, "-c", FULL_DISK]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        said = [line for line in done.stdout.splitlines() if line.endswith(("refused", "written"))]
+        assert said == [f"{suffix} refused" for _ in range(2) for suffix in ("xyz", "extxyz", "pdb", "xtc", "dcd", "h5")]
+
+    def test_what_was_written_is_read_back(self, tmp_path: Path, topology, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A writer that loses the end without a word."""
+        mdtraj = pytest.importorskip("mdtraj")
+        for suffix, method in ((".dcd", "save_dcd"), (".xtc", "save_xtc"), (".h5", "save_hdf5")):
+            whole = getattr(mdtraj.Trajectory, method)
+            with monkeypatch.context() as patch:
+                patch.setattr(mdtraj.Trajectory, method, lambda self, name, whole=whole: whole(self[:-1], name))
+                with pytest.raises(RunError, match="not complete"):
+                    export(make(), tmp_path / f"o{suffix}", topology=topology)
+        assert not list(tmp_path.iterdir())

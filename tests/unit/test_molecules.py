@@ -48,6 +48,11 @@ def write_pdb(path: Path, topology: app.Topology, positions: np.ndarray) -> None
         app.PDBFile.writeFile(topology, positions * unit.nanometer, file)
 
 
+def _hashes(pattern: str) -> str:
+    """A pattern for a fingerprint with the hashes of its symmetry and system."""
+    return pattern.replace("HASHES", "symmetry='[0-9a-f]{8}', system='[0-9a-f]{8}'")
+
+
 def start(target: targets.Target, seed: int = 0) -> np.ndarray:
     return np.asarray(target.starting_positions(key=jax.random.key(seed)), np.float64)
 
@@ -159,7 +164,7 @@ def test_alanine_dipeptide(dipeptide: targets.Target):
     assert [atom.element.symbol for atom in atoms] == list("HCHHCO" + "NHCHCHHHCO" + "NHCHHH")
     assert [residue.name for residue in dipeptide.topology.residues()] == ["ACE", "ALA", "NME"]
     assert (dipeptide.n_particles, dipeptide.dimension, dipeptide.units, dipeptide.temperature) == (22, 3, "nm", 300.0)
-    assert re.fullmatch(r"alanine_dipeptide\(force_field='ff99', system='[0-9a-f]{8}'\) N=22 D=3 \[nm, T=300\.0 K\]", dipeptide.fingerprint)
+    assert re.fullmatch(_hashes(r"alanine_dipeptide\(force_field='ff99', HASHES\) N=22 D=3 \[nm, T=300\.0 K\]"), dipeptide.fingerprint)
     assert len(dipeptide.bonds) == 21
     assert targets.name_of(dipeptide) == "alanine-dipeptide"
 
@@ -260,7 +265,7 @@ def test_files_give_the_same_density(dipeptide: targets.Target, pdb: Path, tmp_p
         targets.from_pdb(bare, force_field=FF99, temperature=300)
     completed = targets.from_pdb(bare, force_field=FF99, temperature=300, ph=7.0)
     assert completed.n_particles == 22
-    assert "bare(force_field='amber99sbildn+amber99_obc', system=" in completed.fingerprint
+    assert "bare(force_field='amber99sbildn+amber99_obc', symmetry=" in completed.fingerprint
 
     topology, positions = build_peptide("A")
     system = create_system(load_force_field("ff99"), topology, positions, "ff99")
@@ -358,7 +363,7 @@ def methane(*elements: str) -> tuple[openmm.System, app.Topology, np.ndarray]:
 def test_from_openmm():
     system, topology, x = methane("H", "H", "H", "Cl")
     target = targets.from_openmm(system, topology, 300.0, positions=x * 10 * unit.angstrom, name="chloromethane", parameters={"a": 1})
-    assert re.fullmatch(r"chloromethane\(a=1, system='[0-9a-f]{8}'\) N=5 D=3 \[nm, T=300\.0 K\]", target.fingerprint)
+    assert re.fullmatch(_hashes(r"chloromethane\(a=1, HASHES\) N=5 D=3 \[nm, T=300\.0 K\]"), target.fingerprint)
     assert target.classes == (0, 1, 1, 1, 2)
     assert target.reflections
     assert target.chiral_centres == ()
@@ -443,6 +448,7 @@ def test_a_temperature_in_celsius_is_suspected():
         (lambda x: x[:4], r"system has 5 atoms, but the positions have shape \(4, 3\)"),
         (lambda x: np.concatenate([x[:4], [[np.nan, 0, 0]]]), "1 atoms are not finite"),
         (lambda x: x * 10, "longer than 1.1 nm; positions are in nm, so divide by 10"),
+        (lambda x: x / 10, "shorter than 0.011 nm; multiply by 10"),
         (lambda x: x[[0, 1, 1, 3, 4]], "H1 of LIG 1 and H2 of LIG 1 lie 0 nm apart"),
         (lambda x: "positions", "not an array of numbers"),
         (lambda x: x * unit.kelvin, "a value in kelvin was given where one in nanometer is needed"),
@@ -540,7 +546,13 @@ def test_pdb_files_that_cannot_be_read(tmp_path: Path):
     ("force_field", "message"),
     [
         ("ff98", r"there is no force field 'ff98'; did you mean 'ff9\d' or 'ff9\d'\? Or name files of OpenMM"),
-        (("amber15.xml",), 'amber15.xml cannot be loaded: Could not locate file "amber15.xml"; name files that OpenMM ships'),
+        (("amber15.xml",), "there is no force field file 'amber15.xml', neither here nor among those of OpenMM; did you mean 'amber"),
+        (("protein.ff14sb.xml",), "did you mean 'amber14/protein.ff14SB.xml'"),
+        ("amber14", "there is no force field 'amber14'; did you mean 'amber14-all.xml' or .* short names are ff96 and ff99"),
+        ("charm36", "there is no force field 'charm36'; did you mean 'charmm36.xml'"),
+        ("/nowhere/my.xml", "there is no force field file '/nowhere/my.xml', .*; correct the path"),
+        (("ff99", "implicit/gbn2.xml"), "'ff99' is a short name, which stands alone; name the files .*amber99sbildn.xml"),
+        ((), "no force field is named"),
         # A file of solvent alone knows no residue.
         (("tip3p.xml",), "the force field tip3p does not know residue ACE 1 of chain A: "),
     ],
@@ -556,6 +568,76 @@ def test_unknown_residues(pdb: Path, tmp_path: Path):
     write_pdb(path, topology, x)
     with pytest.raises(TargetError, match="amber99sbildn.amber99_obc does not know residue LIG 1 of chain A: .*; add a file that has it"):
         targets.from_pdb(path, force_field=FF99, temperature=300)
+    without = "".join(line for line in path.read_text(encoding="utf-8").splitlines(True) if not line.startswith("CONECT"))
+    path.write_text(without, encoding="utf-8")
+    with pytest.raises(
+        TargetError, match="does not know residue LIG 1 of chain A without its bonds, .* CONECT records .* force field file"
+    ):
+        targets.from_pdb(path, force_field=FF99, temperature=300)
+
+
+def test_a_ring_needs_connections_and_solvent_must_go(pdb: Path, tmp_path: Path):
+    """Cyclo(Gly-Gly) without the bond that closes it is no peptide that lacks hydrogens."""
+    lines = []
+    ring = ("N 0.145 0 H 0.246 0", "CA 0.145 60", "C 0.145 120 O 0.268 120")
+    for residue, turn in ((1, 0), (2, 180)):
+        for part in ring:
+            words = part.split()
+            for name, radius, angle in zip(*[iter(words)] * 3, strict=True):
+                a = np.radians(float(angle) + turn)
+                lines.append((name, residue, (float(radius) * np.cos(a), float(radius) * np.sin(a), 0.0)))
+            if part.startswith("CA"):
+                for k, side in (("2", 1), ("3", -1)):
+                    r = 0.145 + 0.109 * 0.6
+                    lines.append((f"HA{k}", residue, (r * np.cos(a), r * np.sin(a), side * 0.109 * 0.8)))
+    records = [
+        f"ATOM  {i:5d}  {name:3s} GLY A   {residue}    {10 * x:8.3f}{10 * y:8.3f}{10 * z:8.3f}  1.00  0.00           {name[0]}\n"
+        for i, (name, residue, (x, y, z)) in enumerate(lines, start=1)
+    ]
+    path = tmp_path / "ring.pdb"
+    for ph in (None, 7.0):
+        path.write_text("".join(records) + "END\n", encoding="utf-8")
+        with pytest.raises(TargetError, match=r"N of GLY 1 and C of GLY 2 lie 0\.145 nm apart, .*; add CONECT records"):
+            targets.from_pdb(path, force_field="amber14-all.xml", temperature=300, ph=ph)
+    ends = [i for i, (name, residue, _) in enumerate(lines, start=1) if (name, residue) in (("N", 1), ("C", 2))]
+    path.write_text("".join(records) + f"CONECT{ends[0]:5d}{ends[1]:5d}\nEND\n", encoding="utf-8")
+    assert len(targets.from_pdb(path, force_field="amber14-all.xml", temperature=300).bonds) == 14
+
+    def solvent(number: int, name: str, residue: str, element: str) -> str:
+        place = f"{20 + number:8.3f}   0.000   0.000"
+        return f"HETATM{number:5d} {name:4s} {residue:>3s} B{number:4d}    {place}  1.00  0.00          {element:>2s}\n"
+
+    text = pdb.read_text(encoding="utf-8")
+    extra = solvent(30, " O", "HOH", "O") + solvent(40, " O", "HOH", "O") + solvent(50, "NA", "NA", "Na")
+    path.write_text(text[: text.index("CONECT")] + extra + text[text.index("CONECT") :], encoding="utf-8")
+    with pytest.raises(TargetError, match="2 water molecules and 1 ion, such as residue HOH 30 of chain B; .* delete water and ions"):
+        targets.from_pdb(path, force_field=FF99, temperature=300)
+
+
+@pytest.mark.parametrize(("factor", "unit_name"), [(0.1, "nm"), (1.8897, "bohr"), (100.0, "pm")])
+def test_units_of_files_are_guessed(factor: float, unit_name: str, tmp_path: Path):
+    topology, positions = build_peptide("A")
+    path = tmp_path / "other.pdb"
+    write_pdb(path, topology, positions * factor)
+    with pytest.raises(TargetError, match=rf"the bonds in .*other\.pdb would be .* its coordinates seem to be in {unit_name}, where"):
+        targets.from_pdb(path, force_field=FF99, temperature=300)
+
+
+@pytest.mark.parametrize("names", [["C", "H", "H", "H", "H"], [""] * 5, ["CL"] * 5])
+def test_atoms_that_share_a_name_are_read(names: list[str], tmp_path: Path):
+    """Two models, so that the same atom has the same place in each; OpenMM alone drops atoms of one name."""
+    system, _, x = methane("H", "H", "H", "H")
+    model = "".join(
+        f"HETATM{i:5d}  {name:3s} LIG A   1    {a:8.3f}{b:8.3f}{c:8.3f}  1.00  0.00           {'CHHHH'[i - 1]}\n"
+        for i, (name, (a, b, c)) in enumerate(zip(names, 10 * x, strict=True), start=1)
+    )
+    xml, path = tmp_path / "methane.xml", tmp_path / "methane.pdb"
+    xml.write_text(openmm.XmlSerializer.serialize(system), encoding="utf-8")
+    path.write_text("".join(f"MODEL     {k:4d}\n{model}ENDMDL\n" for k in (1, 2)) + "END\n", encoding="utf-8")
+    target = targets.from_xml(xml, path, temperature=300)
+    assert [atom.name for atom in target.topology.atoms()] == names
+    assert target.elements == tuple("CHHHH")
+    assert target.bonds == ((0, 1), (0, 2), (0, 3), (0, 4))
 
 
 def test_xml_files_that_do_not_fit(pdb: Path, tmp_path: Path):
@@ -630,7 +712,7 @@ def test_from_amber(tmp_path: Path):
     inpcrd.write_text("water\n    3\n" + "\n".join(rows) + "\n", encoding="utf-8")
     target = targets.from_amber(prmtop, inpcrd, temperature=300, implicit_solvent="OBC2")
     assert target.classes == (0, 1, 1)
-    assert re.fullmatch(r"water\(implicit_solvent='OBC2', system='[0-9a-f]{8}'\) N=3 D=3 \[nm, T=300\.0 K\]", target.fingerprint)
+    assert re.fullmatch(_hashes(r"water\(implicit_solvent='OBC2', HASHES\) N=3 D=3 \[nm, T=300\.0 K\]"), target.fingerprint)
     x = start(target)
     assert np.linalg.norm(x[1] - x[0]) == pytest.approx(0.0957, abs=0.02)
     with pytest.raises(TargetError, match=r"no implicit solvent 'OBC3'; did you mean 'OBC\d' or 'OBC\d'"):
@@ -707,7 +789,7 @@ class TestInFolders:
         molecule_folder.save(dipeptide, tmp_path)
         system = tmp_path / molecule_folder.SYSTEM
         system.write_text(re.sub(r'soluteDielectric="[^"]*"', 'soluteDielectric="2"', system.read_text()))
-        with pytest.raises(TargetError, match="is now .* but was .*restore"):
+        with pytest.raises(TargetError, match=r"is now .* but was .*system\.xml or .* was changed; restore"):
             molecule_folder.load(tmp_path)
         (tmp_path / molecule_folder.DESCRIPTION).write_text("{")
         with pytest.raises(TargetError, match=r"molecule\.json is damaged"):

@@ -136,7 +136,7 @@ def harmonic(x):
 
 def test_from_function():
     target = targets.from_function(harmonic, 3, 2, name="springs", parameters={"k": 1.0}, classes=[0, 0, 1])
-    assert target.fingerprint == "springs(k=1.0) N=3 D=2 [reduced]"
+    assert target.fingerprint == "springs(k=1.0, symmetry='c62de827') N=3 D=2 [reduced]"
     assert target.degrees_of_freedom == 4
     assert target.classes == (0, 0, 1)
     other = targets.from_function(harmonic, 3, 2, name="springs", parameters={"k": 1.0}, units="nm", temperature=300.0)

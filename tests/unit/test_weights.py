@@ -76,7 +76,9 @@ class TestStability:
         log_w[3] = 1e6
         estimate = weights.reverse_ess(log_w)
         assert estimate.value == pytest.approx(1 / 1000)
-        assert 0 < estimate.low <= estimate.value <= estimate.high <= 1
+        # One sample seen of what carries all the weight: its share is below 4.74 / n with 95 % (Garwood), and no lower end is known.
+        assert (estimate.kind, estimate.low) == ("at most", 0.0)
+        assert estimate.high == pytest.approx(4.744 / 1000, rel=1e-3)
         assert weights.log_z(log_w).value == pytest.approx(1e6 - math.log(1000))
 
     def test_samples_without_weight_count(self) -> None:
@@ -89,9 +91,19 @@ class TestStability:
 
     def test_nothing_has_weight(self) -> None:
         log_w = np.full(10, -np.inf)
-        assert weights.reverse_ess(log_w) == Estimate(0.0, 0.0, 0.0, 10)
+        none = weights.reverse_ess(log_w)
+        # The rule of three: of 10 samples that were without weight, 0.05^(1/10) is 1 - 0.26, and 3 / 10 by Poisson.
+        assert (none.value, none.low, none.kind) == (0.0, 0.0, "at most")
+        assert none.high == pytest.approx(-math.log(0.05) / 10)
         assert weights.log_z(log_w).value == -math.inf
-        assert weights.log_z(log_w).as_dict() == {"value": None, "low": None, "high": None, "n": 10}
+        assert weights.log_z(log_w).as_dict() == {
+            "value": None,
+            "low": None,
+            "high": None,
+            "n": 10,
+            "kind": "none",
+            "note": "none of the samples has weight",
+        }
         with pytest.raises(DataError, match="none of the 10 samples has weight"):
             weights.expectation(log_w, np.ones(10))
 

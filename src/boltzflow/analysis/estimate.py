@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,50 +13,100 @@ from boltzflow.errors import DataError
 
 REPLICAS = 400
 LEVEL = 0.95
+TWO_SIDED, AT_MOST, AT_LEAST, NONE = "two-sided", "at most", "at least", "none"
+"""What an estimate claims: see `Estimate.kind`."""
+
 _CHUNK_ELEMENTS = 1 << 18  # counts of this size stay in the cache, four times as fast as blocks of 32 MB
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % interval.
+    """A value with its 95 % interval, or with what can be said in place of one.
 
     Attributes:
         value: the estimate.
-        low: lower end of the interval; NaN where there are too few samples for one.
-        high: upper end of the interval; NaN where there are too few samples for one.
+        low: lower end of the interval; NaN where there are too few samples for one, -inf (or the least possible value) where nothing is
+            claimed on this side.
+        high: upper end of the interval; NaN and inf likewise.
         n: number of samples that the estimate rests on, failed ones included.
+        kind: `TWO_SIDED`: the interval holds the truth with 95 %. `AT_MOST`, `AT_LEAST`: only its upper or lower end is claimed, with 95 %.
+            `NONE`: nothing is.
+        note: why there is no two-sided interval, in words, or what else is to be known; empty if nothing.
+        n_effective: number of independent samples that correlated ones are worth; None where they count as independent.
     """
 
     value: float
     low: float
     high: float
     n: int
+    kind: str = TWO_SIDED
+    note: str = ""
+    n_effective: float | None = None
 
-    def as_dict(self) -> dict[str, float | int | None]:
-        """The four fields for JSON, which knows neither NaN nor infinity: these become None."""
-        return {
+    def as_dict(self) -> dict[str, Any]:
+        """The fields for JSON, which knows neither NaN nor infinity: these become None. What is as usual is left out."""
+        fields: dict[str, Any] = {
             "value": _finite_or_none(self.value),
             "low": _finite_or_none(self.low),
             "high": _finite_or_none(self.high),
             "n": self.n,
         }
+        if self.kind != TWO_SIDED:
+            fields["kind"] = self.kind
+        if self.note:
+            fields["note"] = self.note
+        if self.n_effective is not None:
+            fields["n_effective"] = _finite_or_none(self.n_effective)
+        return fields
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> "Estimate":
-        """Inverse of `as_dict`; None becomes NaN."""
-        value, low, high = (math.nan if fields.get(key) is None else float(fields[key]) for key in ("value", "low", "high"))
-        return cls(value, low, high, int(fields.get("n") or 0))
+    def from_dict(cls, fields: Mapping[str, Any]) -> "Estimate":
+        """Inverse of `as_dict`, also for what older versions wrote; None becomes NaN, or the infinity that it stands for."""
+        kind = str(fields.get("kind") or TWO_SIDED)
+        ends = {"value": math.nan, "low": math.nan, "high": math.nan}
+        if kind != TWO_SIDED:
+            ends.update(low=-math.inf, high=math.inf)
+        value, low, high = (missing if fields.get(key) is None else float(fields[key]) for key, missing in ends.items())
+        effective = fields.get("n_effective")
+        effective = None if effective is None else float(effective)
+        return cls(value, low, high, int(fields.get("n") or 0), kind, str(fields.get("note") or ""), effective)
 
     def shifted(self, by: float) -> "Estimate":
         """The same estimate plus a number that is known exactly, such as an NLL minus the entropy."""
-        return Estimate(self.value + by, self.low + by, self.high + by, self.n)
+        return dataclasses.replace(self, value=self.value + by, low=self.low + by, high=self.high + by)
 
-    def __str__(self) -> str:
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.high > self.low):
-            return f"{self.value:.4g} (n = {self.n})"
+    def scaled(self, by: float) -> "Estimate":
+        """The same estimate times a positive number that is known exactly, such as 100 for per cent."""
+        return dataclasses.replace(self, value=self.value * by, low=self.low * by, high=self.high * by)
+
+    def texts(self) -> tuple[str, str]:
+        """Value and interval with the digits that the interval can carry; the interval is empty where there is none."""
+        if self.kind == AT_MOST:
+            return significant(self.value), f"at most {significant(self.high)}"
+        if self.kind == AT_LEAST:
+            return significant(self.value), f"at least {significant(self.low)}"
+        if self.kind == NONE:
+            return significant(self.value), "no interval"
+        if not (math.isfinite(self.value) and math.isfinite(self.low) and math.isfinite(self.high) and self.high > self.low):
+            return significant(self.value, 4), ""
         # Two digits of the interval's width are all that the estimate can carry.
         decimals = min(max(1 - math.floor(math.log10(self.high - self.low)), 0), 6)
-        return f"{self.value:.{decimals}f} [{self.low:.{decimals}f}, {self.high:.{decimals}f}] (n = {self.n})"
+        return f"{self.value:.{decimals}f}", f"[{self.low:.{decimals}f}, {self.high:.{decimals}f}]"
+
+    def __str__(self) -> str:
+        value, interval = self.texts()
+        effective = "" if self.n_effective is None else f", worth {significant(self.n_effective)} independent ones"
+        note = f"; {self.note}" if self.note else ""
+        return f"{value}{' ' if interval else ''}{interval} (n = {self.n}{effective}{note})"
+
+
+def significant(number: float, digits: int = 3) -> str:
+    """A number in a few significant digits, without an exponent where it can be read without."""
+    if not math.isfinite(number):
+        return f"{number:g}"
+    if number == 0 or not 1e-4 <= abs(number) < 1e6:
+        return f"{number:.{digits}g}"
+    return f"{number:.{max(0, digits - 1 - math.floor(math.log10(abs(number))))}f}"
 
 
 def _finite_or_none(number: float) -> float | None:

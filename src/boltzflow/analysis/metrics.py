@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from boltzflow.analysis.estimate import LEVEL, Estimate, as_column, bootstrap, bootstrap_means, bracket, percentile_interval
+from boltzflow.analysis import distances, tails
+from boltzflow.analysis.correlation import Correlation
+from boltzflow.analysis.distances import Distance
+from boltzflow.analysis.estimate import LEVEL, Estimate, as_column, bootstrap_means, in_blocks, percentile_interval
 from boltzflow.analysis.weights import normalized
 from boltzflow.errors import DataError
 
@@ -22,10 +25,11 @@ class Histogram:
     Attributes:
         edges: (b + 1,) edges of the bins.
         density: (b,) probability per unit of the value; integrates to 1 minus `outside`.
-        low: (b,) lower end of the band; NaN for fewer than two samples.
-        high: (b,) upper end of the band; NaN for fewer than two samples.
+        low: (b,) lower end of the band; NaN for fewer than two samples, and where the weights bear no band.
+        high: (b,) upper end of the band; NaN likewise.
         outside: share of the weight outside the edges.
         n: samples that the histogram rests on.
+        note: why the weights bear no band, in words; empty where they do.
     """
 
     edges: Float[np.ndarray, " b_plus_1"]
@@ -34,14 +38,19 @@ class Histogram:
     high: Float[np.ndarray, " b"]
     outside: float
     n: int
+    note: str = ""
 
 
-def mean(values: Any, *, seed: int = 0) -> Estimate:
-    """Mean of independent values with its bootstrap interval.
+def mean(values: Any, *, seed: int = 0, correlation: Correlation | None = None) -> Estimate:
+    """Mean of values with its interval.
+
+    The interval holds those of a bootstrap and of Student's t, of blocks of consecutive values where they are correlated.
 
     Args:
         values: (n,) finite values.
         seed: seed of the bootstrap.
+        correlation: what the values are worth, in the order of their chains (`analysis.correlation.of_series`); None if they are
+            independent.
 
     Raises:
         DataError: if there are no values or any is not finite.
@@ -52,7 +61,20 @@ def mean(values: Any, *, seed: int = 0) -> Estimate:
             f"{int((~np.isfinite(values)).sum())} of {values.size} values are not finite; leave them out and report their number."
         )
     offset = float(values.mean())
-    return bootstrap((values - offset)[:, None], lambda means: means[:, 0], seed=seed).shifted(offset)
+    n = values.size
+    if n < 2:
+        return Estimate(offset, math.nan, math.nan, n)
+    from scipy.stats import t
+
+    blocks = n if correlation is None or correlation.blocks is None else correlation.blocks
+    effective = float(n) if correlation is None else correlation.n_effective
+    means = np.asarray(in_blocks((values - offset)[:, None], None if blocks == n else blocks))[:, 0]
+    # Blocks and the autocorrelation time each see the noise of the mean in their own way; the larger one counts.
+    error = max(float(means.std(ddof=1)) / math.sqrt(blocks), float(values.std()) / math.sqrt(effective))
+    half = float(t.ppf((1 + LEVEL) / 2, max(1, min(blocks, round(effective)) - 1))) * error
+    low, high = percentile_interval(bootstrap_means(means[:, None], seed=seed)[:, 0], n)
+    reported = None if correlation is None else correlation.reported
+    return Estimate(offset, offset + min(low, -half), offset + max(high, half), n, n_effective=reported)
 
 
 def bin_matrix(values: Float[np.ndarray, "n k"], edges: Float[np.ndarray, " b_plus_1"], weights: Float[np.ndarray, " n"]) -> Any:
@@ -89,20 +111,20 @@ def histogram(values: Any, bins: Any, *, log_w: Any = None, seed: int = 0, repli
     """
     columns, edges, n = _weighted_bins(values, bins, log_w)
     probability = np.asarray(columns.sum(axis=0)).ravel()
-    replicated = _replicated(columns, log_w, seed, replicas)
+    replicated, note = _replicated(columns, log_w, seed, replicas)
     width = np.diff(edges)
-    if n < 2:
+    if n < 2 or note:
         low = high = np.full(width.size, math.nan)
     else:
         low, high = np.quantile(replicated, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     outside = max(0.0, 1.0 - float(probability.sum()))
-    return Histogram(edges, probability / width, low / width, high / width, outside if outside > 1e-12 else 0.0, n)
+    return Histogram(edges, probability / width, low / width, high / width, outside if outside > 1e-12 else 0.0, n, note)
 
 
 def total_variation(a: Histogram, b: Histogram) -> float:
     """Total variation distance of two histograms with the same edges, half the summed difference; what lies outside is one more bin.
 
-    Between 0 (the same) and 1 (disjoint). Sampling noise keeps it above 0; `total_variation_distance` gives the interval.
+    Between 0 (the same) and 1 (disjoint). Sampling noise keeps it above 0; `total_variation_distance` takes that off.
 
     Raises:
         DataError: if the edges differ.
@@ -113,24 +135,66 @@ def total_variation(a: Histogram, b: Histogram) -> float:
 
 
 def total_variation_distance(
-    values_a: Any, values_b: Any, bins: Any, *, log_w_a: Any = None, log_w_b: Any = None, seed: int = 0
-) -> Estimate:
-    """Total variation distance of the histograms of two sets of samples, with interval.
+    values_a: Any,
+    values_b: Any,
+    bins: Any,
+    *,
+    log_w_a: Any = None,
+    log_w_b: Any = None,
+    seed: int = 0,
+    blocks_a: int | None = None,
+    blocks_b: int | None = None,
+    replicas: int = 300,
+) -> Distance:
+    """Total variation distance of the densities, over bins, of two sets of samples; see `distances` for value, interval and floor.
 
-    The interval is the basic bootstrap one, which takes off the upward shift that resampling noise gives to a distance; n is the
-    smaller number of samples. Arguments as in `histogram`, for each set.
+    What lies outside the edges is one more bin; n is the smaller number of samples. Arguments as in `histogram`, for each set, and:
+
+    Args:
+        values_a: values of one set, in the order of the chains if they are correlated.
+        values_b: values of the other.
+        bins: edges, as in `histogram`.
+        log_w_a: log-weights of one set; None weighs all alike.
+        log_w_b: those of the other.
+        seed: seed of the bootstrap.
+        blocks_a: blocks of consecutive samples of one set that are drawn whole; None: its samples are independent.
+        blocks_b: those of the other.
+        replicas: bootstrap replicas.
     """
-    columns_a, _, n_a = _weighted_bins(values_a, bins, log_w_a)
-    columns_b, _, n_b = _weighted_bins(values_b, bins, log_w_b)
-
-    def distance(p: Float[np.ndarray, "R b"], q: Float[np.ndarray, "R b"]) -> Float[np.ndarray, " R"]:
-        return 0.5 * (np.abs(p - q).sum(axis=1) + np.abs(p.sum(axis=1) - q.sum(axis=1)))
-
-    value = float(distance(np.asarray(columns_a.sum(axis=0)).reshape(1, -1), np.asarray(columns_b.sum(axis=0)).reshape(1, -1))[0])
-    replicated = distance(_replicated(columns_a, log_w_a, seed, 200, False), _replicated(columns_b, log_w_b, seed + 1, 200, False))
-    n = min(n_a, n_b)
-    low, high = percentile_interval(replicated, n)
-    return bracket(value, max(0.0, 2 * value - high), max(0.0, min(1.0, 2 * value - low)), n)
+    found, noise, counts, notes = [], [], [], []
+    for number, (values, log_w, blocks) in enumerate(((values_a, log_w_a, blocks_a), (values_b, log_w_b, blocks_b))):
+        columns, _, n = _weighted_bins(values, bins, log_w)
+        probability = np.asarray(columns.sum(axis=0)).ravel()
+        drawn, note = _replicated(columns, log_w, seed + number, replicas, blocks=blocks)
+        distances.check_replicas(len(drawn))
+        found.append(np.append(probability, 1.0 - probability.sum()))
+        drawn = np.concatenate([drawn, 1.0 - drawn.sum(axis=1, keepdims=True)], axis=1)
+        widening = 1.0 if blocks is None else Correlation(n, float(blocks), blocks).widening
+        noise.append(widening * (drawn - found[-1]))
+        counts.append(n)
+        notes += [note] if note else []
+    difference = found[0] - found[1]
+    seen, n = float(0.5 * np.abs(difference).sum()), min(counts)
+    if notes or n < 2:
+        return distances.unknown(seen, n, notes[0] if notes else "one sample is too few", largest=1.0)
+    rows = min(len(part) for part in noise)
+    both = noise[0][:rows] - noise[1][:rows]
+    # Part of the difference that is seen is noise, spread over all bins; where noise is taken off, the rest lies in fewer of them. How much
+    # noise adds to the distance depends on which it is.
+    shapes = [difference]
+    clear = np.sign(difference) * np.maximum(np.abs(difference) - both.std(axis=0), 0.0)
+    if clear.any():
+        shapes.append(clear * (seen / (0.5 * np.abs(clear).sum())))
+    result = distances.joined(
+        [
+            distances.inverted(
+                lambda step: step * seen, lambda step, shape=shape: 0.5 * np.abs(step * shape + both).sum(axis=1), seen, n, largest=1.0
+            )
+            for shape in shapes
+        ]
+    )
+    # The shape that is seen holds noise, and what noise adds to the distance of the true one may be less. It never takes away on average.
+    return dataclasses.replace(result, high=max(result.high, seen))
 
 
 def _weighted_bins(values: Any, bins: Any, log_w: Any) -> tuple[Any, Float[np.ndarray, " b_plus_1"], int]:
@@ -148,13 +212,19 @@ def _weighted_bins(values: Any, bins: Any, log_w: Any) -> tuple[Any, Float[np.nd
     return bin_matrix(values, edges, weights), edges, n
 
 
-def _replicated(columns: Any, log_w: Any, seed: int, replicas: int, drop_empty: bool = True) -> Float[np.ndarray, "R b"]:
-    """Bin probabilities of each replica; each replica is normalised by its own weight, inside and outside the edges."""
+def _replicated(columns: Any, log_w: Any, seed: int, replicas: int, *, blocks: int | None = None) -> tuple[Float[np.ndarray, "R b"], str]:
+    """Bin probabilities of each replica, normalised by its own weight, inside and outside the edges; and why they bear no interval."""
     from scipy.sparse import csr_array, hstack
 
     n = columns.shape[0]
     weights = np.full(n, 1.0 / n) if log_w is None else normalized(log_w)
-    means = bootstrap_means(csr_array(hstack([columns, csr_array(weights[:, None])])), seed=seed, replicas=replicas)
+    tail = tails.Tail(tails.EQUAL, n) if log_w is None else tails.fit(weights / weights.max())
+    note = "" if tail.bounded_moments else tail.reason()
+    grouping = None if blocks is None else Correlation(n, float(blocks), blocks)
+    columns = csr_array(hstack([columns, csr_array(weights[:, None])]))
+    # Where there is no honest band the plain one is as good as any.
+    tail = tails.Tail(tails.EQUAL, n) if note else tail
+    means = tails.replicated_sums(columns, weights / weights.max(), tail, seed=seed, replicas=replicas, grouping=grouping)[1]
     with np.errstate(invalid="ignore", divide="ignore"):
         replicated = means[:, :-1] / means[:, -1:]
-    return replicated[~np.isnan(replicated).any(axis=1)] if drop_empty else replicated
+    return replicated[~np.isnan(replicated).any(axis=1)], note

@@ -4,18 +4,32 @@ Log-weights are log w = -u(x) - log q(x). A sample that has no weight (a failed 
 in n: leaving it out would flatter every figure here.
 """
 
+import dataclasses
 import math
-import warnings
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from boltzflow.analysis.estimate import Estimate, as_column, bootstrap
+from boltzflow.analysis import tails
+from boltzflow.analysis.correlation import Correlation
+from boltzflow.analysis.estimate import (
+    AT_LEAST,
+    AT_MOST,
+    LEVEL,
+    NONE,
+    REPLICAS,
+    Estimate,
+    as_column,
+    bootstrap_means,
+    bracket,
+    in_blocks,
+    percentile_interval,
+)
 from boltzflow.errors import DataError
 
-MIN_TAIL = 25
-"""Fewer weights than this in the tail say nothing about its shape."""
+MIN_TAIL = tails.MIN_TAIL
+tail_size = tails.tail_size
 
 
 def check(log_w: Any, *, allow_infinite: bool = False) -> Float[np.ndarray, " n"]:
@@ -62,51 +76,141 @@ def normalized(log_w: Any) -> Float[np.ndarray, " n"]:
 def reverse_ess(log_w: Any, *, seed: int = 0) -> Estimate:
     """Kish's effective sample size of samples of the flow, (sum w)^2 / (n sum w^2), as a fraction of n (Kish, 1965).
 
+    The value of few samples flatters: the weights that would lower it have not been drawn. The lower end of the interval allows for what
+    lies beyond the largest weight (`tails`); where that may be anything, as it may for a Pareto k above 0.5, the upper end alone is given.
+    It is that of the weights cut at the third largest: cutting can only raise the effective sample size, and bounded weights have an
+    honest bootstrap.
+
     Args:
         log_w: (n,) log-weights of samples of the flow, up to a constant.
         seed: seed of the bootstrap.
     """
     weights, largest = relative(log_w)
+    n = weights.size
     if largest == -math.inf:
-        return Estimate(0.0, 0.0, 0.0, weights.size)
-    return bootstrap(np.stack([weights, weights**2], axis=1), lambda mean: mean[:, 0] ** 2 / mean[:, 1], seed=seed)
+        # None of n: less than this share has weight.
+        return Estimate(0.0, 0.0, _poisson_limit(0, n), n, AT_MOST, "none of the samples has weight")
+    value = float(weights.mean() ** 2 / np.mean(weights**2))
+    if n < 2:
+        return Estimate(value, math.nan, math.nan, n)
+    tail = tails.fit(weights)
+    if tail.state == tails.FEW:
+        return Estimate(value, 0.0, 1.0, n, NONE, tail.reason())
+    if tail.state == tails.HEAVY:
+        return Estimate(value, 0.0, max(value, _poisson_limit(value * n, n)), n, AT_MOST, tail.reason())
+    cut = np.minimum(weights, np.partition(weights, n - 3)[n - 3])
+    columns = np.stack([weights, weights**2, cut, cut**2], axis=1)
+    if tail.state == tails.EQUAL:
+        replicated = bootstrap_means(columns[:, :2], seed=seed)
+        return bracket(value, *percentile_interval(replicated[:, 0] ** 2 / replicated[:, 1], n), n)
+    assert tail.inside is not None
+    body = np.where(tail.inside, 0.0, weights)
+    columns = np.concatenate([columns, np.stack([body, body**2, tail.inside.astype(np.float64)], axis=1)], axis=1)
+    means = bootstrap_means(columns, seed=seed)
+    first, second = (means[:, 3 + p] + means[:, 6] * tail.means(REPLICAS, seed, power=p) for p in (1, 2))
+    plain = means[:, 0] ** 2 / means[:, 1]
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        beyond = np.where(np.isfinite(second), np.minimum(first, 1e100) ** 2 / second, 0.0)
+    low, high = percentile_interval(np.minimum(plain, beyond), n)[0], percentile_interval(np.maximum(plain, beyond), n)[1]
+    if low <= 0.0 or tail.k >= 0.5:
+        most = float(np.nanquantile(means[:, 2] ** 2 / means[:, 3], LEVEL))
+        return Estimate(value, 0.0, min(1.0, max(most, value)), n, AT_MOST, tail.reason(2))
+    return bracket(value, low, min(high, 1.0), n)
 
 
-def forward_ess(log_w_on_target_samples: Any, *, seed: int = 0) -> Estimate:
+def _poisson_limit(count: float, n: int) -> float:
+    """Upper 95 % limit of a share of which `count` of n were seen (Garwood, 1936)."""
+    from scipy.stats import gamma
+
+    return min(1.0, float(gamma.ppf(LEVEL, count + 1.0)) / n)
+
+
+def forward_ess(log_w_on_target_samples: Any, *, seed: int = 0, correlation: Correlation | None = None) -> Estimate:
     """Effective sample size seen from the target, 1 / (mean_p(w) mean_p(1/w)), as a fraction.
 
     Equal to the reverse one in expectation, but it notices modes that the flow misses (Midgley et al., 2023, appendix). A target
-    sample with infinite or zero weight makes it 0; leave out those whose likelihood could not be solved, and report their number.
+    sample with infinite or zero weight makes it 0; leave out those whose likelihood could not be solved, and report their number. Both
+    means have a tail of their own; else the interval is made as that of `reverse_ess`.
 
     Args:
         log_w_on_target_samples: (n,) log-weights -u - log q of samples of the target, up to a constant.
         seed: seed of the bootstrap.
+        correlation: what the samples are worth, in the order of their chains; None if they are independent.
     """
     log_w = check(log_w_on_target_samples, allow_infinite=True)
+    n = log_w.size
+    grouping = correlation
+    effective = None if grouping is None else grouping.reported
     if np.isinf(log_w).any():
-        return Estimate(0.0, 0.0, 0.0, log_w.size)
-    largest, smallest = log_w.max(), log_w.min()
-    columns = np.stack([np.exp(log_w - largest), np.exp(smallest - log_w)], axis=1)
-    return bootstrap(columns, lambda mean: np.exp(smallest - largest - np.log(mean[:, 0]) - np.log(mean[:, 1])), seed=seed)
+        return Estimate(0.0, 0.0, 0.0, n, n_effective=effective)
+    both = [log_w, -log_w]
+    scale = float(sum(part.max() for part in both))
+    parts = [np.exp(part - part.max()) for part in both]
+    value = math.exp(-scale - math.log(parts[0].mean()) - math.log(parts[1].mean()))
+    if n < 2:
+        return Estimate(value, math.nan, math.nan, n, n_effective=effective)
+    fits = [tails.fit(part) for part in parts]
+    worst = max(fits, key=lambda tail: (tail.state in (tails.FEW, tails.HEAVY), tail.k if math.isfinite(tail.k) else -math.inf))
+    if worst.state == tails.FEW:
+        return Estimate(value, 0.0, 1.0, n, NONE, worst.reason(), effective)
+    blocks, widening = (None, 1.0) if grouping is None else (grouping.blocks, grouping.widening)
+    plain, beyond, bounded = np.full(REPLICAS, -scale), np.full(REPLICAS, -scale), np.full(REPLICAS, -scale)
+    for part, tail in zip(parts, fits, strict=True):
+        both_means = tails.replicated_sums(part[:, None], part, tail, seed=seed, grouping=grouping)
+        cut = np.minimum(part, np.partition(part, n - 3)[n - 3])
+        cut_means = bootstrap_means(in_blocks(cut[:, None], blocks), seed=seed)
+        with np.errstate(divide="ignore"):
+            plain -= np.log(both_means[0][:, 0])
+            beyond -= np.where(both_means[1][:, 0] > 1e90, np.inf, np.log(both_means[1][:, 0]))
+            bounded -= np.log(cut_means[:, 0])
+    low, high = percentile_interval(np.minimum(plain, beyond), n)[0], percentile_interval(np.maximum(plain, beyond), n)[1]
+    centre = math.log(value) if value > 0.0 else -math.inf
+    low, high = (math.exp(min(0.0, centre + widening * (end - centre))) if math.isfinite(end) else 0.0 for end in (low, high))
+    if low <= 0.0 or not worst.bounded_moments:
+        most = centre + widening * (float(np.nanquantile(bounded, LEVEL)) - centre)
+        return Estimate(value, 0.0, max(value, math.exp(min(0.0, most))), n, AT_MOST, worst.reason(), effective)
+    return dataclasses.replace(bracket(value, low, high, n), n_effective=effective)
 
 
 def log_z(log_w: Any, *, seed: int = 0) -> Estimate:
     """Log of the partition function on the zero-CoM subspace, log mean_q w.
 
-    Biased downwards where few samples carry the weight; read it together with `pareto_k`.
+    Biased downwards where few samples carry the weight. The upper end of the interval allows for what lies beyond the largest weight; where
+    that may be anything, the lower end alone is given: the higher of that of the weights cut at the third largest, and of Markov's
+    inequality, by which the mean of positive weights exceeds Z / 0.05 with a probability of 5 % at most.
 
     Args:
         log_w: (n,) log-weights of samples of the flow.
         seed: seed of the bootstrap.
     """
     weights, largest = relative(log_w)
+    n = weights.size
     if largest == -math.inf:
-        return Estimate(-math.inf, -math.inf, -math.inf, weights.size)
-    return bootstrap(weights[:, None], lambda mean: largest + np.log(mean[:, 0]), seed=seed)
+        return Estimate(-math.inf, -math.inf, math.inf, n, NONE, "none of the samples has weight")
+    value = largest + math.log(weights.mean())
+    if n < 2:
+        return Estimate(value, math.nan, math.nan, n)
+    tail = tails.fit(weights)
+    # Two bounds of which the better is taken must both hold: each may fail half as often.
+    markov = value + math.log((1.0 - LEVEL) / 2.0)
+    if tail.state in (tails.FEW, tails.HEAVY):
+        return Estimate(value, value + math.log(1.0 - LEVEL), math.inf, n, AT_LEAST, tail.reason())
+    plain, beyond = (means[:, 0] for means in tails.replicated_sums(weights[:, None], weights, tail, seed=seed))
+    ends = percentile_interval(np.minimum(plain, beyond), n)[0], percentile_interval(np.maximum(plain, beyond), n)[1]
+    if not tail.bounded_moments or ends[1] > 1e90:
+        cut = np.minimum(weights, np.partition(weights, n - 3)[n - 3])
+        least = percentile_interval(bootstrap_means(cut[:, None], seed=seed)[:, 0], n)[0]
+        least = largest + math.log(least) if least > 0.0 else -math.inf
+        return Estimate(value, min(value, max(markov, least)), math.inf, n, AT_LEAST, tail.reason())
+    low, high = (largest + math.log(end) if end > 0.0 else -math.inf for end in ends)
+    return bracket(value, low, high, n)
 
 
 def expectation(log_w: Any, values: Any, *, seed: int = 0) -> Estimate:
     """Self-normalised expectation sum w f / sum w under the target.
+
+    Where the weights' tail is too heavy (`tails.Tail.bounded_moments`) there is no interval: what the samples that were not drawn would
+    give is not known.
 
     Args:
         log_w: (n,) log-weights of samples of the flow, up to a constant.
@@ -122,37 +226,75 @@ def expectation(log_w: Any, values: Any, *, seed: int = 0) -> Estimate:
     if not np.isfinite(values).all():
         raise DataError(f"the observable is not finite on {int((~np.isfinite(values)).sum())} samples that have weight; mask or mend it.")
     # A large offset common to all values would cost digits in the bootstrap sums.
-    offset = float(np.sum(weights * values))
-    estimate = bootstrap(np.stack([weights, weights * (values - offset)], axis=1), lambda mean: mean[:, 1] / mean[:, 0], seed=seed)
-    return estimate.shifted(offset)
+    value = float(np.sum(weights * values))
+    n = weights.size
+    if n < 2:
+        return Estimate(value, math.nan, math.nan, n)
+    if np.ptp(values[weights > 0]) == 0.0:
+        return Estimate(value, value, value, n)
+    weights = weights / weights.max()
+    tail = tails.fit(weights)
+    if not tail.bounded_moments:
+        return Estimate(value, -math.inf, math.inf, n, NONE, tail.reason())
+    columns = np.stack([weights, weights * (values - value)], axis=1)
+    ends = []
+    for means in tails.replicated_sums(columns, weights, tail, seed=seed):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ends.append(percentile_interval(means[:, 1] / means[:, 0], n))
+    return bracket(value, value + min(ends[0][0], ends[1][0]), value + max(ends[0][1], ends[1][1]), n)
 
 
-def pareto_k(log_w: Any) -> float:
-    """Shape of the weights' tail by the generalised Pareto fit of PSIS; above 0.7 nothing here is to be trusted.
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """Whether figures that rest on the weights can be trusted.
 
-    With tail shape k the weights have 1/k finite moments (Vehtari et al., 2024, J. Mach. Learn. Res. 25, 72). NaN where fewer than
-    `MIN_TAIL` weights make the tail, or the weights in it are all the same (a perfect flow).
+    Attributes:
+        trusted: None where there are too few samples to tell.
+        k: Pareto k; NaN where the tail cannot be fitted, inf where too few samples carry all the weight for that.
+        sentence: the outcome in words, without a full stop.
+    """
+
+    trusted: bool | None
+    k: float
+    sentence: str
+
+
+def verdict(log_w: Any) -> Verdict:
+    """Whether figures that rest on the weights can be trusted, by the shape of their tail and the number of samples.
 
     Args:
         log_w: (n,) log-weights of samples of the flow, up to a constant.
     """
-    weights, _ = relative(log_w)
+    weights, largest = relative(log_w)
     n = weights.size
-    tail = tail_size(n)
-    if tail < MIN_TAIL or np.unique(np.partition(weights, n - tail - 1)[n - tail - 1 :]).size < MIN_TAIL:
-        return math.nan
-    from arviz_stats.base.array import array_stats  # seconds of imports that only this function needs
+    if largest == -math.inf:
+        return Verdict(False, math.nan, "no sample has weight: do not trust reweighted figures")
+    tail = tails.fit(weights)
+    if tail.state == tails.EQUAL:
+        k = tail.k if tail.size >= MIN_TAIL else math.nan
+        return Verdict(True, k, "the largest weight is one of many alike: the weights can be trusted")
+    if tail.state == tails.HEAVY:
+        heavy = max(1, round(float(weights.sum() ** 2 / np.sum(weights**2))))
+        return Verdict(False, math.inf, f"about {heavy} of {n} samples carry all the weight: do not trust reweighted figures")
+    if tail.state == tails.FEW or tail.size < MIN_TAIL:
+        return Verdict(None, math.nan, f"{n} samples are too few to tell")
+    bound = tails.limit(n)
+    if tail.k < bound:
+        return Verdict(True, tail.k, f"below {bound:.2g}, the limit for {n} samples: the weights can be trusted")
+    return Verdict(False, tail.k, f"above {bound:.2g}, the limit for {n} samples: do not trust reweighted figures")
 
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        # Weights and not log-weights: `log_weights=True` only chooses the tail in arviz-stats 0.8 to 1.3, it does not exponentiate.
-        k = float(np.asarray(array_stats.pareto_khat(weights[None, :], chain_axis=0, draw_axis=1, r_eff=1.0, tail="right")))
-    return k if math.isfinite(k) else math.nan
 
+def pareto_k(log_w: Any) -> float:
+    """Shape of the weights' tail by the generalised Pareto fit of PSIS; `verdict` says what it means.
 
-def tail_size(n: int) -> int:
-    """How many of n weights PSIS takes as the tail: 3 sqrt(n), or a fifth of few."""
-    return int(3 * math.sqrt(n)) if n > 225 else n // 5
+    With tail shape k the weights have 1/k finite moments (Vehtari et al., 2024, J. Mach. Learn. Res. 25, 72). NaN where fewer than
+    `MIN_TAIL` weights make the tail, or the largest are all the same (a perfect flow); inf where too few samples carry all the weight for
+    a fit, which is worse than any finite value.
+
+    Args:
+        log_w: (n,) log-weights of samples of the flow, up to a constant.
+    """
+    return verdict(log_w).k
 
 
 def resample_indices(log_w: Any, n: int, *, seed: int) -> Int[np.ndarray, " n"]:

@@ -1,6 +1,7 @@
 """What runs in a worker of molecular dynamics: a piece of a trajectory with OpenMM."""
 
 import os
+import time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,12 +74,7 @@ def run(
     """
     import openmm
 
-    integrator = openmm.LangevinMiddleIntegrator(settings.temperature, settings.friction, settings.time_step)
-    integrator.setRandomNumberSeed(seed)
-    platform = openmm.Platform.getPlatformByName(settings.platform)
-    context = openmm.Context(openmm.XmlSerializer.deserialize(settings.system), integrator, platform)
-    # Nothing holds the molecule at the origin, and far from it digits would be lost.
-    context.setPositions(positions - positions.mean(axis=0))
+    context, integrator = _prepared(settings, positions, seed)
     if velocities is None:
         context.setVelocitiesToTemperature(settings.temperature, seed)
     else:
@@ -94,3 +90,44 @@ def run(
         frames[draw], energies[draw] = state.getPositions(asNumpy=True)._value, state.getPotentialEnergy()._value
     velocities = np.asarray(context.getState(velocities=True).getVelocities(asNumpy=True)._value)
     return Piece(frames, energies, frames[-1], velocities)
+
+
+def speed(settings: Settings, positions: Float[np.ndarray, "N 3"], seconds: float) -> float:
+    """Steps per second from a structure on.
+
+    Args:
+        settings: the dynamics.
+        positions: where to begin, in nm.
+        seconds: for how long to try, apart from getting ready.
+
+    Returns:
+        The number; 0 where OpenMM fails.
+    """
+    import openmm
+
+    try:
+        context, integrator = _prepared(settings, positions, 1)
+        context.setVelocitiesToTemperature(settings.temperature, 1)
+        integrator.step(10)
+        steps, taken, began = 10, 0, time.perf_counter()
+        while (passed := time.perf_counter() - began) < seconds:
+            integrator.step(steps)
+            taken += steps
+        # Asked for, so that what a platform has only queued is done.
+        context.getState(energy=True)
+    except openmm.OpenMMException:
+        return 0.0
+    return taken / max(passed, time.perf_counter() - began)
+
+
+def _prepared(settings: Settings, positions: Float[np.ndarray, "N 3"], seed: int) -> tuple[Any, Any]:
+    """A context at the positions, and its integrator."""
+    import openmm
+
+    integrator = openmm.LangevinMiddleIntegrator(settings.temperature, settings.friction, settings.time_step)
+    integrator.setRandomNumberSeed(seed)
+    platform = openmm.Platform.getPlatformByName(settings.platform)
+    context = openmm.Context(openmm.XmlSerializer.deserialize(settings.system), integrator, platform)
+    # Nothing holds the molecule at the origin, and far from it digits would be lost.
+    context.setPositions(positions - positions.mean(axis=0))
+    return context, integrator

@@ -49,9 +49,9 @@ class OwnProcesses:
             raise SystemExit(1)
         if multiprocessing.current_process().daemon:
             raise TargetError(
-                f"the energy function of {label} runs in worker processes, but this process is itself a daemonic worker of a pool, which may "
-                "have none; pass executor=concurrent.futures.ThreadPoolExecutor() to compute in threads of this process, or run outside of "
-                "the pool."
+                f"the energy function of {label} runs in worker processes, but this process is itself a daemonic worker of a pool, which "
+                "may have none; pass executor=concurrent.futures.ThreadPoolExecutor() to compute in threads of this process, or run "
+                "outside of the pool."
             )
         try:
             self._pickled = pickle.dumps(function)

@@ -26,6 +26,7 @@ VERBS = {
     "train": "Train a flow from a preset.",
     "resume": "Continue a run that was interrupted, or give it another stage.",
     "sample": "Draw samples with their exact probability from a run or a model.",
+    "average": "Average the copies of an augmented flow out of the weights of its samples.",
     "evaluate": "Measure a run or a model: NLL, ESS, log Z, path length, times.",
     "report": "Write the HTML report of a run.",
     "export": "Write samples or reference data as a trajectory that other programs read.",
@@ -61,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: what follows the program's name; None takes those of the process.
     """
+    # Its search for plugins reads the metadata of every installed package.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show every letter gets a question mark, not a traceback.
         if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
@@ -88,11 +91,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _tell(f"{f'{_short(error.filename)}: ' if error.filename else ''}{_STORAGE[error.errno]}.")
     except Exception as error:
-        if str(error).startswith("Unable to initialize backend"):
-            return _tell(
-                f"JAX cannot compute on what JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')} names; unset that variable to use what "
-                "there is, or install JAX for that device."
-            )
         # JAX's own out-of-memory error, without importing JAX to name its class.
         if type(error).__name__ not in ("JaxRuntimeError", "XlaRuntimeError") or "RESOURCE_EXHAUSTED" not in str(error):
             raise

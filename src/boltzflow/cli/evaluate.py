@@ -6,6 +6,7 @@ from typing import Annotated
 import tyro
 
 from boltzflow.cli import arguments, output
+from boltzflow.errors import RunError
 
 
 def run(
@@ -55,14 +56,22 @@ def run(
     loaded = load_model(model)
     arguments.room(n, loaded.target.n_particles * loaded.target.dimension)
     frames = datasets.load(data, loaded.target, allow_virial_mismatch=allow_virial_mismatch) if data is not None else None
+    kept = loaded.run / "evaluation.json" if loaded.run is not None and data is None else None
+    if kept is not None:
+        try:
+            files.require_writable(kept)
+        except RunError as error:
+            # Told before the work, which is worth its figures on the terminal all the same.
+            output.say(f"The figures are printed but not kept: {error}")
+            kept = None
     with progress.shown() as bar:
         figures = evaluate(loaded, frames, n, seed, progress=bar)
     if json:
         print(json_format.dumps(figures, allow_nan=False))
     else:
         output.evaluation(figures)
-    if loaded.run is not None and data is None:
+    if kept is not None:
         try:
-            files.replace_json(loaded.run / "evaluation.json", figures)
+            files.replace_json(kept, figures)
         except OSError as error:
-            output.say(f"The figures are not kept in {loaded.run} ({error.strerror or error}).")
+            output.say(f"The figures are not kept in {kept.parent} ({error.strerror or error}).")

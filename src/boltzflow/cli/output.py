@@ -65,6 +65,7 @@ def evaluation(figures: Mapping[str, Any]) -> None:
 
     rows = [(label, *cells(name, figures[name])) for name, label in LABELS.items() if name in figures]
     table(f"{figures.get('model')} on {figures.get('target')}", ("", "value", "95 % interval", "n"), rows, right=(1, 2, 3))
+    remarks(figures)
     error = (figures.get("solver_error") or {}).get("value")
     if error is not None and error > TOLERABLE_ERROR:
         say(
@@ -77,14 +78,32 @@ def cells(name: str, value: Any) -> tuple[str, str, str]:
     """Value, interval and n of a figure in words; `-` where there is none."""
     if not isinstance(value, Mapping):
         return (number(value), "", "")
+    from boltzflow.analysis.estimate import Estimate
+
     scale, unit = (100.0, " %") if name in _SHARES else (1.0, "")
-    low, high = value.get("low"), value.get("high")
-    if value.get("value") is None or low is None or high is None or low == high:
-        return (number(value.get("value"), scale=scale) + (unit if value.get("value") is not None else ""), "", str(value.get("n", "")))
-    # Two digits of the interval's width are all that the figure can carry.
-    decimals = min(max(1 - math.floor(math.log10(scale * (high - low))), 0), 6)
-    shown = [f"{scale * part:.{decimals}f}" for part in (value["value"], low, high)]
-    return (shown[0] + unit, f"{shown[1]} to {shown[2]}{unit}", str(value["n"]))
+    estimate = Estimate.from_dict(value)
+    if math.isnan(estimate.value):
+        return ("-", "", str(value.get("n", "")))
+    shown, interval = estimate.scaled(scale).texts()
+    if interval.startswith("["):
+        interval = interval[1:-1].replace(", ", " to ")
+    n = str(estimate.n) if estimate.n_effective is None else f"{estimate.n} ({estimate.n_effective:.0f} effective)"
+    return (shown + unit, interval + (unit if interval and interval != "no interval" else ""), n)
+
+
+def remarks(figures: Mapping[str, Any]) -> None:
+    """Says on stderr what an interval cannot, once for each reason, and whether the weights can be trusted."""
+    reasons: dict[str, list[str]] = {}
+    for name, label in LABELS.items():
+        value = figures.get(name)
+        if isinstance(value, Mapping) and value.get("note"):
+            reasons.setdefault(str(value["note"]), []).append(label)
+    for reason, labels in reasons.items():
+        say(f"{', '.join(labels)}: {reason}.")
+    found = figures.get("verdict")
+    if found is not None:
+        sentence = found if isinstance(found, str) else str(found.get("sentence"))
+        say(f"Weights: {sentence}.")
 
 
 def number(value: Any, *, scale: float = 1.0) -> str:

@@ -24,9 +24,14 @@ def run(
     interval: Annotated[
         arguments.MaybeFloat, tyro.conf.arg(metavar="PS", help_behavior_hint="(default: 1; only for molecular dynamics)")
     ] = None,
+    platform: Annotated[
+        arguments.MaybeText,
+        tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the faster of Reference and CPU; only for molecular dynamics)"),
+    ] = None,
     force_field: arguments.ForceField = arguments.Words(),  # noqa: B008 (a tuple)
     temperature: arguments.Temperature = None,
     precision: arguments.Precision = "single",
+    resume: arguments.Flag = False,
     plugin: arguments.Plugin = arguments.Words(),  # noqa: B008 (a tuple)
 ) -> None:
     """Make reference data of a target with a classical sampler.
@@ -43,19 +48,26 @@ def run(
         method: The sampler: tempering, molecular-dynamics, or one of a plug-in.
         chains: Chains that run side by side: ladders of temperatures, or trajectories.
         interval: Time from a frame to the next of the same trajectory, in ps.
+        platform: OpenMM's platform, such as Reference or CPU.
         force_field: Files of OpenMM's force field, such as `amber14-all.xml implicit/gbn2.xml`.
         temperature: Temperature of the molecule.
         precision: Floating-point precision.
+        resume: Continue a run of the tempering sampler that was interrupted; it ends bit-identical to one that was not.
         plugin: Modules, or .py files, that add targets, networks, objectives and more.
     """
+    arguments.given(target, "TARGET")
+    if interval is not None and not 0 < interval < math.inf:
+        raise ConfigError(f"--interval must be a positive number of picoseconds, got {interval:g}.")
+    path = arguments.new_file(f"{Path(target).stem}.h5" if out is None else out, endings=(".h5", ".hdf5"), option="")
     arguments.count(n)
     arguments.at_least(1, chains=chains)
     arguments.seed(seed)
     if interval is not None and method != "molecular-dynamics":
         raise ConfigError("--interval is for --method molecular-dynamics; the tempering sampler measures how far apart frames must be.")
-    if interval is not None and not 0 < interval < math.inf:
-        raise ConfigError(f"--interval must be a positive number of picoseconds, got {interval:g}.")
-    arguments.given(target, "TARGET")
+    if resume and method != "tempering":
+        raise ConfigError("--resume is for --method tempering; others are begun anew.")
+    if platform is not None and method != "molecular-dynamics":
+        raise ConfigError("--platform is for --method molecular-dynamics; the tempering sampler does not run in OpenMM.")
     from boltzflow import plugins, register
 
     for name in plugin:
@@ -63,7 +75,6 @@ def run(
     own = register.samplers()
     if method not in (*_METHODS, *own):
         raise ConfigError(f"--method must be one of {', '.join([*_METHODS, *own])}, got {method!r}.")
-    path = arguments.new_file(f"{Path(target).stem}.h5" if out is None else out, endings=(".h5", ".hdf5"), option="")
     from boltzflow import progress, runtime
 
     runtime.configure(precision)
@@ -76,13 +87,15 @@ def run(
         if method in own:
             result = own[method](system, n, seed=seed, progress=fraction)
         elif method == "tempering":
-            result = reference.sample(system, n, seed=seed, chains=chains, progress=fraction)
+            result = reference.sample(system, n, seed=seed, chains=chains, progress=fraction, out=path, resume=resume)
         else:
-            given: dict[str, Any] = {key: value for key, value in (("chains", chains), ("interval", interval)) if value is not None}
+            options = {"chains": chains, "interval": interval, "platform": platform}
+            given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
             result = reference.molecular_dynamics(system, n, seed=seed, progress=fraction, **given)
-    # A sampler of a plug-in may give the frames alone.
-    dataset: Any = getattr(result, "dataset", result)
-    dataset.save_or_rescue(path)
+    if method != "tempering":
+        # A sampler of a plug-in may give the frames alone.
+        dataset: Any = getattr(result, "dataset", result)
+        dataset.save_or_rescue(path)
     if hasattr(result, "sentence"):
         output.say(result.sentence())
     print(path)

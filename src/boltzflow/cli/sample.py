@@ -70,3 +70,4 @@ def summarize(samples: "Samples", *, seconds: float) -> None:
     rows = [(labels[name], *output.cells(name, figures[name])[:2]) for name in names]
     rows.append(("seconds, compilation included", f"{seconds:.1f}", ""))
     output.table("", ("", "value", "95 % interval"), rows, right=(1, 2))
+    output.remarks(figures)

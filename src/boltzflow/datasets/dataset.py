@@ -1,6 +1,7 @@
 """The data set and its file format."""
 
 import dataclasses
+import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -8,13 +9,19 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from boltzflow import files, runtime, seeds
+from boltzflow.analysis import correlation
 from boltzflow.errors import DataError
 
 FORMAT = "boltzflow-dataset"
 FORMAT_VERSION = 1
+
+# Whole chains are held out for validation where there are this many: a few might miss what others have seen.
+_WHOLE_CHAINS = 20
+# Else runs of frames, each of about this many, up to so many runs.
+_RUN, _RUNS = 20, 50
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -106,8 +113,44 @@ class Dataset:
                 raise DataError(f"{str(error).rstrip('.')}; the frames are kept in {place / name}.") from error
             raise
 
+    def in_order_of_chains(self) -> Int[np.ndarray, " n"]:
+        """Indices that put the frames chain by chain, in time, as far as one can tell.
+
+        Frames of this package's samplers lie so. Others may lie sweep by sweep over several chains, which shows where sizes of the
+        configurations come again after that many frames.
+        """
+        if "chains" in self.provenance or "split_of" in self.provenance:
+            return np.arange(self.n)
+        x = np.asarray(self.positions, np.float64)
+        # Of labelled particles distances are told apart that the radius of gyration does not see.
+        sizes = [np.mean(np.sum(x**2, axis=2), axis=1), np.linalg.norm(x[:, 0] - x[:, -1], axis=1), np.sum(x[:, 0] ** 2, axis=1)]
+        return correlation.chain_order(self.n, correlation.period(*sizes))
+
+    @property
+    def n_effective(self) -> float | None:
+        """What the frames are worth at most in independent ones, by the sampler's effective sample sizes; None if nobody tells."""
+        known = [float(value) for key, value in self.provenance.items() if key.startswith("ess_") and isinstance(value, int | float)]
+        known = [value for value in known if math.isfinite(value) and value > 0.0]
+        if not known:
+            return None
+        whole = self.provenance.get("split_of", self.n)
+        return min(float(self.n), min(known) * self.n / float(whole)) if "spread_of" not in self.provenance else min(float(self.n), *known)
+
+    def spread(self, count: int, *, seed: int = 0) -> "Dataset":
+        """Some of the frames, never those of one end: random ones from equal parts of all chains, in the order of the chains.
+
+        Args:
+            count: how many; all frames if there are not more.
+            seed: the same seed takes the same frames.
+        """
+        chosen = self.in_order_of_chains()[correlation.spread(self.n, count, seed=seed)]
+        return self._part(chosen, {} if len(chosen) == self.n else {"spread_of": self.n})
+
     def split(self, *, validation: int, seed: int) -> tuple["Dataset", "Dataset"]:
-        """Splits at random into training and validation frames.
+        """Splits into training and validation frames; neighbours in a chain, which are alike, stay together.
+
+        Whole chains are held out where 20 or more are known and the validation frames make one at least. Else runs of consecutive frames
+        are, one from each of equal parts of the data. Both sets are in the order of the chains.
 
         Args:
             validation: number of validation frames.
@@ -123,18 +166,40 @@ class Dataset:
             raise DataError(
                 f"{validation} validation frames cannot be held out of {self.n}; choose a number from 0 to {self.n - 1}, or make more data."
             )
-        order = np.random.default_rng(seeds.checked(seed)).permutation(self.n)
-        held_out, rest = order[:validation], order[validation:]
+        order = self.in_order_of_chains()
+        held = np.zeros(self.n, bool)
+        held[order[self._held_out(validation, np.random.default_rng(seeds.checked(seed)))]] = True
         note = {"split_seed": seed, "split_of": self.n}
-        return (
-            self._part(rest, {**note, "split": "training"}),
-            self._part(held_out, {**note, "split": "validation"}),
+        training, held_out = (
+            self._part(order[part[order]], {**note, "split": name}) for part, name in ((~held, "training"), (held, "validation"))
         )
+        return training, held_out
 
     def _part(self, chosen: np.ndarray, note: Mapping[str, str | float | int]) -> "Dataset":
+        """Some of the frames with their energies."""
         return dataclasses.replace(
             self,
             positions=self.positions[chosen],
             energies=None if self.energies is None else self.energies[chosen],
             provenance={**self.provenance, **note},
         )
+
+    def _held_out(self, validation: int, rng: np.random.Generator) -> Int[np.ndarray, " v"]:
+        """Places, in the order of the chains, of the validation frames."""
+        chains = self.provenance.get("chains", 0)
+        whole = not {"split_of", "spread_of"} & set(self.provenance)
+        chains = int(chains) if isinstance(chains, int | float) and whole else 0
+        if _WHOLE_CHAINS <= chains <= self.n and validation * chains >= self.n:
+            # Frame k of (draws, chains) belongs to chain k modulo chains; the last draw may be incomplete.
+            lengths = (self.n - np.arange(chains) + chains - 1) // chains
+            starts = np.cumsum(lengths) - lengths
+            places = np.concatenate([int(starts[chain]) + np.arange(int(lengths[chain])) for chain in rng.permutation(chains)])
+            return places[:validation]
+        runs = int(np.clip(validation // _RUN, 1, _RUNS)) if validation else 1
+        if 1 < chains <= runs:
+            # As many from each chain.
+            runs -= runs % chains
+        edges = np.linspace(0, self.n, runs + 1).astype(np.int64)
+        sizes = np.diff(np.linspace(0, validation, runs + 1).astype(np.int64))
+        starts = edges[:-1] + (rng.random(runs) * (np.diff(edges) - sizes + 1)).astype(np.int64)
+        return np.concatenate([start + np.arange(int(size)) for start, size in zip(starts, sizes, strict=True)])

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from boltzflow.errors import DataError
 from boltzflow.targets.base import Target
@@ -34,14 +34,15 @@ def with_right_hand(positions: Float[np.ndarray, "n N D"], target: Target, sourc
     if not target.chiral_centres:
         return positions, 0
     found = hands(positions, target.chiral_centres)
-    image, right = (found < 0).all(axis=1), (found > 0).all(axis=1)
+    image: Bool[np.ndarray, " n"] = np.asarray((found < 0).all(axis=1))
+    right = (found > 0).all(axis=1)
     other = ~(image | right)
     if other.any():
-        worst = int((found < 0).sum(axis=0).argmax())
+        first = int(np.flatnonzero(other)[0])
+        centre = int(np.flatnonzero(found[first] < 0)[0])
         raise DataError(
-            f"{source}: {int(other.sum())} of {len(positions)} frames are of another stereoisomer than target {target.name!r}, the first at "
-            f"index {int(np.flatnonzero(other)[0])}, {int((found[:, worst] < 0).sum())} of them at {_atom(target, worst)}; remove them, or "
-            "make the target of a structure that has their hand."
+            f"{source}: {int(other.sum())} of {len(positions)} frames are of another stereoisomer than target {target.name!r}, the first "
+            f"at index {first} (at {_atom(target, centre)}); remove them, or make the target of a structure that has their hand."
         )
     if not image.any():
         return positions, 0
@@ -56,8 +57,8 @@ def with_right_hand(positions: Float[np.ndarray, "n N D"], target: Target, sourc
     difference = np.abs(u[0] - u[1])
     if not (difference <= _SAME + _ROUNDING * np.abs(u[0])).all():
         raise DataError(
-            f"{source}: {count}, and mirror images do not have the same energy (it differs by {difference.max():.2g} kT), so that they cannot "
-            "be reflected; remove them, or make the target of a structure that has their hand."
+            f"{source}: {count}, and mirror images do not have the same energy (it differs by {difference.max():.2g} kT), so that they "
+            "cannot be reflected; remove them, or make the target of a structure that has their hand."
         )
     warnings.warn(f"{source}: {count}: they are reflected, which is exact because their mirror images have the same energy.", stacklevel=4)
     return np.where(image[:, None, None], -positions, positions), int(image.sum())
@@ -105,8 +106,8 @@ def _check_atoms(topology: Any, target: Target) -> None:
         # Virtual sites and beads are X or VS in one, and anything in the other.
         if symbol != expected and not {symbol, expected} & {"X", "VS"}:
             raise DataError(
-                f"atom {index} of the trajectory is {symbol}, but {expected} in target {target.name!r}: the atoms are in another order, or those "
-                "of another molecule; bring them into the target's order with trajectory.atom_slice."
+                f"atom {index} of the trajectory is {symbol}, but {expected} in target {target.name!r}: the atoms are in another order, or "
+                "those of another molecule; bring them into the target's order with trajectory.atom_slice."
             )
 
 

@@ -14,6 +14,9 @@ from boltzflow.targets.base import Target
 _BLOCKS = 64
 _BATCH = 4096
 _RELATIVE_TOLERANCE = 0.1
+# Frames below which nothing is told, the share of the exact value that a tolerance must be below to tell anything, and the number of
+# standard errors beyond which a deviation that passes is told of.
+_LEAST, _TELLING, _CLEAR = 32, 0.5, 4.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,13 +41,31 @@ class VirialCheck:
     ok: bool
     left_out: bool = False
 
+    @property
+    def judged(self) -> bool:
+        """Whether there are frames enough to tell; where not, the test passes for want of evidence."""
+        return self.n >= _LEAST and self.tolerance <= _TELLING * self.expected
+
     def sentence(self) -> str:
-        """The outcome in one sentence."""
+        """The outcome in one sentence, with what it could not have seen."""
         if self.left_out:
             return f"virial check left out: the energy has no gradient; it is finite for all {self.n} frames."
+        if self.ok and not self.judged:
+            known = f" ± {self.standard_error:.2g}" if np.isfinite(self.standard_error) else ""
+            return (
+                f"virial check undecided: {self.n} frames are too few to judge by; mean of x·grad u is {self.value:.4g}{known} where "
+                f"{self.expected:g} is exact."
+            )
         numbers = f"mean of x·grad u is {self.value:.4g} ± {self.standard_error:.2g} over {self.n} frames where {self.expected:g} is exact"
         if self.ok:
-            return f"virial check passed: {numbers} (tolerance {self.tolerance:.2g})."
+            # Frames of temperature T' have about T'/T times the exact value: an energy that is off by a factor shows in the same way.
+            share = 100.0 * self.tolerance / self.expected
+            text = f"virial check passed: {numbers} (tolerance {self.tolerance:.2g}: a temperature that is off by less than {share:.0f} %"
+            text += " would not show)."
+            if abs(self.value - self.expected) > _CLEAR * self.standard_error:
+                off = 100.0 * (self.value / self.expected - 1.0)
+                text = f"{text[:-1]}; but it is off by {off:+.1f} %, more than chance: another temperature, or not quite in equilibrium?"
+            return text
         return f"virial check failed: {numbers} (tolerance {self.tolerance:.2g})."
 
 

@@ -67,6 +67,9 @@ def build_coupling(options: config.EACF, classes: tuple[int, ...], dimension: in
         classes: interchangeability class of each particle; used as its type.
         dimension: D.
         key: for the initial parameters.
+
+    Raises:
+        ConfigError: if the projection is not made for this many dimensions.
     """
     pairs, seen = (options.augmented + 1) // 2, options.projection
     projection = _projection(seen, dimension)
@@ -86,6 +89,11 @@ def build_coupling(options: config.EACF, classes: tuple[int, ...], dimension: in
 
 def _projection(options: config.Projection, dimension: int) -> Projection | None:
     """How the layers see a particle; None for the baseline."""
+    if isinstance(options, config.Cartesian | config.Spherical) and dimension not in (2, 3):
+        raise ConfigError(
+            f"flow.projection={options.variant} makes its frames in 2 or 3 dimensions, and the target has {dimension}; choose vector, or the "
+            "continuous flow (flow=ecnf)."
+        )
     if isinstance(options, config.Cartesian):
         return Cartesian(dimension, bins=options.bins, reach=options.extent)
     if isinstance(options, config.Vector):
@@ -99,7 +107,7 @@ def build_flow(options: config.Flow, target: Target, scale: float, *, key: PRNGK
     """The flow that a configuration names, for a target, with fresh parameters.
 
     Raises:
-        ConfigError: if nobody says how the flow is built.
+        ConfigError: if it is not made for the target's number of dimensions, or nobody says how it is built.
     """
     size = {"n_particles": target.n_particles, "dimension": target.dimension, "scale": scale}
     if isinstance(options, config.EACF):
@@ -115,5 +123,7 @@ def build_flow(options: config.Flow, target: Target, scale: float, *, key: PRNGK
             **size,
         )
     if isinstance(options, config.ECNF):
+        if isinstance(options.network, config.TwoInteraction) and target.dimension == 1:
+            raise ConfigError("flow.network=two-interaction describes surroundings by directions, of which a line has none; choose egnn.")
         return ContinuousFlow(field=build_field(options.network, target.classes, scale, key=key), solver=options.solver, **size)
     raise ConfigError(f"nobody says how the flow {options.variant} is built.")

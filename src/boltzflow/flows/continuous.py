@@ -3,7 +3,6 @@
 import math
 from typing import Any, Self, cast
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,6 @@ from boltzflow.config import RK4, Adaptive, DivergenceName, Dopri5, GaussLegendr
 from boltzflow.flows import prior, quadrature
 from boltzflow.flows.base import AbstractFlow, FlowSolution
 from boltzflow.flows.divergence import draw_probes, velocity_and_divergence
-from boltzflow.flows.solvers import solver_and_controller
 from boltzflow.nets.base import AbstractVectorField
 
 # Pairs of particles times dimensions over all configurations of a compiled call. On a CPU their tangents stay in the cache
@@ -116,6 +114,10 @@ class ContinuousFlow(AbstractFlow):
         self, start: Float[Array, "N D"], t0: float, t1: float, probes: Float[Array, "P N D"] | None
     ) -> tuple[Array, Array, Array, Array, Array, Array]:
         """End point, integral of the divergence, path length, success, evaluations and the time reached, by a solver of diffrax."""
+        # Takes half a second to import, and most flows are integrated without it.
+        import diffrax
+
+        from boltzflow.flows.solvers import solver_and_controller
 
         def velocity(t: Any, state: tuple[Array, Array, Array], _: PyTree) -> tuple[Array, Array, Array]:
             v, divergence = velocity_and_divergence(self.field, jnp.asarray(t), state[0], method=self._divergence, probes=probes)

@@ -6,7 +6,7 @@ import multiprocessing
 import time
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from jaxtyping import Float
@@ -34,6 +34,10 @@ _CHAINS = 4
 # With fewer draws of each chain R-hat could not tell anything.
 _LEAST_DRAWS = 16
 _PIECES = 20
+_TRIED = ("Reference", "CPU")
+_TRIAL_SECONDS = 0.3
+# The trial is noisy; where they are near, the choice should not change from run to run.
+_MARGIN = 1.2
 
 
 def molecular_dynamics(
@@ -46,7 +50,7 @@ def molecular_dynamics(
     time_step: float = 0.001,
     friction: float = 1.0,
     equilibration: float = 100.0,
-    platform: str = "Reference",
+    platform: str | None = None,
     progress: Progress | None = None,
 ) -> ReferenceResult:
     """Draws configurations of a molecule by Langevin dynamics with OpenMM.
@@ -65,13 +69,15 @@ def molecular_dynamics(
     Args:
         target: a molecule.
         n: number of frames, ordered chain by chain.
-        seed: the same seed on the same machine gives the same frames.
+        seed: the same seed on the same machine and platform gives the same frames.
         chains: trajectories side by side.
         interval: ps from a frame to the next.
         time_step: in ps. Bonds to hydrogen swing once in 0.01 ps; beyond about a third of that the dynamics is unstable.
         friction: per ps; the density does not depend on it.
         equilibration: ps at the start of each chain that are thrown away.
-        platform: OpenMM's platform; "Reference" computes in double precision on one core, and is the fastest for small molecules.
+        platform: OpenMM's platform, such as "Reference" (double precision) or "CPU" (single precision); each chain has one core. None:
+            both are tried for a moment, and CPU is taken where it is faster by a fifth or more. Which one that is depends on
+            the forces: at 22 atoms CPU is several times as fast with a CustomGBForce (GBn2), Reference with a GBSAOBCForce.
         progress: called with the fraction done and a word on what is being done.
 
     Returns:
@@ -85,13 +91,16 @@ def molecular_dynamics(
     began = time.perf_counter()
     check_numbers(n, chains)
     _check_settings(interval, time_step, friction, equilibration)
-    settings = _settings(target, friction, time_step, platform)
+    settings = _settings(target, friction, time_step, platform or "Reference")
     report = progress or (lambda fraction, message: None)
     draws = max(-(-n // chains), _LEAST_DRAWS)
     steps = round(interval / time_step)
     seed = checked(seed)
     generator, seeds = np.random.default_rng(seed), _Seeds(seed)
     with _Chains(settings, np.asarray(target.structure), chains, seeds) as running:
+        if platform is None:
+            report(0.0, "choosing OpenMM's platform")
+            platform = running.choose_platform()
         report(0.0, "equilibration")
         # In one draw of many steps, of which nothing is kept but where it ends.
         whole = equilibration + draws * interval
@@ -117,6 +126,7 @@ def molecular_dynamics(
         "time_step": time_step,
         "friction": friction,
         "equilibration": equilibration,
+        "platform": platform,
         "sampled_time": chains * draws * steps * time_step,
         "seconds": time.perf_counter() - began,
     }
@@ -143,10 +153,9 @@ def _settings(target: Target, friction: float, time_step: float, platform: str) 
             f"molecular dynamics needs a molecule made from an OpenMM system, and target {target.name!r} has none; use the tempering "
             "sampler."
         )
-    from boltzflow.targets._openmm import import_openmm
+    from boltzflow.targets._openmm import platforms
 
-    openmm = import_openmm()
-    known = [openmm.Platform.getPlatform(i).getName() for i in range(openmm.Platform.getNumPlatforms())]
+    known = platforms()
     if platform not in known:
         raise TargetError(f"OpenMM has no platform {platform!r} here; there are: {', '.join(known)}.")
     return dynamics.Settings(target.system, target.temperature, friction, time_step, platform)
@@ -168,6 +177,11 @@ class _Chains:
     def __init__(self, settings: dynamics.Settings, structure: Float[np.ndarray, "N 3"], chains: int, seeds: _Seeds) -> None:
         self._settings, self._seeds = settings, seeds
         self._states: list[tuple[Float[np.ndarray, "N 3"], Float[np.ndarray, "N 3"] | None]] = [(structure, None)] * chains
+        if multiprocessing.current_process().daemon:
+            raise TargetError(
+                "molecular dynamics runs in processes of its own, but this process is itself a daemonic worker of a pool, which may have "
+                "none; call it outside of the pool."
+            )
         # Spawned, for a fork of a process with JAX's threads can hang.
         context = multiprocessing.get_context("spawn")
         self._pool = concurrent.futures.ProcessPoolExecutor(min(chains, available_cores()), context, dynamics.initialise)
@@ -180,19 +194,40 @@ class _Chains:
 
     def advance(self, draws: int, steps: int) -> Sequence[dynamics.Piece]:
         """The next piece of every chain."""
-        futures = [self._pool.submit(dynamics.run, self._settings, *state, self._seeds.next(), draws, steps) for state in self._states]
-        try:
-            parts = [future.result() for future in futures]
-        except BrokenProcessPool as error:
-            raise TargetError(
-                'the processes of molecular dynamics have died; a script needs `if __name__ == "__main__":` around what it runs.'
-            ) from error
+        parts = self._results(
+            [self._pool.submit(dynamics.run, self._settings, *state, self._seeds.next(), draws, steps) for state in self._states]
+        )
         if not all(np.isfinite(part.frames).all() and np.isfinite(part.energies).all() for part in parts):
             raise TargetError(
                 f"molecular dynamics became unstable with a time step of {self._settings.time_step:g} ps; choose a shorter `time_step`."
             )
         self._states = [(part.positions, part.velocities) for part in parts]
         return parts
+
+    def choose_platform(self) -> str:
+        """Takes the CPU platform where it is faster than the Reference platform on one core, and tells which one is taken."""
+        from boltzflow.targets._openmm import platforms
+
+        structure = self._states[0][0]
+        speeds = {}
+        for name in (name for name in _TRIED if name in platforms()):
+            task = self._pool.submit(dynamics.speed, self._settings._replace(platform=name), structure, _TRIAL_SECONDS)
+            speeds[name] = self._results([task])[0]
+        if speeds.get("CPU", 0.0) > _MARGIN * speeds.get("Reference", 0.0):
+            self._settings = self._settings._replace(platform="CPU")
+        return self._settings.platform
+
+    def _results(self, futures: "Sequence[concurrent.futures.Future[Any]]") -> list[Any]:
+        from boltzflow.targets._openmm import import_openmm, one_line
+
+        try:
+            return [future.result() for future in futures]
+        except BrokenProcessPool as error:
+            raise TargetError(
+                'the processes of molecular dynamics have died; a script needs `if __name__ == "__main__":` around what it runs.'
+            ) from error
+        except import_openmm().OpenMMException as error:
+            raise TargetError(f"OpenMM refuses the dynamics on its platform {self._settings.platform} ({one_line(error)}).") from error
 
 
 def _torsions(positions: Float[np.ndarray, "C K N 3"], target: Target) -> dict[str, Float[np.ndarray, "C K"]]:

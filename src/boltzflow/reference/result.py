@@ -17,6 +17,9 @@ from boltzflow.targets.base import Target
 
 R_HAT_LIMIT = 1.05
 
+# Effective frames below which R-hat and the rest say little.
+_FEW = 50
+
 Progress = Callable[[float, str], None]
 
 
@@ -51,9 +54,11 @@ class ReferenceResult:
             how = f"{found['chains']} chains of molecular dynamics, one frame every {found['interval']:g} ps"
             rates = ""
             remedy = "make more frames with a longer interval between them, or use the tempering sampler, which crosses barriers"
+        effective = min(found["ess"].values())
+        few = "" if effective >= _FEW else " (too few to judge convergence by)"
         text = (
             f"{self.dataset.n} frames from {how}, in {found['seconds']:.0f} s: R-hat {worst:.3f}, effective sample size "
-            f"{min(found['ess'].values()):.0f}, mean energy {found['mean_energy']:.3f} ± {found['mean_energy_error']:.3f}{rates}. "
+            f"{effective:.0f}{few}, mean energy {found['mean_energy']:.3f} ± {found['mean_energy_error']:.3f}{rates}. "
             f"{found['virial']['sentence']}"
         )
         if not found["converged"]:
@@ -98,7 +103,9 @@ def judged(observables: Mapping[str, Float[np.ndarray, "C K"]], positions: Float
     """
     check, energies = check_with_energies(positions, target)
     r_hat = {name: split_r_hat(values) for name, values in observables.items()}
-    ess = {name: bulk_ess(values) for name, values in observables.items()}
+    draws = {name: bulk_ess(values) for name, values in observables.items()}
+    # Of the frames, which may be fewer than the draws; where draws alternate about the mean they are worth more than their number.
+    ess = {name: min(value, float(len(positions))) for name, value in draws.items()}
     energy = observables["energy"]
     return {
         "r_hat": r_hat,
@@ -111,7 +118,7 @@ def judged(observables: Mapping[str, Float[np.ndarray, "C K"]], positions: Float
         },
         "frame_energies": energies,
         "mean_energy": float(energy.mean()),
-        "mean_energy_error": float(energy.std() / math.sqrt(ess["energy"])),
+        "mean_energy_error": float(energy.std() / math.sqrt(min(draws["energy"], float(energy.size)))),
         "converged": all(value <= R_HAT_LIMIT for value in r_hat.values()) and check.ok,
     }
 

@@ -1,11 +1,14 @@
 """Makes reference data: the schedule around the tempering sampler, and what it reports."""
 
+import dataclasses
 import functools
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -16,6 +19,7 @@ from jaxtyping import Float, Int, PRNGKeyArray
 from boltzflow import seeds
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError, TargetError
+from boltzflow.reference import journal
 from boltzflow.reference.diagnostics import autocorrelation_time
 from boltzflow.reference.result import (
     Progress,
@@ -28,7 +32,7 @@ from boltzflow.reference.result import (
     provenance,
     radius_of_gyration,
 )
-from boltzflow.reference.tempering import Draws, Ladder, LadderState, advance
+from boltzflow.reference.tempering import Draws, Ladder, LadderState, SweepInfo, advance
 from boltzflow.targets import molecule_folder
 from boltzflow.targets.base import Target
 
@@ -38,7 +42,8 @@ _ISLANDS = 4
 # Pairs of particles over the chains of an island, at one temperature: with more than this, LJ55 leaves the cache and takes 1.8 times as
 # long for a chain.
 _ISLAND_PAIRS = 50_000
-_CHUNK = 64
+# Draws between two states that are kept; a kill loses no more.
+_CHUNK = 16
 _WARM_UP_SWEEPS = 400
 _PILOT_SWEEPS = 256
 _ACCEPTANCE = 0.85
@@ -50,6 +55,7 @@ _LEAPFROG_STEPS = 12
 # independent frame to the next, by the radius of gyration (one setting, one seed).
 _LEAPFROG_STEPS_OF_MOLECULES = 48
 _HMC_STEPS = 1
+_SNAPSHOT = ("coordinates", "energy", "gradient", "log_steps", "key")
 # Hottest temperature of the default ladder in units of the target's: hot enough to cross the barriers of that target.
 _HOTTEST = {"double_well": 4.0, "lennard_jones": 1.5}
 
@@ -73,6 +79,8 @@ def sample(
     temperatures: Sequence[float] | None = None,
     chains: int | None = None,
     progress: Progress | None = None,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
 ) -> ReferenceResult:
     """Draws decorrelated configurations by parallel tempering with Hamiltonian Monte Carlo.
 
@@ -91,66 +99,171 @@ def sample(
         temperatures: ladder as multiples of the target's temperature, ascending from 1; None: `default_temperatures`.
         chains: ladders side by side; None: up to 256, with about 32 frames or more of each.
         progress: called with the fraction done and a word on what is being done.
+        out: data file that is written at the end. What is done on the way to it lies in a folder beside it, so that a run that was
+            killed goes on with `resume`, bit-identical to one that was not; the folder goes when the file is there.
+        resume: continue the interrupted run towards `out`, if there is one.
 
     Returns:
         Frames and diagnostics. A failed convergence is told in `diagnostics["converged"]` and `sentence()`, not raised.
 
     Raises:
         DataError: if n or chains is not positive, or the temperatures do not ascend from 1.
-        TargetError: if the energy of a starting configuration is not finite.
+        RunError: if `out` cannot be written, is being made by another process, or was begun with other arguments.
+        TargetError: if the energy of a starting configuration is not finite, or lacks a symmetry that the target states.
     """
-    began = time.perf_counter()
     check_numbers(n, chains)
     seed = seeds.checked(seed)
     if not target.has_energy:
-        return given_frames(target, n, seed)
+        result = given_frames(target, n, seed)
+        if out is not None:
+            result.dataset.save_or_rescue(Path(out))
+        return result
+    target.check_energy()
     if chains is None:
         chains = _ISLANDS * max(1, min(_CHAINS, n // _DRAWS_PER_CHAIN) // _ISLANDS)
     rungs = default_temperatures(target) if temperatures is None else tuple(float(t) for t in temperatures)
     if not rungs or rungs[0] != 1.0 or any(hot <= cold for cold, hot in zip(rungs, rungs[1:], strict=False)):
         raise DataError(f"temperatures are multiples of the target's that ascend from 1, such as 1,1.5,2; got {rungs}.")
-    report = progress or (lambda fraction, message: None)
-    # With fewer draws of each chain R-hat could not tell anything.
-    draws = max(-(-n // chains), _DRAWS_PER_CHAIN // 2)
-    chunks = -(-draws // _CHUNK)
-    chunk = -(-draws // chunks)
-    key_run, key_symmetry = jax.random.split(seeds.key(seed))
-    report(0.0, "compiling")
-    with _Islands(target, rungs, chains, chunk, key=key_run) as islands:
-        report(0.0, "warm-up")
-        islands.warm_up(_WARM_UP_SWEEPS)
-        report(0.05, "measuring the autocorrelation")
-        pilot = _join([islands.produce(1) for _ in range(-(-_PILOT_SWEEPS // chunk))])
-        times = {name: autocorrelation_time(values) for name, values in _observables(pilot).items()}
+    plan = _Plan(target, n, seed, rungs, chains, progress or (lambda fraction, message: None))
+    if out is None:
+        return _finished(plan, _run(plan, None))
+    path = Path(out)
+    with journal.opened(path, plan.identity, resume=resume) as steps:
+        result = _finished(plan, _run(plan, steps))
+        result.dataset.save_or_rescue(path)
+        journal.remove(path)
+    return result
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What is to be done; the result depends on nothing else.
+
+    Attributes:
+        target: the target.
+        n: frames.
+        seed: seed.
+        rungs: temperatures as multiples of the target's.
+        chains: ladders side by side.
+        report: told the fraction done and what is being done.
+    """
+
+    target: Target
+    n: int
+    seed: int
+    rungs: tuple[float, ...]
+    chains: int
+    report: Progress
+
+    @property
+    def draws(self) -> int:
+        """Frames of each chain; with fewer R-hat could not tell anything."""
+        return max(-(-self.n // self.chains), _DRAWS_PER_CHAIN // 2)
+
+    @property
+    def chunks(self) -> int:
+        """Calls of the compiled program, after each of which the state can be kept."""
+        return -(-self.draws // _CHUNK)
+
+    @property
+    def chunk(self) -> int:
+        """Draws of a call."""
+        return -(-self.draws // self.chunks)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What an interrupted run must agree on to be continued."""
+        return {
+            "target": self.target.fingerprint,
+            "number of frames": self.n,
+            "seed": self.seed,
+            "temperatures": list(self.rungs),
+            "chains": self.chains,
+            "precision": str(jnp.zeros(()).dtype),
+            "versions": ", ".join(f"{package} {metadata.version(package)}" for package in ("boltzflow", "jax", "blackjax")),
+        }
+
+
+class _Drawn(NamedTuple):
+    draws: Draws
+    times: dict[str, float]
+    thin: int
+    step_sizes: Float[np.ndarray, " T"]
+    seconds: float
+
+
+def _run(plan: _Plan, steps: journal.Journal | None) -> _Drawn:
+    """Warm-up, pilot and sampling; each call's draws and the state after it go into the journal, and what is there is not done again."""
+    began, before = time.perf_counter(), 0.0
+    key_run = jax.random.split(seeds.key(plan.seed))[0]
+    pilots = -(-_PILOT_SWEEPS // plan.chunk)
+    found = [steps.read(number) for number in range(steps.done)] if steps is not None else []
+    drawn = [_unpacked(arrays) for arrays in found[1:]]
+    plan.report(0.0, "compiling")
+    with _Islands(plan.target, plan.rungs, plan.chains, plan.chunk, key=key_run) as islands:
+        if found:
+            islands.restore(found[-1])
+            before = float(found[-1]["seconds"])
+
+        def keep(draws: Draws | None) -> None:
+            if steps is not None:
+                seconds = np.asarray(before + time.perf_counter() - began)
+                steps.write({**islands.snapshot(), **(_packed(draws) if draws is not None else {}), "seconds": seconds})
+
+        if not found:
+            plan.report(0.0, "warm-up")
+            islands.warm_up(_WARM_UP_SWEEPS)
+            keep(None)
+        while len(drawn) < pilots:
+            plan.report(0.05, "measuring the autocorrelation")
+            drawn.append(islands.produce(1))
+            keep(drawn[-1])
+        times = {name: autocorrelation_time(values) for name, values in _observables(_join(drawn[:pilots])).items()}
         thin = math.ceil(max(times.values()))
-        parts: list[Draws] = []
-        for number in range(chunks):
-            report(0.1 + 0.9 * number / chunks, f"sampling, a frame every {thin} sweeps")
-            parts.append(islands.produce(thin))
+        while len(drawn) < pilots + plan.chunks:
+            plan.report(0.1 + 0.9 * (len(drawn) - pilots) / plan.chunks, f"sampling, a frame every {thin} sweeps")
+            drawn.append(islands.produce(thin))
+            keep(drawn[-1])
         step_sizes = islands.step_sizes()
-    drawn = _join(parts)
-    draws = len(drawn.energy)
-    observables = _observables(drawn)
-    positions = np.asarray(drawn.positions).reshape(-1, target.n_particles, target.dimension)[chain_by_chain(draws, chains, n)]
+    return _Drawn(_join(drawn[pilots:]), times, thin, step_sizes, before + time.perf_counter() - began)
+
+
+def _finished(plan: _Plan, drawn: _Drawn) -> ReferenceResult:
+    """Frames, each moved by a symmetry, and what can be said of them."""
+    target, chains = plan.target, plan.chains
+    key_symmetry = jax.random.split(seeds.key(plan.seed))[1]
+    draws = len(drawn.draws.energy)
+    observables, info = _observables(drawn.draws), drawn.draws.info
+    positions = np.asarray(drawn.draws.positions).reshape(-1, target.n_particles, target.dimension)[chain_by_chain(draws, chains, plan.n)]
     positions = apply_symmetries(positions, target, generator=np.random.default_rng(np.asarray(jax.random.key_data(key_symmetry))))
     found = judged(observables, positions, target)
     frame_energies = found.pop("frame_energies")
     diagnostics = {
         **found,
-        "acceptance": [float(a) for a in drawn.info.acceptance.mean(axis=0)],
-        "step_sizes": [float(s) for s in step_sizes],
-        "swap_rates": [float(s) for s in drawn.info.swap.mean(axis=0)],
-        "temperatures": list(rungs),
-        "autocorrelation_sweeps": times,
-        "thin": thin,
+        "acceptance": [float(a) for a in info.acceptance.mean(axis=0)],
+        "step_sizes": [float(s) for s in drawn.step_sizes],
+        "swap_rates": [float(s) for s in info.swap.mean(axis=0)],
+        "temperatures": list(plan.rungs),
+        "autocorrelation_sweeps": drawn.times,
+        "thin": drawn.thin,
         "chains": chains,
-        "seconds": time.perf_counter() - began,
+        "seconds": drawn.seconds,
     }
     sampler, packages = "parallel tempering with Hamiltonian Monte Carlo (blackjax)", ("boltzflow", "jax", "blackjax", "numpy")
-    origin = provenance(sampler, packages, jax.devices()[0].device_kind, diagnostics, seed=seed, n=n)
+    origin = provenance(sampler, packages, jax.devices()[0].device_kind, diagnostics, seed=plan.seed, n=plan.n)
     dataset = Dataset(positions, target.fingerprint, target.units, origin, **molecule_folder.texts(target), energies=frame_energies)
-    report(1.0, "done")
+    plan.report(1.0, "done")
     return ReferenceResult(dataset, diagnostics)
+
+
+def _packed(draws: Draws) -> dict[str, np.ndarray]:
+    """The arrays of draws by name."""
+    return {f"draws{number}": np.asarray(leaf) for number, leaf in enumerate(jax.tree.leaves(draws))}
+
+
+def _unpacked(arrays: Mapping[str, np.ndarray]) -> Draws:
+    positions, energy, acceptance, swap = (arrays[f"draws{number}"] for number in range(4))
+    return Draws(positions, energy, SweepInfo(acceptance, swap))  # pyright: ignore[reportArgumentType] (arrays of the host)
 
 
 class _Programs(NamedTuple):
@@ -214,6 +327,21 @@ class _Islands:
     def step_sizes(self) -> Float[np.ndarray, " T"]:
         """Step sizes of the temperatures, averaged over the groups."""
         return np.exp(np.mean([np.asarray(steps) for steps in self._log_steps], axis=0))
+
+    def snapshot(self) -> dict[str, np.ndarray]:
+        """All that the next draws depend on: states of the chains, step sizes and keys."""
+        arrays = {}
+        for group, (state, steps, key) in enumerate(zip(self._states, self._log_steps, self._keys, strict=True)):
+            values = (*state, steps, jax.random.key_data(key))
+            arrays.update({f"{name}{group}": np.asarray(value) for name, value in zip(_SNAPSHOT, values, strict=True)})
+        return arrays
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Goes back to what a snapshot holds."""
+        for group in range(len(self._states)):
+            *state, steps, key = (jnp.asarray(arrays[f"{name}{group}"]) for name in _SNAPSHOT)
+            self._states[group], self._log_steps[group] = LadderState(*state), steps
+            self._keys[group] = jax.random.wrap_key_data(key)
 
     def warm_up(self, sweeps: int) -> None:
         """Fits the step sizes, first fast and then averaged, while the chains forget their start."""

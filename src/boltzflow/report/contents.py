@@ -10,11 +10,12 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from boltzflow.datasets import Dataset
 from boltzflow.errors import BoltzflowError, DataError, RunError
 from boltzflow.report.system import System, describe
 from boltzflow.sampling.samples import Samples
@@ -73,9 +74,14 @@ class Contents:
         stated = self.samples.meta.get("units") if self.samples else None
         return str(self.system.units if self.system is not None else stated or "reduced")
 
+    def shown_frames(self, most: int) -> Shaped[np.ndarray, "m N D"]:
+        """Reference frames spread over all of them, in the order of their chains."""
+        assert self.data is not None
+        return Dataset(self.data, "", "", self.provenance).spread(most).positions
+
     @functools.cached_property
     def data_energies(self) -> Float[np.ndarray, " n"] | None:
-        """Reduced energies of the first reference frames, None where target or data are missing."""
+        """Reduced energies of the reference frames that are shown, None where target or data are missing."""
         if (
             self.target is None
             or not self.target.has_energy
@@ -83,7 +89,7 @@ class Contents:
             or self.data.shape[1:] != (self.target.n_particles, self.target.dimension)
         ):
             return None
-        frames = self.data[:MAX_SAMPLES]
+        frames = self.shown_frames(MAX_SAMPLES)
         chunks = [np.asarray(self.target.energies(frames[start : start + 5000])) for start in range(0, len(frames), 5000)]
         return np.concatenate(chunks).astype(np.float64)
 
@@ -288,7 +294,7 @@ def _frames(path: Path, target: Any) -> tuple[Any, dict[str, Any], str, str]:
     return data.positions, dict(data.provenance), data.structure, data.fingerprint
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[int | float]:
     """Whether a JSON value is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 

@@ -1,6 +1,5 @@
 """The page: sections, tables and style around the figures."""
 
-import datetime
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -10,17 +9,32 @@ import numpy as np
 from jaxtyping import Float
 
 from boltzflow import files
-from boltzflow.analysis import metrics, weights
+from boltzflow.analysis import correlation, metrics, tails, weights
 from boltzflow.analysis.estimate import Estimate
 from boltzflow.analysis.observables import nearest_distances, pair_distances
 from boltzflow.errors import RunError
 from boltzflow.report import contents as run_contents
 from boltzflow.report import molecules, structures
 from boltzflow.report.contents import MAX_SAMPLES, Contents, is_number
-from boltzflow.report.page import CSS, POLICY, duration, escape, figure, known, numbers, percent, section, sentence, short, table, thousands
+from boltzflow.report.header import drawn_for, from_evaluation, header, origin
+from boltzflow.report.page import (
+    CSS,
+    POLICY,
+    apart,
+    duration,
+    escape,
+    figure,
+    known,
+    numbers,
+    percent,
+    section,
+    sentence,
+    short,
+    table,
+    thousands,
+)
 
 MAX_DISTANCES = 2_000_000
-PARETO_LIMIT = 0.7
 
 
 def write(run_dir: str | Path, out: str | Path, *, say: Callable[[str], None] | None = None) -> Path:
@@ -48,14 +62,15 @@ def write(run_dir: str | Path, out: str | Path, *, say: Callable[[str], None] | 
         files.replace(out, page)
     except OSError as error:
         raise RunError(f"cannot write the report to {out}: {error.strerror or error}.") from error
-    for note in run.notes if say is not None else ():
-        say(note)
+    if say is not None:
+        for note in run.notes:
+            say(note)
     return out
 
 
 def render(run: Contents) -> str:
     """The page of a run as text."""
-    body = "".join([_header(run), _tiles(run), *_sections(run)])
+    body = "".join([header(run), _tiles(run), *_sections(run)])
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in run.notes)
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -71,7 +86,7 @@ def render(run: Contents) -> str:
 <main>
 {body}
 {f"<section><h2>What is not here</h2>{notes}</section>" if notes else ""}
-<footer>Written by boltzflow from the files of the run folder {escape(run.folder.resolve().name)}. Intervals are 95 % bootstrap intervals;
+<footer>Written by boltzflow from the files of the run folder {escape(run.folder.resolve().name)}. Intervals are 95 % intervals;
 densities and partition functions are on the zero-centre-of-mass subspace.</footer>
 </main>
 </body>
@@ -86,34 +101,6 @@ def _sections(run: Contents) -> Iterator[str]:
         # One section that fails, on files of another version say, must not cost the reader the others.
         except Exception as error:
             run.notes.append(f"The section {make.__name__.strip('_').replace('_', ' ')} could not be drawn: {error}")
-
-
-def _header(run: Contents) -> str:
-    system = ""
-    if run.system is not None:
-        dimension = {2: "in the plane", 3: "in space"}.get(run.system.dimension, f"in {run.system.dimension} dimensions")
-        system = f", {run.system.n_particles} {'atoms' if run.system.elements else 'particles'} {dimension}"
-    facts = [("Temperature", escape(run.system.temperature_in_words if run.system is not None else ""))]
-    facts += [("Run", escape(run.folder.resolve().name)), ("Date", escape(_date(run)))]
-    command = run.versions.get("command") or run.card.get("command") or ""
-    facts += [("Command", f"<code>{escape(command)}</code>" if command else "")]
-    lines = "".join(f'<p class="facts">{name}: {value}</p>\n' for name, value in facts if value)
-    return f"""<h1>{escape(run.target_name)}: what the flow draws</h1>
-<p>A flow was trained to draw independent configurations of <b>{escape(run.target_name)}</b>{system}, each with its exact probability.
-This page compares what it draws with reference data, before and after reweighting to the Boltzmann distribution, and says how far the
-result can be trusted.</p>
-{lines}"""
-
-
-def _date(run: Contents) -> str:
-    """When the run was begun; of runs that have not noted it, when their configuration was written."""
-    noted = run.versions.get("date")
-    if isinstance(noted, str):
-        return noted[:16].replace("T", " ")
-    path = run.folder / "config.yaml"
-    if not path.is_file():
-        return ""
-    return datetime.datetime.fromtimestamp(path.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
 
 
 def _estimate(run: Contents, key: str) -> Estimate | None:
@@ -135,39 +122,20 @@ def _pareto_k(run: Contents) -> float:
     return weights.pareto_k(run.samples.log_weight) if run.samples is not None and run.samples.has_energy else math.nan
 
 
-def _drawn_for(run: Contents) -> str:
-    """Which samples the key figures and the histograms are of, where they are not the same."""
-    evaluated = run.evaluation.get("n")
-    parts = []
-    if is_number(evaluated):
-        parts.append(
-            f"Key figures and tiles are of the evaluation, which drew {thousands(int(evaluated))} samples of its own and looked at "
-            "reference frames as many as their n says"
+def _verdict(run: Contents) -> str:
+    """What the tail of the weights means, in words."""
+    found = run.evaluation.get("verdict")
+    if isinstance(found, dict) and isinstance(found.get("sentence"), str):
+        return found["sentence"]
+    if is_number(run.evaluation.get("pareto_k")):
+        # Of an evaluation by an older version.
+        k, limit = float(run.evaluation["pareto_k"]), tails.limit(int(run.evaluation.get("n") or 10_000))
+        return f"{'below' if k < limit else 'above'} {limit:.2g}: {'' if k < limit else 'do not trust '}reweighted figures" + (
+            " can be trusted" if k < limit else ""
         )
-    if run.samples is not None:
-        of = "Histograms, weights and structures" if is_number(evaluated) else "All figures"
-        parts.append(f"{of} are of the {thousands(run.samples.n)} samples in samples.h5")
-    return ". ".join(parts) + "." if parts else ""
-
-
-def _from_evaluation(run: Contents, key: str) -> bool:
-    """Whether a key figure comes from the evaluation rather than from the samples file."""
-    entry = run.evaluation.get(key)
-    return is_number(entry) or (isinstance(entry, dict) and is_number(entry.get("value")))
-
-
-def _of(run: Contents, key: str) -> str:
-    return "evaluation" if _from_evaluation(run, key) else "samples.h5"
-
-
-def _verdict(k: float) -> str:
-    if not math.isfinite(k):
-        return "too few or too equal weights to tell"
-    return (
-        f"below {PARETO_LIMIT}: the weights can be trusted"
-        if k < PARETO_LIMIT
-        else f"above {PARETO_LIMIT}: do not trust reweighted figures"
-    )
+    if run.samples is not None and run.samples.has_energy:
+        return weights.verdict(run.samples.log_weight).sentence
+    return "too few or too equal weights to tell"
 
 
 def _tiles(run: Contents) -> str:
@@ -184,12 +152,12 @@ def _tiles(run: Contents) -> str:
                 (
                     f"{value}{unit}",
                     label,
-                    ", ".join(part for part in (interval, f"n = {thousands(estimate.n)}", _of(run, key)) if part),
+                    ", ".join(part for part in (interval, f"n = {thousands(estimate.n)}", origin(run, key)) if part),
                 )
             )
     k = _pareto_k(run)
     if math.isfinite(k):
-        tiles.append((f"{k:.2f}", "Pareto k of the weights", f"{_verdict(k)} ({_of(run, 'pareto_k')})"))
+        tiles.append((f"{k:.2f}", "Pareto k of the weights", f"{escape(_verdict(run))} ({origin(run, 'pareto_k')})"))
     cells = "".join(f'<div class="tile"><span>{label}</span><b>{value}</b><small>{small}</small></div>' for value, label, small in tiles)
     return f'<div class="tiles">{cells}</div>' if tiles else ""
 
@@ -221,13 +189,22 @@ def _figures_table(run: Contents) -> str:
             continue
         percent = key.startswith("ess")
         value, interval = numbers(estimate, 100.0 if percent else 1.0)
-        rows.append((label, value + ("\u202f%" if percent else ""), interval, thousands(estimate.n), remark))
+        effective = "" if estimate.n_effective is None else f" ({thousands(round(estimate.n_effective))} effective)"
+        said = escape(estimate.note)
+        remark = f"{remark}; {said}" if remark and said else remark or said
+        rows.append((label, value + ("\u202f%" if percent else ""), interval, thousands(estimate.n) + effective, remark))
     if not rows:
         return ""
     k = _pareto_k(run)
-    counted = run.evaluation.get("n") if _from_evaluation(run, "pareto_k") else run.samples.n if run.samples is not None else None
+    counted = run.evaluation.get("n") if from_evaluation(run, "pareto_k") else run.samples.n if run.samples is not None else None
     rows.append(
-        ("Pareto k", f"{k:.2f}" if math.isfinite(k) else "–", "", thousands(int(counted)) if is_number(counted) else "", _verdict(k))
+        (
+            "Pareto k",
+            f"{k:.2f}" if math.isfinite(k) else "–",
+            "",
+            thousands(int(counted)) if is_number(counted) else "",
+            escape(_verdict(run)),
+        )
     )
     failed = run.evaluation.get("failed", run.samples.n_failed if run.samples is not None else None)
     if is_number(failed):
@@ -245,14 +222,14 @@ def _figures_table(run: Contents) -> str:
         f"<td><small>{remark}</small></td></tr>"
         for label, value, interval, n, remark in rows
     )
-    words = f"<p>{_drawn_for(run)}</p>"
+    words = f"<p>{drawn_for(run)}</p>"
     return section("Key figures", f'{words}<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>')
 
 
 def _weighted(run: Contents) -> tuple[Any, Float[np.ndarray, " n"] | None]:
-    """The first samples and their log-weights; None for the latter where no sample has weight."""
+    """Samples spread over all, and their log-weights; None for the latter where no sample has weight."""
     assert run.samples is not None
-    samples = run.samples.take(slice(0, MAX_SAMPLES))
+    samples = run.samples.take(correlation.spread(run.samples.n, MAX_SAMPLES))
     log_w = samples.log_weight
     return samples, log_w if samples.has_energy and np.isfinite(log_w).any() else None
 
@@ -321,18 +298,19 @@ def _of_configurations(run: Contents, observable: Callable[[np.ndarray], np.ndar
     """An observable of frames and samples, with log-weights where there are any; of fewer configurations for large systems."""
     values: dict[str, tuple[Any, Any]] = {}
 
-    def some(positions: np.ndarray) -> np.ndarray:
+    def most(positions: np.ndarray) -> int:
         pairs = positions.shape[1] * (positions.shape[1] - 1) // 2
-        return observable(positions[: max(100, min(MAX_SAMPLES, MAX_DISTANCES // max(pairs, 1)))])
+        return max(100, min(MAX_SAMPLES, MAX_DISTANCES // max(pairs, 1)))
 
     if run.data is not None:
-        values["data"] = (some(run.data), None)
+        values["data"] = (observable(run.shown_frames(most(run.data))), None)
     if run.samples is not None:
         samples, log_w = _weighted(run)
-        found = some(samples.positions)
+        chosen = correlation.spread(samples.n, most(samples.positions))
+        found = observable(samples.positions[chosen])
         values["flow"] = (found, None)
-        if log_w is not None and np.isfinite(log_w[: len(found)]).any():
-            values["reweighted flow"] = (found, log_w[: len(found)])
+        if log_w is not None and np.isfinite(log_w[chosen]).any():
+            values["reweighted flow"] = (found, log_w[chosen])
     finite = [array[np.isfinite(array)] for name, (array, _) in values.items() if name != "reweighted flow"]
     return values if any(array.size for array in finite) else {}
 
@@ -354,16 +332,17 @@ def _histogram_section(
     sentences = []
     if "data" in values:
         data = _nan_outside(values["data"][0])
+        blocks = correlation.of_series(np.nan_to_num(data).reshape(len(data), -1).mean(axis=1)).blocks
         for name in ("flow", "reweighted flow"):
             if name in values:
                 array, log_w = values[name]
-                distance = metrics.total_variation_distance(data, _nan_outside(array), edges, log_w_b=log_w)
-                value, interval = numbers(distance)
-                sentences.append(f"total variation distance of {name} from data: {value} {interval}")
+                distance = metrics.total_variation_distance(data, _nan_outside(array), edges, log_w_b=log_w, blocks_a=blocks)
+                sentences.append(f"total variation distance of {name} from data: {apart(distance)}")
+    sentences += [f"no band of {name}: {escape(histogram.note)}" for name, histogram in shown.items() if histogram.note]
     outside = [f"{percent(h.outside)} of {name}" for name, h in shown.items() if h.outside > 0.005]
     if outside:
         sentences.append(f"outside the range shown: {', '.join(outside)}")
-    caption = f"Histograms of {what} with 95\u202f% bootstrap bands. " + sentence(sentences)
+    caption = f"Histograms of {what} with 95\u202f% bands. " + sentence(sentences)
     return section(title, figure(figures.histograms(shown, xlabel), caption, f"Histograms of {what}: {', '.join(shown)}"))
 
 
@@ -415,7 +394,8 @@ def _weights(run: Contents) -> str:
     k = weights.pareto_k(log_w)
     share = float(weights.normalized(log_w).max())
     parts = [f"the heaviest of {thousands(log_w.size)} samples carries {percent(share)} of all weight"]
-    parts.append(f"Pareto k = {k:.2f}, {_verdict(k)}" if math.isfinite(k) else f"Pareto k: {_verdict(k)}")
+    judged = weights.verdict(log_w).sentence
+    parts.append(f"Pareto k = {k:.2f}, {judged}" if math.isfinite(k) else f"Pareto k: {judged}")
     caption = sentence([*parts, *([lost] if lost else [])])
     words = "<p>A perfect flow gives all samples the same weight. A few that are far heavier than the rest ruin every average.</p>"
     svg = figures.weight_distribution(log_w, k)

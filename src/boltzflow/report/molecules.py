@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from boltzflow.analysis import free_energy, internal_coordinates, metrics, ramachandran, weights
+from boltzflow.analysis import correlation, free_energy, internal_coordinates, metrics, ramachandran, weights
 from boltzflow.analysis.internal_coordinates import Backbone
 from boltzflow.report.contents import MAX_SAMPLES, Contents
-from boltzflow.report.page import figure, numbers, percent, section, sentence, thousands
+from boltzflow.report.page import apart, escape, figure, numbers, percent, section, sentence, thousands
 from boltzflow.report.system import System, rotatable_torsions
 
 # Of large molecules the first residues are shown, and as many kinds as fit a page.
@@ -30,9 +30,9 @@ def _sources(run: Contents) -> dict[str, tuple[Any, Any]]:
     """Positions and log-weights of what is compared, as far as they are there."""
     found: dict[str, tuple[Any, Any]] = {}
     if run.data is not None:
-        found["data"] = (np.asarray(run.data[:MAX_SAMPLES]), None)
+        found["data"] = (np.asarray(run.shown_frames(MAX_SAMPLES)), None)
     if run.samples is not None:
-        samples = run.samples.take(slice(0, MAX_SAMPLES))
+        samples = run.samples.take(correlation.spread(run.samples.n, MAX_SAMPLES))
         usable = np.isfinite(samples.positions).all(axis=(1, 2))
         found["flow"] = (samples.positions[usable], None)
         log_w = samples.log_weight[usable]
@@ -59,10 +59,10 @@ def _torsions(run: Contents) -> str:
         parts = []
         for name, (_, log_w) in sources.items():
             if name != "data" and "data" in angles:
-                value, interval = numbers(ramachandran.divergence(*angles["data"], *angles[name], log_w=log_w))
-                parts.append(
-                    f"Kullback-Leibler divergence of {name} from data over {ramachandran.BINS}×{ramachandran.BINS} bins: {value} {interval}"
-                )
+                blocks = correlation.of_series(*np.cos(angles["data"]), *np.sin(angles["data"])).blocks
+                found = ramachandran.divergence(*angles["data"], *angles[name], log_w=log_w, blocks=blocks)
+                bins = f"{ramachandran.BINS}×{ramachandran.BINS} bins"
+                parts.append(f"Kullback-Leibler divergence of {name} from data over {bins}: {apart(found)}")
         drawn = molecule_figures.ramachandran(densities, residue.label)
         content += figure(drawn, sentence(parts), f"Ramachandran plots of {residue.label}: {', '.join(densities)}")
     return section("Ramachandran plots", content) if content else ""
@@ -77,6 +77,8 @@ def _profiles(run: Contents) -> str:
         panels = {f"{torsion} of {residue.label}": _along(sources, atoms) for torsion, atoms in (("φ", residue.phi), ("ψ", residue.psi))}
         parts = []
         for name, (positions, log_w) in _compared(sources).items():
+            note = panels[f"φ of {residue.label}"][name].note
+            parts += [f"no band of {name}: {escape(note)}"] if note else []
             values = internal_coordinates.torsions(positions, np.array([residue.phi]))[:, 0]
             parts.append(_side_difference(run.system, name, values, np.zeros(len(values)) if log_w is None else log_w))
         alternative = f"Free-energy profiles along phi and psi of {residue.label}"
@@ -114,7 +116,9 @@ def _along(sources: dict[str, tuple[Any, Any]], atoms: tuple[int, int, int, int]
     shown = {}
     for name, (positions, log_w) in _compared(sources).items():
         values = internal_coordinates.torsions(positions, np.array([atoms]))[:, 0]
-        shown[name] = free_energy.profile(np.zeros(len(values)) if log_w is None else log_w, values, edges)
+        # Samples are independent, frames of chains are not.
+        blocks = correlation.of_series(np.cos(values), np.sin(values)).blocks if name == "data" else None
+        shown[name] = free_energy.profile(np.zeros(len(values)) if log_w is None else log_w, values, edges, blocks=blocks)
     return shown
 
 
@@ -124,10 +128,13 @@ def _side_difference(system: System, name: str, values: Float[np.ndarray, " n"],
     for side, inside in (("φ > 0", values > 0), ("φ < 0", values <= 0)):
         if not (inside & counted).any():
             return f"{name} has nothing at {side}"
-    found = free_energy.difference(log_w, values > 0, values <= 0)
+    blocks = correlation.of_series(values > 0).blocks if name == "data" else None
+    found = free_energy.difference(log_w, values > 0, values <= 0, blocks=blocks)
     value, interval = numbers(found)
-    others = system.energy_in_words(found.value)
-    return f"F(φ > 0) − F(φ < 0) of {name}: {value} {interval} kT{f' ({others})' if others else ''}"
+    if not math.isfinite(found.value):
+        return f"{name}: all of the weight lies on one side of φ = 0{f' ({escape(found.note)})' if found.note else ''}"
+    others = "; ".join(part for part in (system.energy_in_words(found.value), escape(found.note)) if part)
+    return f"F(φ > 0) − F(φ < 0) of {name}: {value} kT {interval}{f' ({others})' if others else ''}"
 
 
 def _lengths(run: Contents) -> str:

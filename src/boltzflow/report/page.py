@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from boltzflow.analysis.distances import Distance
 from boltzflow.analysis.estimate import Estimate
 
 POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline' 'unsafe-eval'; worker-src blob:"
@@ -60,9 +61,7 @@ footer { color: #56616b; font-size: 13px; margin-top: 22px; }
 
 def numbers(estimate: Estimate, factor: float = 1.0) -> tuple[str, str]:
     """Value and interval with the digits that the interval carries."""
-    scaled = Estimate(factor * estimate.value, factor * estimate.low, factor * estimate.high, estimate.n)
-    text = str(scaled).split(" (n")[0]
-    value, _, interval = text.partition(" ")
+    value, interval = estimate.scaled(factor).texts()
     return _typeset(value), _typeset(interval)
 
 
@@ -81,6 +80,13 @@ def percent(share: float) -> str:
     else:
         shown = f"{value:.0f}" if value < 99.0 else f"{value:.1f}"
     return f"{shown}\u202f%"
+
+
+def apart(distance: Distance) -> str:
+    """A distance with its interval, beside what is seen between two sets of the same density."""
+    value, interval = numbers(distance)
+    note = f", {escape(distance.note)}" if distance.note else ""
+    return f"{value} {interval}{note} ({distance.beside()})"
 
 
 def known(value: float | None, error: float) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from boltzflow.analysis import weights
+from boltzflow.analysis import correlation, weights
 from boltzflow.analysis.observables import pair_distances
 from boltzflow.errors import DataError
 from boltzflow.report.page import escape
@@ -30,7 +30,7 @@ def representatives(samples: Samples, count: int = 8) -> Int[np.ndarray, " m"]:
     try:
         drawn = weights.resample_indices(samples.log_weight, 4 * count, seed=0)
     except DataError:
-        return finite[:count]
+        return finite[correlation.spread(finite.size, count)]
     unique = drawn[np.sort(np.unique(drawn, return_index=True)[1])]
     return unique[np.isin(unique, finite)][:count]
 

@@ -1,6 +1,9 @@
 """Weights of an augmented flow with the copies averaged out: fewer are heavy, for the price of as many evaluations of the flow."""
 
 import dataclasses
+import hashlib
+import os
+from pathlib import Path
 
 import numpy as np
 
@@ -8,17 +11,22 @@ from boltzflow.errors import DataError
 from boltzflow.flows.augmented import AugmentedCouplingFlow
 from boltzflow.flows.base import AbstractFlow
 from boltzflow.flows.images import log_images
-from boltzflow.progress import Progress
+from boltzflow.progress import Progress, Silent
 from boltzflow.sampling.generate import log_marginals
 from boltzflow.sampling.hands import check_samples
-from boltzflow.sampling.samples import Samples
+from boltzflow.sampling.samples import SUMMED, Samples
+from boltzflow.sampling.writer import SamplesWriter
 from boltzflow.targets.base import Target
 
 # Draws of copies must not come from the keys that the samples themselves came from.
 _APART = 2**30
 
 
-def averaged(samples: Samples, flow: AbstractFlow, target: Target, *, progress: Progress | None = None) -> Samples:
+# Samples of one append to the file, in chunks of the flow; a kill loses no more.
+_CHUNKS = 4
+
+
+def averaged(samples: Samples, flow: AbstractFlow, target: Target, *, first: int = 0, progress: Progress | None = None) -> Samples:
     """Samples of an augmented flow with log q averaged over draws of the copies, their own one among them.
 
     A sample (x, a) of the flow has log q(x, a) - log pi(a|x) in place of log q(x), and the noise of the copy is in its weight. Here K
@@ -30,6 +38,7 @@ def averaged(samples: Samples, flow: AbstractFlow, target: Target, *, progress: 
         samples: samples of this flow, all of them or some; they may be thinned or joined before or after.
         flow: the flow; K is its `marginal_draws`.
         target: the target of the samples.
+        first: number of the first of these samples where they are a part of more, so that no two parts draw the same noise.
         progress: told how many are done.
 
     Returns:
@@ -39,16 +48,12 @@ def averaged(samples: Samples, flow: AbstractFlow, target: Target, *, progress: 
     Raises:
         DataError: if the flow has no copies, or the samples are averaged already, or not of this flow and target.
     """
-    if not isinstance(flow, AugmentedCouplingFlow):
-        raise DataError("only an augmented flow has copies to average over; the log q of this flow is exact as it is.")
-    if "draws" in samples.meta:
-        raise DataError(f"log q of these samples is averaged over {samples.meta['draws']} copies already.")
-    check_samples(samples, flow, target)
+    flow = _require_copies(samples, flow, target)
     log_q = np.array(samples.log_q, np.float64)
     usable = np.flatnonzero(np.isfinite(samples.log_weight))
     if usable.size:
         seed = (int(samples.meta.get("seed", 0)) + _APART) % 2**31
-        drawn = np.asarray(log_marginals(flow, samples.positions[usable], seed=seed, progress=progress), np.float64)
+        drawn = np.asarray(log_marginals(flow, samples.positions[usable], seed=seed, first=first, progress=progress), np.float64)
         every = np.concatenate([log_q[usable, None], drawn + log_images(flow, target)], axis=1)
         log_q[usable] = np.logaddexp.reduce(every, axis=1) - np.log(every.shape[1])
     log_weight = None
@@ -57,3 +62,62 @@ def averaged(samples: Samples, flow: AbstractFlow, target: Target, *, progress: 
         log_weight = np.array(samples.log_weight)
         log_weight[usable] += samples.log_q[usable] - log_q[usable]
     return dataclasses.replace(samples, log_q=log_q, log_weight=log_weight, meta={**samples.meta, "draws": flow.marginal_draws + 1})
+
+
+def _require_copies(samples: Samples, flow: AbstractFlow, target: Target) -> AugmentedCouplingFlow:
+    """The flow, which must have copies that these samples are not averaged over yet.
+
+    Raises:
+        DataError: as `averaged`.
+    """
+    if not isinstance(flow, AugmentedCouplingFlow):
+        raise DataError("only an augmented flow has copies to average over; the log q of this flow is exact as it is.")
+    if "draws" in samples.meta:
+        raise DataError(f"log q of these samples is averaged over {samples.meta['draws']} copies already.")
+    check_samples(samples, flow, target)
+    return flow
+
+
+def average_to(
+    samples: Samples,
+    flow: AbstractFlow,
+    target: Target,
+    out: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Samples:
+    """As `averaged`, to a file, piece by piece: what is done outlasts a kill, and what comes out does not depend on kills.
+
+    Args:
+        samples: samples of this flow.
+        flow: the flow.
+        target: the target of the samples.
+        out: the samples file to write.
+        resume: continue the file if it is there.
+        progress: told how many are done.
+
+    Returns:
+        The samples in the file.
+
+    Raises:
+        DataError: as `averaged`.
+        RunError: if the file cannot be written, or holds other samples.
+    """
+    progress = Silent() if progress is None else progress
+    piece = _CHUNKS * flow.chunk_size
+    _require_copies(samples, flow, target)
+    # Of which samples: the first of them tell drawings apart that have their settings in common.
+    origin = hashlib.sha256(np.ascontiguousarray(samples.positions[:piece]).tobytes() + str(samples.n).encode()).hexdigest()[:16]
+    meta = {**samples.meta, "draws": flow.marginal_draws + 1, "averaged": origin}
+    with SamplesWriter(Path(out), meta, resume=resume) as writer:
+        progress.start(samples.n, "averaging")
+        progress.update(writer.n_written)
+        for begin in range(writer.n_written, samples.n, piece):
+            part = averaged(samples.take(slice(begin, begin + piece)), flow, target, first=begin)
+            # What adds up tells of all samples, and is told once.
+            told = {key: value for key, value in part.meta.items() if begin == 0 or key not in SUMMED}
+            writer.append(dataclasses.replace(part, meta={**told, "averaged": origin}))
+            progress.update(writer.n_written)
+    progress.stop()
+    return Samples.load(out, target)

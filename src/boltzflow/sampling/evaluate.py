@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from boltzflow import reference, seeds
-from boltzflow.analysis import Estimate, metrics, weights
+from boltzflow.analysis import Estimate, correlation, metrics, weights
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError
 from boltzflow.flows import AugmentedCouplingFlow, ContinuousFlow
@@ -52,7 +52,7 @@ def evaluate(
         samples: samples of this model, if they have been drawn already; else they are drawn here.
 
     Returns:
-        The keys of `boltzflow evaluate --json`: estimates as {"value", "low", "high", "n"} with 95 % intervals; path lengths in the
+        The keys of `boltzflow evaluate --json`: estimates as `Estimate.as_dict` makes them, with 95 % intervals; path lengths in the
         target's units; None where a thing does not apply. "solver_error" is the root mean square error of log q by the solver, in nats.
         "weights", "identity" and the settings tell of which flow they are (`flows.identity`).
 
@@ -82,14 +82,16 @@ def evaluate(
     if frames.fingerprint != target.fingerprint:
         raise DataError(f"the frames belong to {frames.fingerprint}, but the model to {target.fingerprint}.")
 
-    positions = frames.positions[:n]
+    # Frames lie chain by chain: the first n would be those of a few chains.
+    worth = frames.n_effective
+    frames = frames.spread(n, seed=seed)
     # Energies are those of the configuration that counts, which a flow that draws both hands alike finds as probable as the frame.
-    positions, mirrored, other = right_hand(positions, flow, target)
+    positions, mirrored, other = right_hand(frames.positions, flow, target)
     if isinstance(flow, AugmentedCouplingFlow):
         draws = np.asarray(log_marginals(flow, positions, seed=seed, progress=progress), np.float64)
         draws = draws + log_images(flow, target)
         log_q = np.logaddexp.reduce(draws, axis=1) - math.log(draws.shape[1])
-        augmented = _augmented_figures(flow, target, samples, draws, seed, progress)
+        augmented = _augmented_figures(flow, target, samples, draws, worth, seed, progress)
     else:
         solution = log_density(flow, positions, seed=seed, progress=progress)
         log_q = np.where(solution.status == 0, np.asarray(solution.log_q, np.float64), np.nan) + log_images(flow, target)
@@ -99,23 +101,29 @@ def evaluate(
     solved = np.isfinite(log_q) & np.isfinite(draws[:, 0]) & ~other
     log_q, single = log_q[solved], draws[solved, 0]
     u = _energies_of_frames(frames, positions, solved, mirrored, target)[solved]
-    nll = metrics.mean(-log_q, seed=seed) if solved.any() else None
+    nll = _mean_over_frames(-log_q, worth, seed) if solved.any() else None
     # A frame whose energy is not finite costs itself.
     weighed = np.isfinite(u)
+    forward = None
+    if target.has_energy and weighed.any():
+        log_w = -(u + single)[weighed]
+        forward = weights.forward_ess(log_w, seed=seed, correlation=_correlation(log_w, worth))
     ok = samples.status == 0
     known = target.has_energy
+    verdict = weights.verdict(samples.log_weight) if known else None
     return {
         "target": model.config.target,
         "model": model.name,
         "n": samples.n,
         "nll": _plain(nll),
-        "nll_minus_entropy": _plain(_divergence_from_target(log_q[weighed], u[weighed], target, seed)),
+        "nll_minus_entropy": _plain(_divergence_from_target(log_q[weighed], u[weighed], target, worth, seed)),
         "ess_reverse": weights.reverse_ess(samples.log_weight, seed=seed).as_dict() if known else None,
-        "ess_forward": weights.forward_ess(-(u + single)[weighed], seed=seed).as_dict() if known and weighed.any() else None,
+        "ess_forward": _plain(forward),
         "log_z": weights.log_z(samples.log_weight, seed=seed).as_dict() if known else None,
         "path_length": _plain(metrics.mean(samples.path_length[ok], seed=seed) if np.isfinite(samples.path_length[ok]).any() else None),
         "nfe": _plain(metrics.mean(samples.nfe[ok].astype(float), seed=seed) if ok.any() else None),
-        "pareto_k": _number(weights.pareto_k(samples.log_weight)) if known else None,
+        "pareto_k": _number(verdict.k) if verdict is not None else None,
+        "verdict": dataclasses.asdict(verdict) | {"k": _number(verdict.k)} if verdict is not None else None,
         "solver_error": _plain(_solver_error(flow, target, samples, seed) if isinstance(flow, ContinuousFlow) else None),
         "failed": samples.n_failed if known else samples.n_solver_failed,
         **({"other_hand": samples.n_other_hand, "reflected_frames": int(np.sum(mirrored))} if target.chiral_centres else {}),
@@ -146,7 +154,13 @@ _MARGINAL = 1_000
 
 
 def _augmented_figures(
-    flow: AugmentedCouplingFlow, target: Target, samples: Samples, draws: Float[np.ndarray, "n K"], seed: int, progress: Progress
+    flow: AugmentedCouplingFlow,
+    target: Target,
+    samples: Samples,
+    draws: Float[np.ndarray, "n K"],
+    worth: float | None,
+    seed: int,
+    progress: Progress,
 ) -> dict[str, Any]:
     """What the copies cost: NLL with one draw of them, ESS of the draws, and reverse ESS with the copies averaged out.
 
@@ -156,11 +170,11 @@ def _augmented_figures(
     inner = np.exp(2 * np.logaddexp.reduce(draws[usable], axis=1) - np.logaddexp.reduce(2 * draws[usable], axis=1)) / draws.shape[1]
     figures = {
         "marginal_draws": draws.shape[1],
-        "nll_one_draw": _plain(metrics.mean(-draws[usable, 0], seed=seed)) if usable.any() else None,
-        "ess_of_draws": _plain(metrics.mean(inner, seed=seed)) if usable.any() else None,
+        "nll_one_draw": _plain(_mean_over_frames(-draws[usable, 0], worth, seed)) if usable.any() else None,
+        "ess_of_draws": _plain(_mean_over_frames(inner, worth, seed)) if usable.any() else None,
         "ess_reverse_marginal": None,
     }
-    kept = samples.take(np.arange(min(samples.n, _MARGINAL)))
+    kept = samples.take(correlation.spread(samples.n, _MARGINAL, seed=seed))
     if target.has_energy and np.isfinite(kept.log_weight).any():
         kept = kept if "draws" in kept.meta else averaged(kept, flow, target, progress=progress)
         figures["ess_reverse_marginal"] = kept.ess(seed=seed).as_dict()
@@ -179,7 +193,8 @@ def _solver_error(flow: ContinuousFlow, target: Target, samples: Samples, seed: 
     gain = log_images(flow, target)
     # Samples of another hand have not gained what the others have.
     counted = (samples.status == 0) & np.isfinite(samples.log_q) & (np.isfinite(samples.u) | (gain == 0.0))
-    checked = np.flatnonzero(counted)[:_CHECKED]
+    counted = np.flatnonzero(counted)
+    checked = counted[correlation.spread(counted.size, _CHECKED, seed=seed)]
     if not len(checked):
         return None
     again = log_density(dataclasses.replace(flow, solver=flow.solver.finer()), samples.positions[checked], seed=seed)
@@ -192,7 +207,9 @@ def _solver_error(flow: ContinuousFlow, target: Target, samples: Samples, seed: 
     return Estimate(value, low, high, squared.n)
 
 
-def _divergence_from_target(log_q: Float[np.ndarray, " n"], u: Float[np.ndarray, " n"], target: Target, seed: int) -> Estimate | None:
+def _divergence_from_target(
+    log_q: Float[np.ndarray, " n"], u: Float[np.ndarray, " n"], target: Target, worth: float | None, seed: int
+) -> Estimate | None:
     """NLL - entropy, the divergence KL(p||q), where log Z is known.
 
     It is the mean of -log q - u - log Z over the frames. Against NLL - (mean energy + log Z) with the exact mean energy this leaves
@@ -200,7 +217,16 @@ def _divergence_from_target(log_q: Float[np.ndarray, " n"], u: Float[np.ndarray,
     """
     if target.exact.log_z is None or not len(log_q):
         return None
-    return metrics.mean(-log_q - u - target.exact.log_z, seed=seed)
+    return _mean_over_frames(-log_q - u - target.exact.log_z, worth, seed)
+
+
+def _correlation(values: Float[np.ndarray, " n"], worth: float | None) -> correlation.Correlation | None:
+    """What values of frames in the order of their chains are worth; None if any is not finite, which says more than an interval."""
+    return correlation.of_series(values, at_most=worth) if np.isfinite(values).all() else None
+
+
+def _mean_over_frames(values: Float[np.ndarray, " n"], worth: float | None, seed: int) -> Estimate:
+    return metrics.mean(values, seed=seed, correlation=_correlation(values, worth))
 
 
 def held_out(model: Model, n: int, progress: Progress) -> Dataset:

@@ -1,9 +1,14 @@
 """Trajectories that other programs read."""
 
 import contextlib
+import errno
 import importlib.util
 import io
-from collections.abc import Mapping, Sequence
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from boltzflow import datasets, files
+from boltzflow.analysis import correlation
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError, RunError
 from boltzflow.sampling.samples import Samples
@@ -23,7 +29,11 @@ TOPOLOGY_FORMATS = {".pdb": "save_pdb", ".xtc": "save_xtc", ".dcd": "save_dcd", 
 WITH_WEIGHTS = (".extxyz", ".h5")
 """The formats that hold u, log_q and log_weight of each frame of samples."""
 ANGSTROM_PER_NM = 10.0
-
+# Formats whose writers do not look at what the system says of each write.
+_UNCHECKED = (".xtc", ".dcd", ".h5")
+_FRAMES_AT_ONCE = 10_000
+# Free bytes of a disk that counts as full.
+_ROOM = 65536
 _ATOM_RECORDS = ("ATOM", "HETATM")
 
 
@@ -109,7 +119,8 @@ def export(
         topology = _stored_topology(frames, positions.shape[1], suffix)
     units = units or frames.units or ("nm" if topology is not None else "reduced")
 
-    temporary = path.with_name(f".{path.stem}.partial{suffix}")
+    # A short name, for names can be as long as a folder takes.
+    temporary = path.with_name(f".boltzflow-{os.getpid()}-{secrets.token_hex(4)}{suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if suffix in TOPOLOGY_FORMATS:
@@ -118,11 +129,26 @@ def export(
             symbols = _symbols(symbols, topology, frames, positions.shape[1])
             _write_text(positions, symbols, units, frames.values, suffix == ".extxyz", temporary)
         files.commit(temporary, path)
-    except (OSError, RuntimeError) as error:
+    except (OSError, UnicodeEncodeError, RuntimeError) as error:
+        raise RunError(f"cannot write {path}: {_reason(error, path)}.") from error
+    finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise RunError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}.") from error
     return len(positions)
+
+
+def _reason(error: Exception, path: Path) -> str:
+    """What went wrong, in one line; HDF5's own account of a full disk fills a screen."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(path.parent).free < _ROOM:
+            return os.strerror(errno.ENOSPC)
+    return f"{' '.join(str(error).split()).rstrip('.')}; the disk may be full, or a limit on the size of files reached"
+
+
+class _IncompleteError(OSError):
+    """A file that its writer left incomplete without a word."""
 
 
 def _frames(samples: Any, resampled: bool, n: int | None, seed: int) -> _Frames:
@@ -132,16 +158,20 @@ def _frames(samples: Any, resampled: bool, n: int | None, seed: int) -> _Frames:
     if isinstance(samples, Dataset):
         if resampled:
             raise DataError("the frames of a data set count alike already; write them as they are.")
-        # Frames are stored chain by chain.
-        chosen = np.arange(samples.n) if n is None else np.linspace(0, samples.n - 1, min(n, samples.n)).astype(np.int64)
-        name = samples.fingerprint.partition("(")[0]
-        return _Frames(samples.positions[chosen], {}, name, samples.units, samples.structure, samples.molecule)
+        chosen = np.arange(samples.n)
+        if n is not None and n < samples.n:
+            # Evenly over all chains; where frames lie sweep by sweep, a stride of theirs might be that of the chains.
+            chosen = samples.in_order_of_chains()[np.linspace(0, samples.n - 1, n).astype(np.int64)]
+        return _Frames(
+            samples.positions[chosen], {}, samples.fingerprint.partition("(")[0], samples.units, samples.structure, samples.molecule
+        )
     if resampled:
         raise DataError("bare positions carry no weights to resample with; pass Samples, or resampled=False.")
     positions = np.asarray(samples)
     if positions.ndim != 3 or positions.shape[2] not in (1, 2, 3):
         raise DataError(f"positions must have shape (n, N, D) with D up to 3, but have shape {positions.shape}.")
-    return _Frames(positions[np.isfinite(positions).all(axis=(1, 2))][:n], {}, "", None, "")
+    positions = positions[np.isfinite(positions).all(axis=(1, 2))]
+    return _Frames(positions if n is None else positions[correlation.spread(len(positions), n, seed=seed)], {}, "", None, "")
 
 
 def _of_samples(samples: Samples, resampled: bool, n: int | None, seed: int) -> _Frames:
@@ -152,7 +182,8 @@ def _of_samples(samples: Samples, resampled: bool, n: int | None, seed: int) -> 
     if resampled:
         chosen = weights.resample_indices(log_w, samples.n if n is None else n, seed=seed)
     else:
-        chosen = np.flatnonzero(np.isfinite(log_w) & np.isfinite(samples.positions).all(axis=(1, 2)))[:n]
+        chosen = np.flatnonzero(np.isfinite(log_w) & np.isfinite(samples.positions).all(axis=(1, 2)))
+        chosen = chosen if n is None else chosen[correlation.spread(chosen.size, n, seed=seed)]
     values = {
         "u": samples.u[chosen],
         "log_q": samples.log_q[chosen],
@@ -248,8 +279,62 @@ def _write_with_mdtraj(
     if suffix == ".h5" and importlib.util.find_spec("tables") is None:
         raise DataError(".h5 needs PyTables; install it with: pip install 'boltzflow[molecules]'.")
     trajectory = _mdtraj().Trajectory(positions.astype(np.float32), topology)
-    getattr(trajectory, TOPOLOGY_FORMATS[suffix])(str(path))
-    if suffix == ".h5":
-        with h5py.File(path, "a") as file:
-            for name, column in values.items():
-                file.create_dataset(name, data=column)
+    with _plain_name(path) as name:
+        try:
+            getattr(trajectory, TOPOLOGY_FORMATS[suffix])(name)
+            if suffix == ".h5":
+                with h5py.File(path, "a") as file:
+                    for column, numbers in values.items():
+                        file.create_dataset(column, data=numbers)
+        except Exception as error:
+            if isinstance(error, OSError) and error.strerror:
+                raise
+            # MDTraj's writers stumble over a full disk in many ways, a TypeError among them.
+            raise _IncompleteError(f"MDTraj's writer of {suffix} failed with {type(error).__name__}") from error
+        if suffix in _UNCHECKED:
+            _check_complete(name, suffix, trajectory)
+
+
+@contextlib.contextmanager
+def _plain_name(path: Path) -> Iterator[str]:
+    """A name of a file in ASCII, for the writers in C that take no other: through a link to its folder, on the same disk."""
+    folder = path.parent.resolve()
+    if str(folder).isascii():
+        yield str(folder / path.name)
+        return
+    if not tempfile.gettempdir().isascii():
+        raise RunError(
+            f"cannot write {path.suffix} in {folder}: its writer takes ASCII names alone, and the folder for temporary files has another; "
+            "set TMPDIR to such a one."
+        )
+    with tempfile.TemporaryDirectory(prefix="boltzflow-") as place:
+        link = Path(place) / "folder"
+        link.symlink_to(folder, target_is_directory=True)
+        yield str(link / path.name)
+
+
+def _check_complete(name: str, suffix: str, trajectory: Any) -> None:
+    """Reads back what a full disk would have cost: the last frame, and all of HDF5, which does not write from front to back.
+
+    Raises:
+        OSError: if it is not there, or another.
+    """
+    try:
+        if suffix == ".h5":
+            with h5py.File(name) as file:
+                parts = np.array_split(np.arange(len(trajectory)), -(-len(trajectory) // _FRAMES_AT_ONCE))
+                whole = all(np.array_equal(_rows(file["coordinates"], part), trajectory.xyz[part]) for part in parts)
+        else:
+            with _mdtraj().open(name) as file:
+                count = len(file)
+                file.seek(max(0, count - 1))
+                last = np.asarray(file.read(n_frames=1)[0])[-1] / (ANGSTROM_PER_NM if suffix == ".dcd" else 1.0)
+            whole = count == len(trajectory) and np.allclose(last, trajectory.xyz[-1], rtol=1e-3, atol=2e-3)
+    except (OSError, RuntimeError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise _IncompleteError("what was written cannot be read back") from error
+    if not whole:
+        raise _IncompleteError("what was written is not complete")
+
+
+def _rows(stored: Any, rows: np.ndarray) -> np.ndarray:
+    return stored[rows[0] : rows[-1] + 1]

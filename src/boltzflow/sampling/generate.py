@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +21,7 @@ from boltzflow.flows.identity import identity
 from boltzflow.progress import Progress, Silent
 from boltzflow.runtime import available_cores
 from boltzflow.sampling.hands import with_right_hand
+from boltzflow.sampling.programs import stored
 from boltzflow.sampling.samples import Samples
 from boltzflow.sampling.writer import SamplesWriter
 from boltzflow.targets import molecule_folder
@@ -33,19 +33,19 @@ MOST = 2**31 - 1
 """Samples of one seed, whose keys are made of 32-bit integers."""
 
 
-@eqx.filter_jit
+@stored
 def draw(flow: AbstractFlow, keys: PRNGKeyArray) -> FlowSolution:
     """A chunk of samples, one key each."""
     return jax.vmap(lambda key: flow.sample_and_log_prob(key=key))(keys)
 
 
-@eqx.filter_jit
+@stored
 def density(flow: AbstractFlow, positions: Float[Array, "B N D"], keys: PRNGKeyArray) -> FlowSolution:
     """Log densities of a chunk of configurations, one key each (used by the Hutchinson estimate only)."""
     return jax.vmap(lambda x, key: flow.log_prob(x, key=key))(positions, keys)
 
 
-@eqx.filter_jit
+@stored
 def marginals(flow: AugmentedCouplingFlow, positions: Float[Array, "B N D"], keys: PRNGKeyArray) -> Float[Array, "B K"]:
     """Draws of the density of a chunk of configurations, one key each; see `AugmentedCouplingFlow.log_marginals`."""
     return jax.vmap(lambda x, key: flow.log_marginals(x, count=flow.marginal_draws, key=key))(positions, keys)
@@ -215,11 +215,15 @@ def log_marginals(
     positions: Float[np.ndarray, "n N D"],
     *,
     seed: int = 0,
+    first: int = 0,
     chunk: int | None = None,
     progress: Progress | None = None,
 ) -> Float[np.ndarray, "n K"]:
-    """Draws log q(x, a) - log pi(a|x) for configurations in data units, on the host; the mean of exponentials is the density."""
-    return np.asarray(_over_positions(lambda x, keys: marginals(flow, x, keys), flow, positions, seed, chunk, progress))
+    """Draws log q(x, a) - log pi(a|x) for configurations in data units, on the host; the mean of exponentials is the density.
+
+    Those of configuration i depend on the seed and on `first` + i alone.
+    """
+    return np.asarray(_over_positions(lambda x, keys: marginals(flow, x, keys), flow, positions, seed, chunk, progress, first))
 
 
 def _over_positions(
@@ -229,6 +233,7 @@ def _over_positions(
     seed: int,
     chunk: int | None,
     progress: Progress | None,
+    first: int = 0,
 ) -> T:
     """Results of a compiled function of positions and keys, chunk by chunk; the last chunk is filled up and cut."""
     progress = Silent() if progress is None else progress
@@ -239,7 +244,7 @@ def _over_positions(
         part = positions[begin : begin + count]
         kept = len(part)
         padded = np.concatenate([part, np.repeat(part[-1:], count - kept, axis=0)]) if kept < count else part
-        result = work(jnp.asarray(padded, jnp.zeros(()).dtype), sample_keys(seed, begin, count))
+        result = work(jnp.asarray(padded, jnp.zeros(()).dtype), sample_keys(seed, first + begin, count))
         return jax.tree.map(lambda a: np.asarray(a)[:kept], result)
 
     parts = []

@@ -267,7 +267,7 @@ class Samples:
         """Key figures as plain values for JSON; null where there is nothing to say."""
         solved = self.status == 0
         hands = self.n_other_hand if "other_hand" in self.meta or self.n_other_hand else None
-        k = weights.pareto_k(self.log_weight) if self.has_energy else math.nan
+        verdict = weights.verdict(self.log_weight) if self.has_energy else None
         length = self.path_length[solved]
         return {
             "target": self.meta.get("target"),
@@ -278,7 +278,8 @@ class Samples:
             "other_hand": hands,
             "ess_reverse": self.ess(seed=seed).as_dict() if self.has_energy else None,
             "log_z": self.log_z(seed=seed).as_dict() if self.has_energy else None,
-            "pareto_k": k if math.isfinite(k) else None,
+            "pareto_k": verdict.k if verdict is not None and math.isfinite(verdict.k) else None,
+            "verdict": None if verdict is None else verdict.sentence,
             "nfe": float(self.nfe[solved].mean()) if solved.any() else None,
             "path_length": float(length.mean()) if np.isfinite(length).any() else None,
             "seconds": self.meta.get("seconds"),

@@ -38,7 +38,7 @@ ABOUT = (
     "log_weight = -u - log_q where nothing else was done to the samples, -inf where status != 0 or u or log_q is not finite. "
     "log_q lives on the zero-CoM subspace."
 )
-IDENTITY = ("target", "fingerprint", "model", "seed", "chunk", *ORIGIN)
+IDENTITY = ("target", "fingerprint", "model", "seed", "chunk", "averaged", *ORIGIN)
 """The meta that must agree before samples are appended to others; what only one side states is not compared."""
 
 # Entries of the meta that have a dataset of their own: an attribute of HDF5 holds 64 kB, and large molecules need more.

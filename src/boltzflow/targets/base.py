@@ -105,13 +105,6 @@ class Target:
                 "give one class number per particle."
             )
 
-    def __repr__(self) -> str:
-        """In one line: the fingerprint, and what there is of a molecule."""
-        facts = [] if self.has_energy else ["no energy"]
-        facts += [f"{len(self.bonds)} bonds"] if self.bonds else []
-        facts += [f"{len(self.chiral_centres)} chiral centres"] if self.chiral_centres else []
-        return f"<Target {', '.join([self.fingerprint, *facts])}>"
-
     @property
     def has_energy(self) -> bool:
         """Whether there is a density to reweight to."""
@@ -169,11 +162,14 @@ class Target:
         return positions - jnp.mean(positions, axis=0)
 
     def __repr__(self) -> str:
-        """One line; the fields of a molecule would fill pages."""
+        """In one line; the fields of a molecule would fill pages."""
+        facts = [] if self.has_energy else ["no energy"]
+        facts += [f"{len(self.bonds)} bonds"] if self.bonds else []
+        facts += [f"{len(self.chiral_centres)} chiral centres"] if self.chiral_centres else []
         kinds = len(set(self.classes))
         told = "all particles interchangeable" if kinds == 1 else f"{kinds} classes of interchangeable particles"
         mirror = "mirror images alike" if self.reflections else "one hand"
-        return f"<Target {self.fingerprint}: {'; '.join((told, mirror, *filter(None, [self.about])))}>"
+        return f"<Target {self.fingerprint}: {'; '.join((told, mirror, *facts, *filter(None, [self.about])))}>"
 
     def check_energy(self) -> None:
         """Checks that the energy is a scalar, finite where samplers start, and has the symmetries that the target states.
@@ -236,7 +232,7 @@ class Target:
 
         def energies(positions: Float[np.ndarray, "B N D"]) -> Float[np.ndarray, " B"]:
             parts = []
-            with jax.enable_x64(double or jax.config.jax_enable_x64):
+            with jax.enable_x64(double or jnp.zeros(()).dtype == jnp.float64):
                 # In batches of one size, for which it is compiled once.
                 for begin in range(0, len(positions), _BATCH):
                     batch = positions[begin : begin + _BATCH]

@@ -43,16 +43,22 @@ def find_bonds(
         Pairs (i, j), i < j, ascending.
     """
     pairs = topology_bonds(topology)
-    reach = _reach(elements)
-    distances = None if positions is None else np.linalg.norm(positions[:, None] - positions, axis=-1)
+    radii = radii_of(elements)
     for i, j, rest in springs(system):
-        wanted = (rest, _LONGEST_OF_SPRINGS) if rest is not None else (None if distances is None else distances[i, j], _LONGEST)
-        found = (None if distances is None else distances[i, j], _LONGEST_STRAINED)
-        if wanted[0] is not None and all(_like_a_bond(length, reach[i, j], limit) for length, limit in (wanted, found)):
+        reach = radii[i] + radii[j]
+        distance = None if positions is None else float(np.linalg.norm(positions[i] - positions[j]))
+        wanted, limit = (distance, _LONGEST) if rest is None else (rest, _LONGEST_OF_SPRINGS)
+        if (
+            wanted is not None
+            and _like_a_bond(wanted, reach, limit)
+            and (distance is None or _like_a_bond(distance, reach, _LONGEST_STRAINED))
+        ):
             pairs.add((min(i, j), max(i, j)))
-    if distances is not None:
+    if positions is not None:
         alone = {next(residue.atoms()).index for residue in topology.residues() if sum(1 for _ in residue.atoms()) == 1}
-        pairs |= _by_distance(distances, reach, elements, set(range(len(elements))) - {atom for pair in pairs for atom in pair} - alone)
+        bare = set(range(len(elements))) - {atom for pair in pairs for atom in pair} - alone
+        if bare:
+            pairs |= {pair for pair in _by_distance(elements, positions) if bare & set(pair)}
     return tuple(sorted(pairs))
 
 
@@ -79,32 +85,34 @@ def missing_bonds(topology: Any, elements: Sequence[str], positions: Float[np.nd
     for i, j in there:
         partners.setdefault(i, set()).add(j)
         partners.setdefault(j, set()).add(i)
-    distances = np.linalg.norm(positions[:, None] - positions, axis=-1)
-    near = _by_distance(distances, _reach(elements), elements, set(range(len(elements))))
+    near = _by_distance(elements, positions)
     return sorted(pair for pair in near - there if not partners.get(pair[0], set()) & partners.get(pair[1], set()))
 
 
-def _by_distance(
-    distances: Float[np.ndarray, "N N"], reach: Float[np.ndarray, "N N"], elements: Sequence[str], atoms: set[int]
-) -> set[tuple[int, int]]:
-    """Bonds of some atoms by their distances alone; a hydrogen has one, the shortest."""
+def radii_of(elements: Sequence[str]) -> Float[np.ndarray, " N"]:
+    """Covalent radii in nm; NaN for what is no atom that forms covalent bonds."""
+    return np.array([COVALENT_RADII.get(element, np.nan) for element in elements])
+
+
+def _by_distance(elements: Sequence[str], positions: Float[np.ndarray, "N 3"]) -> set[tuple[int, int]]:
+    """Bonds by distances alone; a hydrogen has one, the shortest."""
+    from scipy.spatial import KDTree
+
+    radii = radii_of(elements)
+    found = KDTree(positions).query_pairs(2 * _LONGEST * max(COVALENT_RADII.values()), output_type="ndarray").reshape(-1, 2)
+    lengths = np.linalg.norm(positions[found[:, 0]] - positions[found[:, 1]], axis=-1)
+    reach = radii[found[:, 0]] + radii[found[:, 1]]
+    bonded = (_SHORTEST * reach <= lengths) & (lengths <= _LONGEST * reach)
     pairs: set[tuple[int, int]] = set()
-    for i in sorted(atoms):
-        near = np.flatnonzero((distances[i] <= _LONGEST * reach[i]) & (distances[i] >= _SHORTEST * reach[i]))
-        near = near[near != i]
-        if elements[i] in ("H", "D"):
-            near = near[np.argsort(distances[i, near], kind="stable")][:1]
-        pairs |= {(min(i, int(j)), max(i, int(j))) for j in near}
-    # A hydrogen that another atom took for a neighbour keeps its nearest only.
-    nearest = {i: int(np.argmin(distances[i] + np.where(np.arange(len(elements)) == i, np.inf, 0.0))) for i in range(len(elements))}
-    return {(i, j) for i, j in pairs if all(elements[a] not in ("H", "D") or nearest[a] == b for a, b in ((i, j), (j, i)))}
+    taken: set[int] = set()
+    # The shortest first, so that a hydrogen stays with its nearest neighbour.
+    for i, j in found[bonded][np.argsort(lengths[bonded], kind="stable")].tolist():
+        hydrogens = {atom for atom in (i, j) if elements[atom] in ("H", "D")}
+        if not hydrogens & taken:
+            pairs.add((min(i, j), max(i, j)))
+            taken |= hydrogens
+    return pairs
 
 
-def _reach(elements: Sequence[str]) -> Float[np.ndarray, "N N"]:
-    """Sums of covalent radii; NaN for what is no atom that forms covalent bonds."""
-    radii = np.array([COVALENT_RADII.get(element, np.nan) for element in elements])
-    return radii[:, None] + radii
-
-
-def _like_a_bond(length: float | None, reach: float, limit: float) -> bool:
-    return length is None or _SHORTEST * reach <= length <= limit * reach
+def _like_a_bond(length: float, reach: float, limit: float) -> bool:
+    return bool(_SHORTEST * reach <= length <= limit * reach)

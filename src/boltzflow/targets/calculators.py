@@ -5,7 +5,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -211,7 +211,7 @@ def _tried(
     target: Target, classes: Sequence[int] | None, reflections: bool | None, own_processes: bool, tested: bool
 ) -> tuple[float, Symmetries]:
     """The energy of the start in double precision, and the symmetries; few configurations, all of them in one batch if all is well."""
-    evaluator = target.energy_function.evaluator  # pyright: ignore[reportFunctionMemberAccess]
+    evaluator = cast(CalculatorEnergy, target.energy_function).evaluator
     with warnings.catch_warnings():
         # A failure of the start is raised, with its reason.
         warnings.simplefilter("ignore", RuntimeWarning)

@@ -14,7 +14,7 @@ _SIZES = (0.5, 1.0, 2.0, 4.0)
 _MOST_PIECES, _MOST_PAIRS = 64, 64
 
 
-def check_confinement(name: str, energies: Energies, start: Float[np.ndarray, "N D"]) -> None:
+def check_confinement(name: str, energies: Energies, start: Float[np.ndarray, "N D"]) -> float:
     """Tries to pull the configuration apart, and to push particles together.
 
     A piece with m degrees of freedom can leave unless the energy grows by more than m log s while its distance grows by s, and particles
@@ -26,9 +26,18 @@ def check_confinement(name: str, energies: Energies, start: Float[np.ndarray, "N
         energies: of batches, in double precision.
         start: a starting configuration.
 
+    Returns:
+        The lowest energy seen among configurations of about the start's size, in kT; infinite where there was none.
+
     Raises:
         TargetError: says what leaves or falls.
     """
+    # Infinities are compared, and their differences are not numbers: neither leaves nor falls.
+    with np.errstate(invalid="ignore", over="ignore"):
+        return _lowest(name, energies, start)
+
+
+def _lowest(name: str, energies: Energies, start: Float[np.ndarray, "N D"]) -> float:
     n, dimension = start.shape
     generator = np.random.default_rng(0)
     x = start - start.mean(axis=0)
@@ -37,7 +46,7 @@ def check_confinement(name: str, energies: Energies, start: Float[np.ndarray, "N
     x -= x.mean(axis=0)
     low = float(np.nanmin(np.where(np.isfinite(u := energies(np.stack([s * x for s in _SIZES]))), u, np.nan), initial=np.inf))
     if not np.isfinite(low):
-        return
+        return low
 
     pieces = [((n - 1) * dimension, "the whole configuration expands", x)]
     for members, words in _pieces(n, generator):
@@ -54,7 +63,7 @@ def check_confinement(name: str, energies: Energies, start: Float[np.ndarray, "N
         leaves = v - low < freedom * np.log(_FARTHER)
         if leaves and v - u < freedom * np.log(_FARTHER / _FAR):
             raise TargetError(
-                f"nothing holds the particles of target {name!r} together: where {words} by {_FARTHER:.0e} times the size of the start, the "
+                f"nothing holds the particles of target {name!r} together: where {words} by {_FARTHER:.0e} times the start's size, the "
                 f"energy has grown by {v - low:.3g} kT only, so that exp(-u) cannot be normalised; add a term that does, such as "
                 "0.5 * k * jnp.sum((x - x.mean(axis=0)) ** 2)."
             )
@@ -74,6 +83,7 @@ def check_confinement(name: str, energies: Energies, start: Float[np.ndarray, "N
                 f"the energy of target {name!r} sinks without bound where particles come together, so that exp(-u) cannot be normalised; "
                 "add a repulsion, or check its sign."
             )
+    return low
 
 
 def _pieces(n: int, generator: np.random.Generator) -> list[tuple[np.ndarray, str]]:

@@ -91,14 +91,17 @@ def read(text: str) -> Description:
         written = plain.pop("format")
         if written > FORMAT:
             raise TargetError(f"the description of the molecule has format {written}, this version reads up to {FORMAT}; update boltzflow.")
-        centres = tuple(ChiralCentre(int(c["atom"]), tuple(map(int, c["neighbours"])), int(c["sign"])) for c in plain["chiral_centres"])
+        centres = []
+        for centre in plain["chiral_centres"]:
+            first, second, third, fourth = map(int, centre["neighbours"])
+            centres.append(ChiralCentre(int(centre["atom"]), (first, second, third, fourth), int(centre["sign"])))
         return Description(
             **{
                 **plain,
                 "classes": tuple(map(int, plain["classes"])),
                 "bonds": _pairs(plain["bonds"]),
                 "elements": tuple(plain["elements"]),
-                "chiral_centres": centres,
+                "chiral_centres": tuple(centres),
             }
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -59,7 +59,7 @@ def double_well(
 
     parameters = {"a": float(a), "b": float(b), "c": float(c), "d0": float(d0)}
     is_dw4 = (n_particles, dimension) == (4, 2) and parameters == {"a": 0.0, "b": -4.0, "c": 0.9, "d0": 4.0}
-    return Target(
+    target = Target(
         name="double_well",
         n_particles=n_particles,
         dimension=dimension,
@@ -69,3 +69,6 @@ def double_well(
         start=start,
         exact=_DW4 if is_dw4 else ExactValues(),
     )
+    # A sum over pairs of distances has all symmetries; tests try them.
+    target.mark_checked()
+    return target

@@ -1,12 +1,18 @@
 """Any JAX function as a target."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from boltzflow.targets.base import ExactValues, Target
 from boltzflow.targets.confinement import check_confinement
+
+# Rounding in kT that is told.
+_ROUNDED = 0.005
 
 
 def from_function(
@@ -67,7 +73,18 @@ def from_function(
     trial = target.trial()
     trial.check_values()
     shown = trial.find(None if classes is None else target.classes, reflections)
-    check_confinement(name, trial.energies, trial.start)
+    _warn_if_rounded(name, check_confinement(name, trial.energies, trial.start))
     target = dataclasses.replace(target, classes=shown.classes, reflections=shown.reflections, about=shown.found)
     target.mark_checked()
     return target
+
+
+def _warn_if_rounded(name: str, energy: float) -> None:
+    """Tells of a constant in the energy that costs the digits of its differences; JAX computes them in the precision that is set."""
+    rounded = 0.5 * float(np.spacing(jnp.asarray(abs(energy), jnp.zeros(()).dtype)))
+    if rounded > _ROUNDED:
+        warnings.warn(
+            f"the energy of target {name!r} is near {energy:.6g} kT, which rounds its differences to {rounded:.2g} kT in single precision; "
+            "subtract a reference energy inside the function, term by term where it is a sum, or compute in double precision.",
+            stacklevel=3,
+        )

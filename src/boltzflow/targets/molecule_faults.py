@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from boltzflow.errors import TargetError
 from boltzflow.targets._openmm import in_unit
-from boltzflow.targets.bonds import COVALENT_RADII, missing_bonds, topology_bonds
+from boltzflow.targets.bonds import missing_bonds, radii_of, topology_bonds
 
 _WATER = {"HOH", "WAT", "SOL", "TIP3", "TIP", "TP3", "TP4", "TIP4", "TIP5", "SPC", "SPCE", "H2O", "DOD", "OH2", "T3P", "T4P", "OPC"}
 _IONS = {"Li", "Na", "K", "Rb", "Cs", "Mg", "Ca", "Sr", "Ba", "Zn", "Fe", "Mn", "Co", "Ni", "Cu", "Cd", "Al", "F", "Cl", "Br", "I"}
@@ -30,20 +30,23 @@ def check_scale(path: Path, topology: Any, positions: Float[np.ndarray, "N 3"]) 
     n = len(positions)
     if n < 2 or not np.isfinite(positions).all():
         return
-    distances = np.linalg.norm(positions[:, None] - positions, axis=-1) + np.diag(np.full(n, np.inf))
-    pairs = np.array(sorted(topology_bonds(topology)) or list(enumerate(distances.argmin(axis=1)))).T
-    radii = np.array([np.nan if atom.element is None else COVALENT_RADII.get(atom.element.symbol, np.nan) for atom in topology.atoms()])
-    stretched = distances[pairs[0], pairs[1]] / (radii[pairs[0]] + radii[pairs[1]])
+    from scipy.spatial import KDTree
+
+    neighbours: Any = KDTree(positions).query(positions, k=2)[1]
+    bonds = sorted(topology_bonds(topology)) or list(enumerate(neighbours[:, 1]))
+    first, second = np.array(bonds).T
+    radii = radii_of(["X" if atom.element is None else atom.element.symbol for atom in topology.atoms()])
+    lengths = np.linalg.norm(positions[first] - positions[second], axis=-1)
+    stretched = lengths / (radii[first] + radii[second])
     if not np.isfinite(stretched).any():
         return
     typical = float(np.median(stretched[np.isfinite(stretched)]))
     for factor, (unit, remedy) in _UNITS.items():
         # A bond is as long as its radii say, within some 15 %: units cannot be mistaken for each other.
         if 0.82 < typical / factor < 1.22:
-            length = 10 * float(np.median(distances[pairs[0], pairs[1]]))
             raise TargetError(
-                f"the bonds in {path} would be {length:.2g} Å long, {typical:.2g} times what is usual: its coordinates seem to be in {unit}; "
-                f"{remedy}."
+                f"the bonds in {path} would be {10 * float(np.median(lengths)):.3g} Å long, {typical:.2g} times what is usual: its "
+                f"coordinates seem to be in {unit}; {remedy}."
             )
 
 
@@ -67,11 +70,11 @@ def why_no_system(
     rest = [residue for residue in unmatched if residue not in solvent]
     if not rest:
         return (
-            f"the file holds {_counted(solvent)}, such as {_where(unmatched[0])}; densities here are of one molecule, in vacuum or implicit "
-            "solvent, so delete water and ions."
+            f"the file holds {_counted(solvent)}, such as {_where(unmatched[0])}; densities here are of one molecule, in vacuum or in "
+            "implicit solvent, so delete water and ions."
         )
     residue = rest[0]
-    open_ends = _open_ends(topology, positions, residue)
+    open_ends = _open_ends(field, topology, positions, residue, label)
     if open_ends:
         return open_ends
     try:
@@ -86,10 +89,11 @@ def why_no_system(
         )
     # OpenMM's message names the nearest residue and ends with a link; its middle is what helps.
     reason = _first_line(error).split("  For more information")[0].partition(").")[2].strip().split(".  ")[0].rstrip(".")
-    return f"the force field {label} does not know {_where(residue)}: {reason or _first_line(error)}; add a file that has it, or mend the structure."
+    reason = reason or _first_line(error)
+    return f"the force field {label} does not know {_where(residue)}: {reason}; add a file that has it, or mend the structure."
 
 
-def _open_ends(topology: Any, positions: Any, residue: Any) -> str:
+def _open_ends(field: Any, topology: Any, positions: Any, residue: Any, label: str) -> str:
     """A sentence if atoms of a residue lie as near to others as bonded ones, but the file does not join them."""
     if positions is None:
         return ""
@@ -102,14 +106,16 @@ def _open_ends(topology: Any, positions: Any, residue: Any) -> str:
         return ""
     i, j = pairs[0]
     length = float(np.linalg.norm(x[i] - x[j]))
-    if here.isdisjoint(atom for pair in topology_bonds(topology) for atom in pair):
+    if not any(here.issuperset(pair) for pair in topology_bonds(topology)):
+        known = residue.name in {template.name for template in field._templates.values()}
         return (
-            f"{_where(residue)} has no bonds: a PDB file must list those of residues that are not standard in CONECT records, which are "
-            f"missing here ({atoms[i].name} and {atoms[j].name} lie {length:.3f} nm apart); add them."
+            f"the force field {label} does not know {_where(residue)} without its bonds, which a PDB file must list in CONECT records "
+            f"where residues are not standard ({atoms[i].name} and {atoms[j].name} lie {length:.3f} nm apart, and nothing joins them); add "
+            f"them{'' if known else ', and a force field file that has this residue'}."
         )
     return (
-        f"{_named(atoms[i])} and {_named(atoms[j])} lie {length:.3f} nm apart, as bonded atoms do, but the file does not join them, as it must "
-        "for the bond that closes a ring, a bridge or a ligand; add CONECT records."
+        f"{_named(atoms[i])} and {_named(atoms[j])} lie {length:.3f} nm apart, as bonded atoms do, but the file does not join them, as it "
+        "must for the bond that closes a ring, a bridge or a ligand; add CONECT records (struct_conn in mmCIF)."
     )
 
 

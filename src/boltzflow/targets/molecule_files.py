@@ -1,6 +1,7 @@
 """Molecules from files: PDB with an OpenMM force field, Amber, and serialised OpenMM systems."""
 
 import difflib
+import io
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from boltzflow.targets._openmm import import_openmm
 from boltzflow.targets.base import Target
 from boltzflow.targets.molecule_faults import check_scale, why_no_system
 from boltzflow.targets.molecules import from_openmm
+from boltzflow.targets.pdb_text import with_own_names
 
 # Short names of force fields that publications used, and the files of OpenMM that they stand for.
 FORCE_FIELDS = {
@@ -21,6 +23,8 @@ FORCE_FIELDS = {
     "ff99": ("amber99sbildn.xml", "amber99_obc.xml"),
 }
 _IMPLICIT_SOLVENTS = ("HCT", "OBC1", "OBC2", "GBn", "GBn2")
+# Files of OpenMM that hold names and hydrogens, no parameters.
+_NO_FORCE_FIELDS = {"residues.xml", "hydrogens.xml", "glycam-hydrogens.xml", "pdbNames.xml"}
 
 ForceFieldName = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -150,9 +154,12 @@ def load_force_field(force_field: ForceFieldName) -> Any:
     app = import_openmm().app
     if isinstance(force_field, str):
         if force_field not in FORCE_FIELDS and not force_field.endswith(".xml"):
+            near, files = nearest(force_field, FORCE_FIELDS), _files_like(force_field)
+            if files and not near.startswith("did you mean"):
+                near = f"did you mean {' or '.join(map(repr, files))}?"
             raise TargetError(
-                f"there is no force field {force_field!r}; {nearest(force_field, FORCE_FIELDS)} Or name files of OpenMM, such as "
-                f"{_files_like(force_field) or ('amber14-all.xml', 'implicit/obc2.xml')}."
+                f"there is no force field {force_field!r}; {near} Or name files of OpenMM, such as 'amber14-all.xml'; short names are "
+                f"{' and '.join(FORCE_FIELDS)}."
             )
         force_field = FORCE_FIELDS.get(force_field, (force_field,))
     files = [os.fspath(name) for name in ([force_field] if isinstance(force_field, os.PathLike) else force_field)]
@@ -181,18 +188,17 @@ def _shipped() -> set[str]:
     """The force field files that come with OpenMM and its extensions, by the names under which it finds them."""
     forcefield = import_openmm().app.forcefield
     folders = {Path(forcefield.__file__).parent / "data", *map(Path, forcefield._getDataDirectories())}
-    # These hold names and hydrogens, no parameters.
-    others = {"residues.xml", "hydrogens.xml", "glycam-hydrogens.xml", "pdbNames.xml"}
-    return {file.relative_to(folder).as_posix() for folder in folders for file in folder.rglob("*.xml")} - others
+    return {file.relative_to(folder).as_posix() for folder in folders for file in folder.rglob("*.xml")}
 
 
 def _files_like(name: str) -> tuple[str, ...]:
     """The shipped files whose names are nearest to a name, with or without folder and ending."""
     known: dict[str, str] = {}
-    for file in sorted(_shipped()):
+    for file in sorted(_shipped() - _NO_FORCE_FIELDS):
         for form in (file, file.removesuffix(".xml"), Path(file).name, Path(file).stem):
             known.setdefault(form.lower(), file)
-    near = difflib.get_close_matches(name.lower(), known, n=6, cutoff=0.6)
+    word = name.lower()
+    near = [form for form in known if word and form.startswith(word)] + difflib.get_close_matches(word, known, n=6, cutoff=0.6)
     return tuple(dict.fromkeys(known[form] for form in near))[:3]
 
 
@@ -252,12 +258,17 @@ def _read_structure(path: Path) -> Any:
     app = import_openmm().app
 
     def read() -> Any:
-        # Opened here, for OpenMM leaves the file open where it fails.
-        with path.open(encoding="utf-8") as file:
-            # Endings differ (.cif, .mmcif, .pdbx, .ent), but each block of an mmCIF file begins with "data_".
-            first = next((line for line in file if line.strip() and not line.startswith("#")), "")
-            file.seek(0)
-            return (app.PDBxFile if first.lower().startswith("data_") else app.PDBFile)(file)
+        # OpenMM would leave the file open where it fails.
+        text = path.read_text(encoding="utf-8")
+        # Endings differ (.cif, .mmcif, .pdbx, .ent), but each block of an mmCIF file begins with "data_".
+        first = next((line for line in text.splitlines() if line.strip() and not line.startswith("#")), "")
+        if first.lower().startswith("data_"):
+            return app.PDBxFile(io.StringIO(text))
+        text, names = with_own_names(text)
+        structure = app.PDBFile(io.StringIO(text))
+        for atom in structure.topology.atoms():
+            atom.name = names.get(atom.name, atom.name)
+        return structure
 
     structure = _read(read, path, "PDB or mmCIF")
     if structure.topology.getNumAtoms() == 0:

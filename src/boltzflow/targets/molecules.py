@@ -357,6 +357,13 @@ def _check_compiled(target: Target, mechanics: Mechanics, minimum: Float[np.ndar
     difference = np.abs(compiled - expected)
     # Single precision sums terms of both signs that are larger than their sum.
     if not (difference < 1e-3 * np.maximum(10.0, np.abs(expected))).all():
+        with jax.enable_x64(True):
+            double = np.asarray(target.energies(jnp.asarray(np.stack([minimum, strained]), jnp.float64)))
+        if (np.abs(double - expected) < 1e-6 * np.maximum(10.0, np.abs(expected))).all():
+            raise TargetError(
+                f"single precision rounds the energy of {target.name!r} by {difference.max():.3g} kT, as torsions do over atoms that lie "
+                "in line or nearly so, where they have no angle; leave out those torsions, or compute in double precision."
+            )
         raise TargetError(
             f"the energy of {target.name!r} compiled to JAX is {compiled[difference.argmax()]:.6g} kT where OpenMM has "
             f"{expected[difference.argmax()]:.6g} kT; this is a bug of boltzflow, please report it with the system's XML."

@@ -13,7 +13,7 @@ Energy = Callable[[Float[np.ndarray, "N 3"]], float]
 _FRAMES = 3
 _NOISE = 0.05
 # Far below what changes a probability.
-_TOLERANCE = 1e-3
+_TOLERANCE = 1e-6
 
 
 def interchangeable(

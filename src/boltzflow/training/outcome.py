@@ -26,7 +26,7 @@ def averaged(flow: AbstractFlow, state: TrainState) -> AbstractFlow:
 
 def periodic_evaluation(flow: AbstractFlow, target: Target, validation: Dataset, n: int, seed: int) -> dict[str, Any]:
     """NLL of validation frames and reverse ESS, from few samples."""
-    from boltzflow.analysis import metrics, weights
+    from boltzflow.analysis import correlation, metrics, weights
     from boltzflow.sampling.generate import generate, log_density
     from boltzflow.sampling.hands import log_images
 
@@ -35,11 +35,11 @@ def periodic_evaluation(flow: AbstractFlow, target: Target, validation: Dataset,
         # Without an energy all weights are equal, which says nothing.
         result["ess_reverse"] = weights.reverse_ess(generate(flow, target, n, seed=seed).log_weight).as_dict()
     if validation.n:
-        solution = log_density(flow, validation.positions[:n])
+        solution = log_density(flow, validation.spread(n, seed=seed).positions)
         log_q = np.asarray(solution.log_q, np.float64) + log_images(flow, target)
         log_q = log_q[(np.asarray(solution.status) == 0) & np.isfinite(log_q)]
         if len(log_q):
-            result["validation_nll"] = metrics.mean(-log_q).as_dict()
+            result["validation_nll"] = metrics.mean(-log_q, correlation=correlation.of_series(log_q)).as_dict()
     return result
 
 

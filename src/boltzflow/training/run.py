@@ -103,6 +103,7 @@ def fit(
     )
     config_io.checked(config, strict=not resume)
     with runtime.precision(config.precision):
+        target.check_energy()
         dataset = datasets.of(data, target)
     held_out = min(10_000, dataset.n // 10) if validation is None else validation
     config = dataclasses.replace(config, data=DataConfig(n=max(1, dataset.n), validation=held_out))

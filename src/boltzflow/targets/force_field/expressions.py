@@ -1,8 +1,6 @@
 """The algebraic expressions of OpenMM's custom forces as JAX functions."""
 
-import ast
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -11,6 +9,7 @@ import numpy as np
 from jax.scipy.special import erf, erfc
 
 from boltzflow.errors import TargetError
+from boltzflow.targets.force_field.parser import NEGATIVE, Node, parse
 
 
 def _select(condition: Any, if_nonzero: Any, if_zero: Any) -> Any:
@@ -48,9 +47,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "floor": jnp.floor,
     "ceil": jnp.ceil,
     "select": _select,
-    "pow": lambda x, y: _power(x, y),
 }
-_NAME = re.compile(r"(?<![\w.])[A-Za-z_]\w*")
 
 
 def _power(base: Any, exponent: Any) -> Any:
@@ -60,12 +57,26 @@ def _power(base: Any, exponent: Any) -> Any:
     return base**exponent
 
 
-_BINARY: dict[type, Callable[[Any, Any], Any]] = {
-    ast.Add: lambda a, b: a + b,
-    ast.Sub: lambda a, b: a - b,
-    ast.Mult: lambda a, b: a * b,
-    ast.Div: lambda a, b: a / b,
-    ast.Pow: _power,
+def _times(a: Any, b: Any) -> Any:
+    # OpenMM drops what is multiplied by a constant 0, be it a number or not.
+    return 0.0 if _is_zero(a) or _is_zero(b) else a * b
+
+
+def _divided(a: Any, b: Any) -> Any:
+    return 0.0 if _is_zero(a) and not _is_zero(b) else a / b
+
+
+def _is_zero(value: Any) -> bool:
+    return isinstance(value, float) and value == 0.0
+
+
+_OPERATORS: dict[str, Callable[..., Any]] = {
+    "+": lambda a, b: a + b,
+    "-": lambda a, b: a - b,
+    "*": _times,
+    "/": _divided,
+    "^": _power,
+    NEGATIVE: lambda a: -a,
 }
 
 
@@ -80,7 +91,7 @@ class Expression:
         """Reads an expression.
 
         Args:
-            text: a value and definitions of what it uses, separated by semicolons.
+            text: a value and definitions of what it uses, separated by semicolons; `parser` says how it is read.
             tables: functions beside OpenMM's own, by name.
 
         Raises:
@@ -88,68 +99,65 @@ class Expression:
         """
         self.text = text
         self._functions = {**_FUNCTIONS, **(tables or {})}
-        value, *definitions = [part.strip() for part in text.split(";") if part.strip()] or [""]
-        self._value = self._parsed(value)
-        self._definitions: dict[str, ast.expr] = {}
-        for definition in definitions:
-            name, _, right = definition.partition("=")
-            self._definitions[name.strip()] = self._parsed(right)
-        parts = [node for part in (self._value, *self._definitions.values()) for node in ast.walk(part)]
-        marked = {node.id[1:] for node in parts if isinstance(node, ast.Name)}
-        self._names, self._branches = marked - set(self._definitions), "select" in marked
+        self._nodes = list(_in_order(parse(text, tables or {})))
+        self._names = {str(node.value) for node in self._nodes if node.kind == "name"}
+        self._branches = any(node.kind == "call" and node.value == "select" for node in self._nodes)
 
     def __call__(self, variables: Mapping[str, Any]) -> Any:
-        """The value; definitions shadow variables of the same name.
+        """The value.
 
         Raises:
             TargetError: if it uses a name that is not given.
         """
+        missing = sorted(self._names - set(variables))
+        if missing:
+            raise TargetError(f"the expression {self.text!r} of a custom force uses {missing[0]!r}, which the force does not define.")
         if not self._branches:
-            return self._evaluate(self._value, variables, {})
+            return self._evaluate(variables)
         active = {name: value for name, value in variables.items() if isinstance(value, jax.Array) and name in self._names}
         if not active:
-            return self._evaluate(self._value, variables, {})
+            return self._evaluate(variables)
         shape = np.broadcast_shapes(*(value.shape for value in active.values()))
 
         def value(*values: Any) -> Any:
-            return self._evaluate(self._value, {**variables, **dict(zip(active, values, strict=True))}, {})
+            return self._evaluate({**variables, **dict(zip(active, values, strict=True))})
 
         return _by_partial_derivatives(value)(*(jnp.broadcast_to(value, shape) for value in active.values()))
 
-    def _parsed(self, text: str) -> ast.expr:
-        # Marked, so that names such as `lambda` are not words of Python.
-        python = _NAME.sub(lambda found: "_" + found[0], text).replace("^", "**")
-        try:
-            return ast.parse(python.strip(), mode="eval").body
-        except SyntaxError as error:
-            raise TargetError(f"the expression {self.text!r} of a custom force cannot be read at {text.strip()!r}.") from error
+    def _evaluate(self, variables: Mapping[str, Any]) -> Any:
+        values: dict[Node, Any] = {}
+        # What is not a number may be on a branch that is not taken.
+        with np.errstate(all="ignore"):
+            for node in self._nodes:
+                if node.kind == "name":
+                    values[node] = variables[str(node.value)]
+                elif node.kind == "number":
+                    values[node] = node.value
+                else:
+                    values[node] = self._called(str(node.value), [values[part] for part in node.arguments])
+        return values[self._nodes[-1]]
 
-    def _evaluate(self, node: ast.expr, variables: Mapping[str, Any], known: dict[str, Any]) -> Any:
-        def value(part: ast.expr) -> Any:
-            return self._evaluate(part, variables, known)
+    def _called(self, name: str, arguments: list[Any]) -> Any:
+        if name not in _OPERATORS:
+            return self._functions[name](*_alike(*arguments))
+        if all(isinstance(argument, float) for argument in arguments):
+            # NumPy's numbers divide by zero as OpenMM's do.
+            return float(_OPERATORS[name](*map(np.float64, arguments)))
+        return _OPERATORS[name](*_alike(*arguments))
 
-        match node:
-            case ast.Constant(value=int() | float() as number):
-                return float(number)
-            case ast.Name(id=marked):
-                name = marked[1:]
-                if name not in known:
-                    if name in self._definitions:
-                        known[name] = self._evaluate(self._definitions[name], variables, known)
-                    elif name in variables:
-                        known[name] = variables[name]
-                    else:
-                        raise TargetError(f"the expression {self.text!r} of a custom force uses {name!r}, which the force does not define.")
-                return known[name]
-            case ast.BinOp(left=left, op=operation, right=right) if type(operation) in _BINARY:
-                return _BINARY[type(operation)](*_alike(value(left), value(right)))
-            case ast.UnaryOp(op=ast.USub(), operand=operand):
-                return -value(operand)
-            case ast.UnaryOp(op=ast.UAdd(), operand=operand):
-                return value(operand)
-            case ast.Call(func=ast.Name(id=marked), args=arguments) if marked[1:] in self._functions:
-                return self._functions[marked[1:]](*_alike(*map(value, arguments)))
-        raise TargetError(f"the expression {self.text!r} of a custom force has a part that cannot be compiled: {ast.unparse(node)[:60]!r}.")
+
+def _in_order(root: Node) -> Iterator[Node]:
+    """Every part once, arguments before what uses them."""
+    seen: set[Node] = set()
+    todo: list[tuple[Node, bool]] = [(root, False)]
+    while todo:
+        node, ready = todo.pop()
+        if ready:
+            yield node
+        elif node not in seen:
+            seen.add(node)
+            todo.append((node, True))
+            todo.extend((part, False) for part in node.arguments)
 
 
 def _by_partial_derivatives(function: Callable[..., Any]) -> Callable[..., Any]:

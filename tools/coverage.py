@@ -1,0 +1,242 @@
+"""Coverage of the 95 % intervals by simulation.
+
+Run as: python tools/coverage.py [--repetitions 500] [--only reverse_ess log_z ...]
+
+Each line: how often the interval (or the one-sided claim) holds the truth, the share of answers that are one-sided, the share without any
+claim, and the median width of those that are two-sided. `docs/intervals.md` explains how the intervals are made.
+
+Log-weights are those of a table: `log-normal` and `student-t` (5 degrees of freedom, cut at 8, which makes all moments exist) with a width
+that gives the stated effective sample size; `pareto` weights have a generalised Pareto tail whose fourth moment does not exist, and whose
+second nearly does not. Distances are between sets of the same density (truth 0) and of shifted ones. Chains are first-order autoregressive.
+"""
+
+import argparse
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from scipy import optimize, stats
+from scipy.signal import lfilter
+
+from boltzflow.analysis import Estimate, correlation, free_energy, metrics, ramachandran, weights
+
+SHARES = (0.70, 0.37, 0.10, 0.02, 0.005)
+"""True effective sample sizes."""
+NUMBERS = (1_000, 10_000)
+FAMILIES = ("log-normal", "student-t", "pareto")
+WEIGHTED = ("reverse_ess", "forward_ess", "log_z", "expectation", "difference", "profile")
+EDGES = np.linspace(-2.5, 2.5, 11)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Log-weights of the flow's samples as a table of a coordinate g: log w = width g.
+
+    Attributes:
+        g: values of the coordinate.
+        log_w: their log-weights.
+        q: their probabilities under the flow.
+        p: under the target.
+    """
+
+    g: np.ndarray
+    log_w: np.ndarray
+    q: np.ndarray
+    p: np.ndarray
+
+    @property
+    def log_z(self) -> float:
+        """Log of the mean weight."""
+        return float(np.log(np.sum(self.q * np.exp(self.log_w - self.log_w.max()))) + self.log_w.max())
+
+    @property
+    def ess(self) -> float:
+        """Effective sample size as a fraction."""
+        return float(1.0 / np.sum(self.p * np.exp(self.log_w - self.log_z)))
+
+    def draw(self, rng: np.random.Generator, n: int, *, target: bool = False) -> np.ndarray:
+        """Indices of n samples of the flow, or of the target."""
+        cumulative = np.cumsum(self.p if target else self.q)
+        return np.minimum(np.searchsorted(cumulative, rng.random(n) * cumulative[-1], side="right"), self.g.size - 1)
+
+
+def _table(family: str, width: float) -> Table:
+    if family == "pareto":
+        # Quantiles, ever finer towards the tail; `width` is the shape k.
+        above = np.concatenate([np.linspace(1.0, 1e-3, 20_000)[:-1], np.geomspace(1e-3, 1e-60, 40_000)])
+        q = np.append(-np.diff(above), above[-1])
+        log_w = np.log(np.expm1(-width * np.log(above - 0.5 * q)) / width + 0.05)
+        g = stats.norm.isf(above - 0.5 * q)
+    else:
+        limit = 16.0 if family == "log-normal" else 8.0
+        g = np.linspace(-limit, limit, 40_001)
+        density = stats.norm if family == "log-normal" else stats.t(5)
+        q = density.pdf(g)
+        q = q / q.sum()
+        if family == "student-t":
+            q = q * (1.0 - 2.0 * density.sf(limit))
+            q[[0, -1]] += density.sf(limit)
+        log_w = width * g
+    p = q * np.exp(log_w - log_w.max())
+    return Table(g, log_w, q, p / p.sum())
+
+
+@functools.cache
+def table(family: str, share: float) -> Table:
+    """The table whose effective sample size is as stated."""
+    low, high = (1e-3, 0.9) if family == "pareto" else (1e-3, 12.0)
+    if family == "pareto" and share > 0.45:
+        # A pure Pareto tail has at most a half: the larger share has a body.
+        flat = _table(family, 0.2)
+        part = optimize.brentq(lambda c: _mixed(flat, c).ess - share, 0.0, 100.0)
+        return _mixed(flat, part)
+    return _table(family, optimize.brentq(lambda width: _table(family, width).ess - share, low, high))
+
+
+def _mixed(flat: Table, constant: float) -> Table:
+    log_w = np.log(np.exp(flat.log_w) + constant)
+    p = flat.q * np.exp(log_w)
+    return Table(flat.g, log_w, flat.q, p / p.sum())
+
+
+def weighted(kind: str, family: str, share: float, n: int, seed: int) -> list[tuple[Estimate, float]]:
+    """Estimates of one kind with their truths, from n samples."""
+    found = table(family, share)
+    rng = np.random.default_rng(seed)
+    drawn = found.draw(rng, n, target=kind == "forward_ess")
+    log_w, g = found.log_w[drawn], found.g[drawn]
+    if kind == "reverse_ess":
+        return [(weights.reverse_ess(log_w, seed=seed), found.ess)]
+    if kind == "forward_ess":
+        return [(weights.forward_ess(log_w, seed=seed), found.ess)]
+    if kind == "log_z":
+        return [(weights.log_z(log_w, seed=seed), found.log_z)]
+    if kind == "expectation":
+        values = np.tanh(g) + rng.normal(size=n)
+        return [(weights.expectation(log_w, values, seed=seed), float(np.sum(found.p * np.tanh(found.g))))]
+    x = 0.5 * g + rng.normal(size=n)
+    if kind == "difference":
+        inside = float(np.sum(found.p * stats.norm.sf(1.0 - 0.5 * found.g)))
+        return [(free_energy.difference(log_w, x > 1.0, x <= 1.0, seed=seed), -math.log(inside / (1.0 - inside)))]
+    profile = free_energy.profile(log_w, x, EDGES, seed=seed)
+    exact = -np.log([np.sum(found.p * (stats.norm.cdf(b - 0.5 * found.g) - stats.norm.cdf(a - 0.5 * found.g))) for a, b in _pairs(EDGES)])
+    exact = exact - exact[int(np.argmin(profile.free_energy))]
+    kind_of_band = "none" if profile.note else "two-sided"
+    ends = zip(profile.free_energy, profile.low, profile.high, exact, strict=True)
+    return [(Estimate(value, low, high, n, kind_of_band), truth) for value, low, high, truth in ends if math.isfinite(value)]
+
+
+def _pairs(edges: np.ndarray) -> Iterator[tuple[float, float]]:
+    return zip(edges[:-1], edges[1:], strict=True)
+
+
+def variation(shift: float, n: int, seed: int, *, weighted_by: float | None = None) -> list[tuple[Estimate, float]]:
+    """Total variation distance of two normal densities, the second drawn from a wider one and reweighted if asked."""
+    edges, rng = np.linspace(-6.0, 6.0, 61), np.random.default_rng(seed)
+    truth = 0.5 * float(np.abs(np.diff(stats.norm.cdf(edges)) - np.diff(stats.norm.cdf(edges - shift))).sum())
+    width = weighted_by or 1.0
+    x = rng.normal(0.0, width, n)
+    log_w = None if weighted_by is None else -0.5 * x**2 + 0.5 * (x / width) ** 2
+    return [(metrics.total_variation_distance(rng.normal(size=n), x + shift, edges, log_w_b=log_w, seed=seed), truth)]
+
+
+def torsions(shift: float, n: int, seed: int) -> list[tuple[Estimate, float]]:
+    """Ramachandran divergence of two densities, products of wrapped normals."""
+    rng, bins = np.random.default_rng(seed), 32
+    edges = np.linspace(-math.pi, math.pi, bins + 1)
+
+    def density(mean: float) -> np.ndarray:
+        cumulative = sum(stats.norm.cdf((edges + 2 * math.pi * turn - mean) / 0.8) for turn in (-1, 0, 1))
+        return np.diff(cumulative)
+
+    def draw(mean: float) -> np.ndarray:
+        return (rng.normal(mean, 0.8, n) + math.pi) % (2 * math.pi) - math.pi
+
+    truth = float(np.sum(density(0.0) * np.log(density(0.0) / density(shift))))
+    found = ramachandran.divergence(draw(0.0), draw(0.0), draw(shift), draw(0.0), bins=bins, seed=seed)
+    return [(found, truth)]
+
+
+def chains(rho: float, number: int, draws: int, seed: int, *, sweeps: bool = False) -> list[tuple[Estimate, float]]:
+    """Mean over autoregressive chains, laid chain by chain, or sweep by sweep and put in order."""
+    rng = np.random.default_rng(seed)
+    noise = rng.standard_normal((number, draws)) * math.sqrt(1.0 - rho**2)
+    noise[:, 0] /= math.sqrt(1.0 - rho**2)
+    values = np.asarray(lfilter([1.0], [1.0, -rho], noise, axis=1))
+    flat = values.T.ravel() if sweeps else values.ravel()
+    flat = flat[correlation.chain_order(flat.size, correlation.period(flat))]
+    flat = np.exp(0.5 * flat)
+    return [(metrics.mean(flat, seed=seed, correlation=correlation.of_series(flat)), math.exp(0.125))]
+
+
+def settings() -> dict[str, dict[str, Callable[[int], list[tuple[Estimate, float]]]]]:
+    """By interval, what is simulated, by name: a function of the seed."""
+    found: dict[str, dict[str, Callable[[int], list[tuple[Estimate, float]]]]] = {}
+    for kind in WEIGHTED:
+        found[kind] = {
+            f"{family}, ESS {100 * share:g} %, n = {n}": functools.partial(weighted, kind, family, share, n)
+            for family in FAMILIES
+            for share in SHARES
+            for n in NUMBERS
+        }
+    found["total_variation"] = {
+        f"shift {shift:g}, n = {n}": functools.partial(variation, shift, n) for shift in (0.0, 0.05, 0.2, 1.0) for n in NUMBERS
+    } | {f"reweighted from width {w:g}, n = {n}": functools.partial(variation, 0.0, n, weighted_by=w) for w in (1.3, 2.5) for n in NUMBERS}
+    found["ramachandran"] = {
+        f"shift {shift:g}, n = {n}": functools.partial(torsions, shift, n) for shift in (0.0, 0.1, 0.5) for n in NUMBERS
+    }
+    found["mean_of_chains"] = {
+        f"rho {rho:g}, {number} chains of {draws}, {'sweep by sweep' if sweeps else 'chain by chain'}": functools.partial(
+            chains, rho, number, draws, sweeps=sweeps
+        )
+        for rho in (0.0, 0.5, 0.9, 0.98)
+        for number, draws in ((1, 2000), (10, 500), (100, 50))
+        for sweeps in (False, True)
+        if not (sweeps and number == 1)
+    }
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Coverage:
+    """What a simulation found: shares of all answers, and the median width of the two-sided ones."""
+
+    held: float
+    one_sided: float
+    none: float
+    width: float
+
+
+def coverage(make: Callable[[int], list[tuple[Estimate, float]]], repetitions: int, *, first: int = 0) -> Coverage:
+    """Coverage of the intervals that a function of a seed gives."""
+    answers = [answer for seed in range(first, first + repetitions) for answer in make(seed)]
+    kinds = [estimate.kind for estimate, _ in answers]
+    widths = [estimate.high - estimate.low for estimate, _ in answers if estimate.kind == "two-sided"]
+    return Coverage(
+        float(np.mean([estimate.low <= truth <= estimate.high for estimate, truth in answers])),
+        float(np.mean([kind in ("at most", "at least") for kind in kinds])),
+        float(np.mean([kind == "none" for kind in kinds])),
+        float(np.median(widths)) if widths else math.nan,
+    )
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=500)
+    parser.add_argument("--only", nargs="*", choices=list(settings()))
+    arguments = parser.parse_args()
+    print("| interval | setting | coverage | one-sided | no claim | median width |\n|---|---|---|---|---|---|")
+    for kind, chosen in settings().items():
+        if arguments.only and kind not in arguments.only:
+            continue
+        for name, make in chosen.items():
+            found = coverage(make, arguments.repetitions)
+            width = "" if math.isnan(found.width) else f"{found.width:.3g}"
+            print(f"| {kind} | {name} | {found.held:.3f} | {found.one_sided:.2f} | {found.none:.2f} | {width} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
