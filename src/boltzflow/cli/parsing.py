@@ -113,7 +113,7 @@ def _reworded(text: str) -> str:
         return f"there are too many arguments: {found[1]}"
     if found := re.match(r"invalid choice '(.*)' for argument '(.*)'\. Expected one of \((.*)\)", text):
         # "None" stands for an option that is not given.
-        choices = [choice for choice in found[3].replace("'", "").split(", ") if choice != "None"]
+        choices = sorted(choice for choice in found[3].replace("'", "").split(", ") if choice != "None")
         return f"{found[2]} must be one of {', '.join(choices)}, got {found[1]!r}"
     if found := re.match(r"Error parsing (\S+): invalid literal for (\w+)\(\) with base 10: (.*)", text):
         return f"{found[1]} must be {_NUMBERS[found[2]]}, got {found[3]}"
