@@ -199,7 +199,7 @@ COMMANDS: list[tuple[str, list[str], str]] = [
     ("empty run", ["report", ""], "RUN is empty"),
     ("page of another kind", ["report", "run", "-o", "page.pdf"], "must end in .html or .htm"),
     ("page below a file", ["report", "run", "-o", "plain/page.html"], "plain is a file"),
-    ("longer run", ["resume", "run", "--set", "training.steps=5"], "a run is a list of stages now, each with an objective and an optimiser; see stages.0.steps"),
+    ("longer run", ["resume", "run", "--set", "training.steps=5"], "a run is a list of stages now"),
     ("broken run", ["resume", "broken-run"], "flow"),
     # exports
     ("unknown format", ["export", "samples.h5", "s.foo"], "known are .xyz"),

@@ -96,8 +96,7 @@ def _set(section: type[Options], data: dict[str, Any], parts: list[str], value: 
             return _set(inner, data[option], rest, value, name, path)
         if not isinstance(value, Mapping):
             raise ConfigError(
-                f"{name} is a section, not an option; set one of its options, such as "
-                f"{name}.{next(iter(fields_of(inner)))}=..."
+                f"{name} is a section, not an option; set one of its options, such as {name}.{next(iter(fields_of(inner)))}=..."
             )
         data[option] = merged(inner, data[option], value, path)
         return path
@@ -150,8 +149,7 @@ def _set_in_list(items: type[Options], data: dict[str, Any], option: str, rest: 
     if len(rest) == 1:
         if not isinstance(value, Mapping):
             raise ConfigError(
-                f"{name} is a section, not an option; set one of its options, such as "
-                f"{name}.{next(iter(fields_of(items)))}=..."
+                f"{name} is a section, not an option; set one of its options, such as {name}.{next(iter(fields_of(items)))}=..."
             )
         there[index] = merged(items, there[index], value, f"{path}.{index}")
         return f"{path}.{index}"

@@ -91,8 +91,8 @@ def _projection(options: config.Projection, dimension: int) -> Projection | None
     """How the layers see a particle; None for the baseline."""
     if isinstance(options, config.Cartesian | config.Spherical) and dimension not in (2, 3):
         raise ConfigError(
-            f"flow.projection={options.variant} makes its frames in 2 or 3 dimensions, and the target has {dimension}; choose vector, or the "
-            "continuous flow (flow=ecnf)."
+            f"flow.projection={options.variant} makes its frames in 2 or 3 dimensions, and the target has {dimension}; choose vector, or "
+            "the continuous flow (flow=ecnf)."
         )
     if isinstance(options, config.Cartesian):
         return Cartesian(dimension, bins=options.bins, reach=options.extent)
