@@ -6,7 +6,7 @@ import json
 import shutil
 import threading
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import equinox as eqx
 import jax
@@ -23,7 +23,7 @@ from boltzflow.flows import ContinuousFlow
 from boltzflow.flows.build import build_flow
 from boltzflow.nets.base import AbstractVectorField
 from boltzflow.nets.mlp import Dense
-from boltzflow.objectives.base import Setting, made
+from boltzflow.objectives.base import AbstractObjective, Needs, Proposal, Setting, made
 from boltzflow.objectives.flow_matching import Pairs
 from boltzflow.targets.base import Target
 from boltzflow.training.batches import prefetch
@@ -34,8 +34,8 @@ from boltzflow.training.loop import train
 from boltzflow.training.optimisers import optimiser, schedule
 from boltzflow.training.parameters import flat, with_parameters
 from boltzflow.training.sharding import data_mesh
-from boltzflow.training.stages import parts
-from boltzflow.training.state import TrainState, initial_state, make_step, place_batch
+from boltzflow.training.stages import Part, begun, parts
+from boltzflow.training.state import TrainState, initial_state, make_step, place_batch, place_state
 
 OPTIMISER = Adam(warmup_steps=0, learning_rate=0.1, final_learning_rate=0.1, clip_norm=1e6)
 STAGE = Stage(optimiser=OPTIMISER, steps=20, batch_size=8, microbatch=8)
@@ -256,6 +256,62 @@ class TestStep:
             loss, _ = exact_gradient(batch_of(), start=start)
         assert {leaf.dtype for leaf in jax.tree.leaves(state.parameters)} == {np.dtype("float64")}
         assert metrics.loss == pytest.approx(loss, rel=1e-6)
+
+
+class Wanted(NamedTuple):
+    root: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Chasing(AbstractObjective):
+    """Keeps the last roots of the network, and draws towards their mean with noise."""
+
+    needs: ClassVar[Needs] = Needs(frames=False)
+    on_host: ClassVar[bool] = False
+
+    kept: int = 3
+
+    def init(self, *, key: Any) -> Any:
+        return jnp.arange(self.kept, dtype=jnp.float32)
+
+    def propose(self, state: Any, network: Any, frames: Any, *, step: Any, key: Any) -> Proposal:
+        assert len(frames) == 0
+        state = jnp.concatenate([network.root[None], state])[: self.kept]
+        noise = jax.random.normal(key, (self.setting.batch_size,))
+        return Proposal(state, Wanted(jnp.mean(state) + noise), {"newest": state[0], "oldest": state[-1], "noise": noise[0]})
+
+    def losses(self, network: Any, batch: Wanted) -> Any:
+        return (network.root - batch.root) ** 2
+
+
+class TestObjectivesOnTheDevice:
+    FRAMES = np.zeros((5, 3, 2), np.float32)
+
+    def run(self, state: Any, end: int, mesh: Any) -> tuple[Any, list[dict[str, float]]]:
+        setting = Setting(ContinuousFlow(field(), 3, 2), SPRINGS, 8, seed=5, mesh=mesh)
+        stage = options_of(STAGE, microbatch=2)
+        part = Part(0, stage, Chasing().told(setting), end, 1, 1)
+        state = begun(part, field(), None, mesh) if state is None else place_state(state, mesh)
+        seen = []
+        for after, _, figures in part.steps(state, field(), self.FRAMES, mesh):
+            state = after
+            seen.append({name: float(value) for name, value in figures.items()} | {"root": float(after.parameters[-1])})
+        return jax.tree.map(np.array, state), seen
+
+    @pytest.mark.parametrize("devices", [1, 2])
+    def test_they_see_the_present_parameters_and_keep_a_state(self, devices):
+        mesh = data_mesh(devices, 8, 2)
+        state, seen = self.run(None, 6, mesh)
+        # What is newest is the root before the step, and what is oldest that of two steps before.
+        assert [line["newest"] for line in seen] == [1.0, *(line["root"] for line in seen[:-1])]
+        assert [line["oldest"] for line in seen[:3]] == [1.0, 0.0, 1.0]
+        assert [line["oldest"] for line in seen[3:]] == [line["newest"] for line in seen[1:4]]
+        assert len({line["noise"] for line in seen}) == 6
+        # Stopped in the middle, written down and gone on with, it ends bit-identical.
+        half, before = self.run(None, 3, mesh)
+        again, after = self.run(half, 6, mesh)
+        assert bits(again) == bits(state)
+        assert before + after == seen
 
 
 def test_schedule():
