@@ -146,7 +146,7 @@ COMMANDS: list[tuple[str, list[str], str]] = [
     ("negative seed", ["demo", "--seed", "-1"], "--seed must be a whole number from 0"),
     ("interval of nothing", ["reference", "nma.pdb", "--method", "molecular-dynamics", "--interval", "0"], "--interval must be a positive"),
     ("interval that is no number", ["reference", "nma.pdb", "--method", "molecular-dynamics", "--interval", "nan"], "--interval must be a"),
-    ("unknown precision", ["evaluate", "dw4", "--precision", "half"], "must be one of single, double"),
+    ("unknown precision", ["evaluate", "dw4", "--precision", "half"], "must be one of double, single"),
     # files of frames
     ("empty name of data", ["evaluate", "dw4", "--data", ""], "the name after --data is empty"),
     ("data that are not there", ["evaluate", "dw4", "--data", "no.npy"], "there is no data file no.npy"),
