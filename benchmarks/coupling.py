@@ -37,10 +37,11 @@ def main() -> None:
     import jax
     import numpy as np
 
-    from boltzflow.config import CouplingConfig, FlowConfig, TrainingConfig
+    from boltzflow.config import EACF, Adam, Projection, Stage
     from boltzflow.flows.augmented import AugmentedCouplingFlow
     from boltzflow.flows.build import build_flow
     from boltzflow.objectives.augmented_likelihood import AugmentedLikelihood
+    from boltzflow.objectives.base import Setting
     from boltzflow.objectives.flow_matching import centred_normal
     from boltzflow.sampling.generate import draw, generate, sample_keys
     from boltzflow.targets import lennard_jones
@@ -52,20 +53,18 @@ def main() -> None:
     print(f"LJ13, {arguments.blocks} blocks, batch {arguments.batch}, {devices} devices")
     print(f"{'projection':12s}{'parameters':>12s}{'compile s':>11s}{'step s':>9s}{'compile s':>11s}{f'{arguments.n} samples s':>15s}")
     for projection in arguments.projections:
-        sizes = {name: getattr(arguments, name) for name in ("blocks", "layers", "features", "width")}
-        coupling = CouplingConfig(projection=projection, noise=0.1, **sizes)
-        flow = build_flow(FlowConfig(family="eacf", coupling=coupling), target, 1.0, key=jax.random.key(0))
+        sizes = {name: getattr(arguments, name) for name in ("blocks", "layers", "features")}
+        seen = Projection.named(projection)(**({} if projection == "none" else {"width": arguments.width}))
+        flow = build_flow(EACF(seen, noise=0.1, **sizes), target, 1.0, key=jax.random.key(0))
         assert isinstance(flow, AugmentedCouplingFlow)
-        options = TrainingConfig(
-            batch_size=arguments.batch, microbatch=arguments.microbatch, clip_median=2.0, skip_median=10.0, devices=devices
-        )
+        options = Stage(optimiser=Adam(clip_median=2.0, skip_median=10.0), batch_size=arguments.batch, microbatch=arguments.microbatch)
         mesh = data_mesh(devices, arguments.batch, arguments.microbatch)
-        objective = AugmentedLikelihood(flow, 10.0)
+        objective = AugmentedLikelihood().told(Setting(flow, target, arguments.batch))
         step = make_step(flow.network, objective, options, mesh)
         state = place_state(initial_state(flow.network, options), mesh)
         times = []
         for number in range(arguments.steps + 1):
-            batch = place_batch(objective.prepare(frames, batch_size=arguments.batch, seed=0, step=number), mesh)
+            batch = place_batch(objective.propose((), None, frames, step=number).batch, mesh)
             began = time.perf_counter()
             state, metrics = step(state, batch)
             jax.block_until_ready(metrics.loss)

@@ -11,7 +11,7 @@ import statistics
 import time
 
 NETWORKS = {
-    "two-interaction, 64": {"network": "two-interaction", "layers": 2, "hidden": 64, "radial": 32, "channels": 16},
+    "two-interaction, 64": {"network": "two-interaction", "depth": 2, "hidden": 64, "radial": 32, "channels": 16},
     "EGNN 2x32": {"network": "egnn", "layers": 2, "hidden": 32},
     "EGNN 3x32": {"network": "egnn", "layers": 3, "hidden": 32},
 }
@@ -34,7 +34,7 @@ def main() -> None:
     import jax.numpy as jnp
     import numpy as np
 
-    from boltzflow.config import FlowConfig
+    from boltzflow.config import ECNF, Network
     from boltzflow.flows.build import build_flow
     from boltzflow.flows.divergence import draw_probes, velocity_and_divergence
     from boltzflow.objectives.flow_matching import centred_normal
@@ -43,7 +43,9 @@ def main() -> None:
     print(f"{'network':22s}{'N':>5s}{'chunk':>7s}{'velocity ms':>13s}{'sparse':>9s}{'brute':>9s}{'Hutchinson':>12s}{'brute/sparse':>14s}")
     for n in arguments.particles:
         for label, options in NETWORKS.items():
-            flow = build_flow(FlowConfig(**options), lennard_jones(n), 1.0, key=jax.random.key(0))
+            sizes = {name: value for name, value in options.items() if name != "network"}
+            network = Network.named(options["network"])(**sizes)
+            flow = build_flow(ECNF(network), lennard_jones(n), 1.0, key=jax.random.key(0))
             count = flow.chunk_size
             positions = jnp.asarray(1.5 * centred_normal(np.random.default_rng(0), (count, n, 3)))
             probes = draw_probes(1, n, 3, key=jax.random.key(1))

@@ -17,6 +17,7 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=512)
     arguments = parser.parse_args()
 
+    from boltzflow.config import BruteForce
     from boltzflow.flows import AbstractFlow, ContinuousFlow
     from boltzflow.sampling.generate import generate
     from boltzflow.targets import Target
@@ -37,7 +38,7 @@ def main() -> None:
         coupling, continuous = load_model(f"{name}-eacf"), load_model(name)
         flow = continuous.flow
         assert isinstance(flow, ContinuousFlow)
-        brute = dataclasses.replace(flow, solver=dataclasses.replace(flow.solver, divergence="brute-force"))
+        brute = dataclasses.replace(flow, solver=dataclasses.replace(flow.solver, divergence=BruteForce()))
         # The coupling flow takes so little time that more samples are needed to tell it.
         own = seconds(coupling.flow, coupling.target, 8 * arguments.n)
         rows = (

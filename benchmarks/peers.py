@@ -121,32 +121,33 @@ def own_worker(devices: int) -> None:
     jax.config.update("jax_num_cpu_devices", devices)
     import numpy as np
 
-    from boltzflow.config import FlowConfig, SolverConfig, TrainingConfig
+    from boltzflow.config import ECNF, EGNN, Dopri5, Stage
     from boltzflow.flows.build import build_flow
-    from boltzflow.objectives.flow_matching import Batch, FlowMatching
+    from boltzflow.objectives.base import Setting
+    from boltzflow.objectives.flow_matching import FlowMatching, Pairs
     from boltzflow.objectives.pairing import pair
     from boltzflow.sampling.generate import draw, sample_keys
     from boltzflow.targets import get
     from boltzflow.training.sharding import data_mesh
     from boltzflow.training.state import initial_state, make_step, place_batch, place_state
 
-    config = TrainingConfig(batch_size=BATCH, devices=devices)
-    solver = SolverConfig(method="dopri5", rtol=TOLERANCE, atol=TOLERANCE)
-    flow = build_flow(FlowConfig(layers=LAYERS, hidden=HIDDEN, solver=solver), get("lj13"), 1.0, key=jax.random.key(0))
-    mesh = data_mesh(devices, BATCH, config.microbatch)
-    advance = make_step(flow.field, FlowMatching(), config, mesh)
-    state = [place_state(initial_state(flow.field, config), mesh)]
+    stage, target = Stage(batch_size=BATCH), get("lj13")
+    options = ECNF(EGNN(layers=LAYERS, hidden=HIDDEN), Dopri5(rtol=TOLERANCE, atol=TOLERANCE))
+    flow = build_flow(options, target, 1.0, key=jax.random.key(0))
+    mesh = data_mesh(devices, BATCH, stage.microbatch)
+    advance = make_step(flow.network, FlowMatching().told(Setting(flow, target, BATCH)), stage, mesh)
+    state = [place_state(initial_state(flow.network, stage), mesh)]
     rng = np.random.default_rng(0)
     x0, x1, noise = rng.standard_normal((3, BATCH, PARTICLES, DIMENSION)).astype(np.float32)
     t = rng.random(BATCH).astype(np.float32)
 
     def step() -> None:
-        state[0], metrics = advance(state[0], place_batch(Batch(x0, x1, t, noise), mesh))
+        state[0], metrics = advance(state[0], place_batch(Pairs(x0, x1, t, noise), mesh))
         float(metrics.loss)
 
     def paired() -> None:
         a, b, _ = pair(x0, x1, pairing="optimal-transport", full_cost=False, classes=np.zeros(PARTICLES, int), reflections=True, threads=1)
-        state[0], metrics = advance(state[0], place_batch(Batch(a, b, t, noise), mesh))
+        state[0], metrics = advance(state[0], place_batch(Pairs(a, b, t, noise), mesh))
         float(metrics.loss)
 
     def samples() -> None:

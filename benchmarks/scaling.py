@@ -29,38 +29,38 @@ def build(particles: int) -> "tuple[Target, ContinuousFlow]":
     """A target, and a flow with fresh parameters."""
     import jax
 
-    from boltzflow.config import FlowConfig, SolverConfig
+    from boltzflow.config import ECNF, GaussLegendre, TwoInteraction
     from boltzflow.flows.build import build_flow
     from boltzflow.targets import lennard_jones
 
     target = lennard_jones(particles)
-    solver = SolverConfig(method="gauss-legendre", steps=12)
-    config = FlowConfig(network="two-interaction", layers=2, hidden=64, radial=32, channels=16, softening=0.05, solver=solver)
-    return target, build_flow(config, target, 1.0, key=jax.random.key(0))
+    network = TwoInteraction(depth=2, hidden=64, radial=32, channels=16, softening=0.05)
+    return target, build_flow(ECNF(network, GaussLegendre(12)), target, 1.0, key=jax.random.key(0))
 
 
 def training(particles: int, batch: int, devices: int) -> dict[str, float]:
     """Milliseconds of a step and of its pairing for each pair, without the first step, which compiles."""
     import numpy as np
 
-    from boltzflow.config import TrainingConfig
+    from boltzflow.config import Stage
+    from boltzflow.objectives.base import Setting
     from boltzflow.objectives.flow_matching import FlowMatching, centred_normal
     from boltzflow.training.sharding import data_mesh
     from boltzflow.training.state import initial_state, make_step, place_batch, place_state
 
     target, flow = build(particles)
     microbatch = min(flow.chunk_size, batch // devices)
-    options = TrainingConfig(batch_size=batch, microbatch=microbatch, devices=devices)
+    stage = Stage(batch_size=batch, microbatch=microbatch)
     mesh = data_mesh(devices, batch, microbatch)
-    objective = FlowMatching()
-    step = make_step(flow.field, objective, options, mesh)
-    state = place_state(initial_state(flow.field, options), mesh)
+    objective = FlowMatching().told(Setting(flow, target, batch))
+    step = make_step(flow.network, objective, stage, mesh)
+    state = place_state(initial_state(flow.network, stage), mesh)
     frames = centred_normal(np.random.default_rng(0), (1000, particles, 3))
     pairing, stepping = [], []
     for number in range(STEPS + 1):
-        classes = np.asarray(target.classes)
-        pairs, info = objective.prepare(frames, batch_size=batch, seed=0, step=number, classes=classes, reflections=True)
-        pairing.append(info.seconds)
+        began = time.perf_counter()
+        pairs = objective.propose((), None, frames, step=number).batch
+        pairing.append(time.perf_counter() - began)
         began = time.perf_counter()
         state, metrics = step(state, place_batch(pairs, mesh))
         float(metrics.loss)

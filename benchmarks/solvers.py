@@ -13,8 +13,8 @@ import time
 from typing import Any
 
 SOLVERS: list[tuple[Any, dict[str, Any]]] = (
-    [("gauss-legendre", {"steps": m}) for m in (8, 12, 16, 24, 32)]
-    + [("gauss-legendre", {"steps": m, "grading": 1.5}) for m in (12, 16, 24)]
+    [("gauss-legendre", {"nodes": m}) for m in (8, 12, 16, 24, 32)]
+    + [("gauss-legendre", {"nodes": m, "grading": 1.5}) for m in (12, 16, 24)]
     + [("rk4", {"steps": m}) for m in (10, 20)]
     + [("dopri5", {"rtol": r, "atol": r}) for r in (1e-3, 1e-4, 1e-5)]
 )
@@ -35,20 +35,20 @@ def main() -> None:
     import numpy as np
 
     from boltzflow.analysis import weights
-    from boltzflow.config import SolverConfig
+    from boltzflow.config import RK4, Solver
     from boltzflow.sampling.generate import draw, log_density, sample_keys
     from boltzflow.training.export import load_model
 
     model = load_model(arguments.model)
     flow = model.flow
     keys = sample_keys(0, 0, arguments.n)
-    fine = dataclasses.replace(flow, solver=SolverConfig(method="rk4", steps=arguments.reference_steps))
+    fine = dataclasses.replace(flow, solver=RK4(arguments.reference_steps))
     print(f"{arguments.model}, n = {arguments.n}, reference: {fine.solver}")
     print(f"{'solver':36}{'NFE':>7}{'CPU ms':>9}{'rms':>9}{'median':>9}{'99 %':>9}{'max':>9}{'ESS %':>8}{'failed':>8}")
     for method, options in SOLVERS:
         if arguments.only not in (None, method):
             continue
-        solver = SolverConfig(method=method, **options)
+        solver = Solver.named(method)(**options)
         chosen = dataclasses.replace(flow, solver=solver)
         jax.block_until_ready(draw(chosen, keys))
         began = time.process_time()

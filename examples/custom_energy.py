@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 import boltzflow as bf
-from boltzflow.config import FlowConfig, TrainingConfig
 
 
 def energy(x):
@@ -27,9 +26,8 @@ def main() -> None:
         run = bf.fit(
             target,
             data,
-            flow=FlowConfig(network="two-interaction", layers=1, hidden=16, radial=16, channels=4),
-            objective=bf.FlowMatching(pairing="equivariant-optimal-transport"),
-            training=TrainingConfig(steps=600, batch_size=128, learning_rate=2e-3),
+            flow=bf.ECNF(bf.TwoInteraction(depth=1, hidden=16, radial=16, channels=4)),
+            stages=[bf.Stage(optimiser=bf.Adam(learning_rate=2e-3), steps=600, batch_size=128)],
             out=f"{folder}/springs",
         )
         samples = run.sample(1_000, seed=1)

@@ -16,7 +16,7 @@ import numpy as np
 from boltzflow import datasets, reference, targets
 from boltzflow.analysis import free_energy
 from boltzflow.analysis.internal_coordinates import backbones, torsions
-from boltzflow.config import DataConfig, RefinementConfig
+from boltzflow.config import AugmentedPathGradient, DataConfig, PathGradient, Stage
 from boltzflow.errors import TargetError
 from boltzflow.progress import PlainProgress
 from boltzflow.sampling.averaging import averaged
@@ -50,36 +50,30 @@ def tune(arguments: argparse.Namespace, molecule: targets.Target, target: target
         model = load_model(arguments.start_from)
     except TargetError:
         model = load_model(arguments.start_from, target=target)
-    config, settings = model.config, model.config.training
-    training = dataclasses.replace(
-        settings,
-        start_from=arguments.start_from,
-        steps=arguments.steps,
-        batch_size=arguments.batch_size,
-        microbatch=arguments.microbatch,
+    config, first = model.config, model.config.stages[0]
+    coupling = config.flow.variant == "eacf"
+    rates = dataclasses.replace(
+        first.optimiser,
         learning_rate=arguments.learning_rate,
-        final_learning_rate=1e-5 if config.flow.family == "eacf" else 1e-6,
+        final_learning_rate=1e-5 if coupling else 1e-6,
         warmup_steps=min(100, arguments.steps // 10),
         ema_decay=arguments.ema_decay,
-        evaluate_every=0,
-        log_every=10,
     )
+    sizes = {"steps": arguments.steps, "batch_size": arguments.batch_size, "microbatch": arguments.microbatch}
+    stages = [dataclasses.replace(first, optimiser=rates, **sizes)]
+    if arguments.refine:
+        # Half of the samples of a flow of the force field pull with 200 and more; a bound below that points elsewhere.
+        objective = (AugmentedPathGradient if coupling else PathGradient)(direction="reverse", clip=300.0)
+        slow = {"learning_rate": 1.5e-4, "final_learning_rate": 5e-6, "warmup_steps": 10, "ema_decay": 0.98}
+        optimiser = dataclasses.replace(rates, **slow)
+        stages.append(Stage(objective, optimiser, arguments.refine, batch_size=32, microbatch=16))
     config = dataclasses.replace(
         config,
         target=target.name,
         data=DataConfig(validation=300, allow_virial_mismatch=True),
         flow=dataclasses.replace(config.flow, scale=float(model.flow.scale)),
-        training=training,
-        refinement=RefinementConfig(
-            steps=arguments.refine,
-            divergence="reverse",
-            batch_size=32,
-            learning_rate=1.5e-4,
-            final_learning_rate=5e-6,
-            ema_decay=0.98,
-            # Half of the samples of a flow of the force field pull with 200 and more; a bound below that points elsewhere.
-            clip=300.0,
-        ),
+        stages=tuple(stages),
+        run=dataclasses.replace(config.run, start_from=arguments.start_from, evaluate_every=0, evaluate_n=500, log_every=10),
     )
     frames = datasets.load(arguments.source, target, allow_virial_mismatch=True)
     train(config, arguments.out, target=target, dataset=frames, progress=PlainProgress(), resume=os.path.exists(arguments.out))

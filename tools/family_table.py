@@ -3,7 +3,8 @@
     python tools/family_table.py dw4|lj13|lj13-once [--steps 3000] [-n 1000] [--out runs/families] [--only CELL ...] [--print]
 
 Cells: the augmented coupling flow with each projection and without equivariance, from the preset TARGET-eacf, and the continuous flow from
-the preset TARGET without refinement. Each is a run in a folder of its own under OUT/TARGET; cells that are finished are not trained again.
+the preset TARGET without path gradients. Each is a run in a folder of its own under OUT/TARGET; cells that are finished are not trained
+again.
 """
 
 import argparse
@@ -25,12 +26,12 @@ NAMES = {
 def run(cell: str, options: argparse.Namespace, data: Path) -> None:
     """Trains and evaluates one cell, or what is missing of it."""
     folder = options.out / options.target / cell
-    shared = ["refinement.steps=0", f"training.devices={options.devices}", f"data.path={data}", *options.settings]
+    shared = ["stages.1=null", f"run.devices={options.devices}", f"data.path={data}", *options.settings]
     continuous = cell == "ecnf"
     preset = options.target.removesuffix("-once") if continuous else f"{options.target}-eacf"
-    own = [f"training.steps={options.continuous_steps}", f"target={options.target}"]
+    own = [f"stages.0.steps={options.continuous_steps}", f"target={options.target}"]
     if not continuous:
-        own = [f"training.steps={options.steps}", f"flow.coupling.projection={cell}", *options.coupling]
+        own = [f"stages.0.steps={options.steps}", f"flow.projection={cell}", *options.coupling]
     if not (folder / "model.safetensors").is_file():
         boltzflow("train", preset, "-o", str(folder), "--set", *own, *shared)
     if not evaluated(folder):

@@ -25,7 +25,7 @@ def main() -> None:
     arguments = parser.parse_args()
     model = load_model(arguments.model)
     flow = model.flow
-    flow = dataclasses.replace(flow, solver=dataclasses.replace(flow.solver, steps=arguments.nodes))
+    flow = dataclasses.replace(flow, solver=dataclasses.replace(flow.solver, nodes=arguments.nodes))
     samples = Samples.load(arguments.samples)
     log_w = np.asarray(samples.log_weight)
     order = np.argsort(-log_w)

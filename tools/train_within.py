@@ -1,7 +1,7 @@
 """Trains a preset within a given time on whatever device there is: measures a step, chooses the number of steps, trains, evaluates.
 
     python tools/train_within.py PRESET --out runs/x [--data frames.h5 | --frames 100000 --chains 4096] [--seconds 300]
-        [--refine-steps 0 --refine-seconds 300] [-n 4000] [--bring FOLDER] [--set training.batch_size=512 ...]
+        [--refine-steps 0 --refine-seconds 300] [-n 4000] [--bring FOLDER] [--set stages.0.batch_size=512 ...]
 
 Made for accelerators that are lent for minutes. The steps found are printed with the command that repeats the run. A finished run that is
 given again with --refine-steps is refined; what is done already is not done again. The program of a refinement takes minutes to compile and
@@ -28,12 +28,10 @@ from boltzflow.datasets import Dataset
 from boltzflow.errors import RunError
 from boltzflow.flows.build import build_flow
 from boltzflow.sampling.evaluate import evaluate
-from boltzflow.training.batches import prefetch
 from boltzflow.training.export import load_model
 from boltzflow.training.loop import train
-from boltzflow.training.phases import phases
 from boltzflow.training.sharding import data_mesh
-from boltzflow.training.state import initial_state, place_batch, place_state
+from boltzflow.training.stages import begun, parts
 
 _PROBED = 30
 BEGAN = time.perf_counter()
@@ -59,12 +57,11 @@ def seconds_per_step(config: RunConfig, frames: Dataset) -> float:
     target = targets.get(config.target)
     scale = 1.0 if target.units == "reduced" else float(np.std(frames.positions))
     flow = build_flow(config.flow, target, config.flow.scale or scale, key=jax.random.key(0))
-    mesh = data_mesh(config.training.devices, config.training.batch_size, config.training.microbatch)
-    phase = phases(config, flow, target, frames.positions / scale, mesh)[0]
-    advance, state = phase.compile(), place_state(initial_state(flow.network, phase.training), mesh)
+    mesh = data_mesh(config.run.devices, config.stages[0].batch_size, config.stages[0].microbatch)
+    part = dataclasses.replace(parts(config, flow, target, mesh)[0], end=_PROBED)
     marks = []
-    for batch, _ in prefetch(phase.prepare, 0, _PROBED):
-        state, metrics = advance(state, place_batch(batch, mesh))
+    positions = np.asarray(frames.positions / scale, np.float32)
+    for _, metrics, _ in part.steps(begun(part, flow.network, None, mesh), flow.network, positions, mesh):
         float(metrics.loss)
         marks.append(time.perf_counter())
     # The first batches come from an empty queue.
@@ -103,24 +100,25 @@ def main() -> None:
     runtime.configure()
     say("devices:", jax.devices())
     stated = options.out / "config.yaml"
-    overrides = [f"data.path={options.data}", f"training.checkpoint_every={10**9}", *options.settings]
+    overrides = [f"data.path={options.data}", f"run.checkpoint_every={10**9}", *options.settings]
     config = config_io.apply_overrides(config_io.load_preset(options.preset), overrides)
     frames = frames_of(config, options)
-    refined = config.refinement
+    further = config.stages[1:]
     if stated.is_file():
         config = config_io.load_config(stated)
-        say("training is done:", config.training.steps, "steps")
+        say("training is done:", config.stages[0].steps, "steps")
     else:
-        plain = dataclasses.replace(config, refinement=dataclasses.replace(refined, steps=0))
+        plain = dataclasses.replace(config, stages=config.stages[:1])
         steps = max(100, int(options.seconds / seconds_per_step(plain, frames)))
-        config = config_io.apply_overrides(plain, [f"training.steps={steps}"])
-        say(f"boltzflow train {options.preset} --set {' '.join([*options.settings, f'training.steps={steps}', 'refinement.steps=0'])}")
+        config = config_io.apply_overrides(plain, [f"stages.0.steps={steps}"])
+        say(f"boltzflow train {options.preset} --set {' '.join([*options.settings, f'stages.0.steps={steps}', 'stages.1=null'])}")
         train(config, options.out, progress=progress.Silent())
         bring(options.out, options.bring)
-    if options.refine_steps and not config.refinement.steps:
+    if options.refine_steps and further and len(config.stages) == 1:
         # Each evaluation writes the model, so that there is one when the time is up.
-        often = dataclasses.replace(config.training, evaluate_every=10, evaluate_n=256, log_every=5)
-        config = dataclasses.replace(config, training=often, refinement=dataclasses.replace(refined, steps=options.refine_steps))
+        often = dataclasses.replace(config.run, evaluate_every=10, evaluate_n=256, log_every=5)
+        second = dataclasses.replace(further[0], steps=options.refine_steps)
+        config = dataclasses.replace(config, run=often, stages=(config.stages[0], second))
         alarm = threading.Timer(options.refine_seconds, os.kill, (os.getpid(), signal.SIGTERM))
         alarm.daemon = True
         alarm.start()

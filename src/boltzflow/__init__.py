@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from boltzflow import analysis as analysis
+    from boltzflow import config as config
     from boltzflow import datasets as datasets
     from boltzflow import errors as errors
     from boltzflow import flows as flows
@@ -17,18 +18,33 @@ if TYPE_CHECKING:
     from boltzflow import nets as nets
     from boltzflow import objectives as objectives
     from boltzflow import reference as reference
+    from boltzflow import register as register
     from boltzflow import report as report
     from boltzflow import sampling as sampling
     from boltzflow import targets as targets
     from boltzflow import training as training
     from boltzflow.analysis import Estimate as Estimate
+    from boltzflow.config import EACF as EACF
+    from boltzflow.config import ECNF as ECNF
+    from boltzflow.config import EGNN as EGNN
+    from boltzflow.config import Adam as Adam
+    from boltzflow.config import AugmentedLikelihood as AugmentedLikelihood
+    from boltzflow.config import AugmentedPathGradient as AugmentedPathGradient
+    from boltzflow.config import DataConfig as DataConfig
+    from boltzflow.config import FlowMatching as FlowMatching
+    from boltzflow.config import GaussLegendre as GaussLegendre
+    from boltzflow.config import MaximumLikelihood as MaximumLikelihood
+    from boltzflow.config import Muon as Muon
+    from boltzflow.config import PathGradient as PathGradient
     from boltzflow.config import RunConfig as RunConfig
+    from boltzflow.config import RunOptions as RunOptions
+    from boltzflow.config import Stage as Stage
+    from boltzflow.config import TwoInteraction as TwoInteraction
     from boltzflow.config_io import load_preset as load_preset
     from boltzflow.datasets import Dataset as Dataset
     from boltzflow.errors import BoltzflowError as BoltzflowError
     from boltzflow.flows import ContinuousFlow as ContinuousFlow
-    from boltzflow.objectives import FlowMatching as FlowMatching
-    from boltzflow.objectives import MaximumLikelihood as MaximumLikelihood
+    from boltzflow.objectives import AbstractObjective as AbstractObjective
     from boltzflow.sampling import Samples as Samples
     from boltzflow.targets import Target as Target
     from boltzflow.training import fit as fit
@@ -36,17 +52,32 @@ if TYPE_CHECKING:
     from boltzflow.training import train as train
 
 __all__ = [
+    "AbstractObjective",
+    "Adam",
+    "AugmentedLikelihood",
+    "AugmentedPathGradient",
     "BoltzflowError",
     "ContinuousFlow",
+    "DataConfig",
     "Dataset",
+    "EACF",
+    "ECNF",
+    "EGNN",
     "Estimate",
     "FlowMatching",
+    "GaussLegendre",
     "MaximumLikelihood",
+    "Muon",
+    "PathGradient",
     "RunConfig",
+    "RunOptions",
     "Samples",
+    "Stage",
     "Target",
+    "TwoInteraction",
     "__version__",
     "analysis",
+    "config",
     "datasets",
     "errors",
     "fit",
@@ -57,6 +88,7 @@ __all__ = [
     "nets",
     "objectives",
     "reference",
+    "register",
     "report",
     "sampling",
     "targets",
@@ -66,15 +98,29 @@ __all__ = [
 
 # Where each public name that is no module lives.
 _HOMES = {
+    "AbstractObjective": "objectives",
+    "Adam": "config",
+    "AugmentedLikelihood": "config",
+    "AugmentedPathGradient": "config",
     "BoltzflowError": "errors",
     "ContinuousFlow": "flows",
+    "DataConfig": "config",
     "Dataset": "datasets",
+    "EACF": "config",
+    "ECNF": "config",
+    "EGNN": "config",
     "Estimate": "analysis",
-    "FlowMatching": "objectives",
-    "MaximumLikelihood": "objectives",
+    "FlowMatching": "config",
+    "GaussLegendre": "config",
+    "MaximumLikelihood": "config",
+    "Muon": "config",
+    "PathGradient": "config",
     "RunConfig": "config",
+    "RunOptions": "config",
     "Samples": "sampling",
+    "Stage": "config",
     "Target": "targets",
+    "TwoInteraction": "config",
     "fit": "training",
     "load_model": "training",
     "load_preset": "config_io",

@@ -1,32 +1,30 @@
 """Reads, checks and writes run configurations: presets, YAML files and `a.b=c` overrides.
 
-The types are the dataclasses of `boltzflow.config`; pydantic checks them strictly. What is wrong is said with the dotted name of the
-option, the value given and what was expected.
+The types are the options of `boltzflow.config`. What is wrong is said with the dotted name of the option, the value given and what was
+expected.
 """
 
 import contextlib
-import dataclasses
-import difflib
-import json
 import os
 import re
 import textwrap
-import types
-import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from boltzflow import files
-from boltzflow.config import RunConfig
-from boltzflow.config_check import check, effective, refuse_without_effect
+from boltzflow import files, plugins
+from boltzflow.config import DataConfig, RunConfig, RunOptions
+from boltzflow.config.changing import leaves, merged, set_option
+from boltzflow.config.options import Options, fields_of, items_in, meanings, plain, union_in
+from boltzflow.config.reading import read, shown
 from boltzflow.errors import ConfigError, nearest
 
 _BASE = "base"
 _WIDTH = 80
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", types.NoneType: "null"}
+# Sections that only configurations of before stages have.
+_FORMER = ("objective", "training", "refinement")
 
 
 def preset_names() -> dict[str, str]:
@@ -37,7 +35,7 @@ def preset_names() -> dict[str, str]:
 def load_preset(name: str) -> RunConfig:
     """The preset of that name, or the configuration in the YAML file of that path.
 
-    A file may start from a preset with `base: NAME` and give only what differs.
+    A file may start from a preset with `base: NAME` and give only what differs; stages are merged by their numbers.
 
     Raises:
         ConfigError: if there is neither, or the configuration is wrong, or it sets an option that would have no effect.
@@ -48,21 +46,18 @@ def load_preset(name: str) -> RunConfig:
         text, source = _text(Path(name)), name
     else:
         raise ConfigError(f"there is no preset {name!r}; {nearest(name, _preset_files())}")
-    own = _parse(text, source)
-    data = _with_base(own, source)
-    # The options of a refinement stand by for the day when its steps are set.
-    given = {option for option in _leaves(own) if not option.startswith("refinement.")}
-    return _settled(data, _validate(data, source), given, source)
+    with _in(source):
+        own = _parse(text)
+        return _settled(_with_base(own), leaves(RunConfig, own))
 
 
 def load_config(path: str | os.PathLike[str]) -> RunConfig:
-    """The configuration in a YAML file, such as a run's; options without effect are taken as they are.
+    """The configuration in a YAML file, such as a run's.
 
     Raises:
         ConfigError: if the file cannot be read or the configuration is wrong.
     """
-    path = Path(path)
-    return loads(_text(path), str(path))
+    return loads(_text(Path(path)), str(path))
 
 
 def _text(path: Path) -> str:
@@ -80,7 +75,9 @@ def loads(text: str, source: str) -> RunConfig:
     Raises:
         ConfigError: if the configuration is wrong.
     """
-    return _validate(_with_base(_parse(text, source), source), source)
+    with _in(source):
+        own = _parse(text)
+        return _settled(_with_base(own), leaves(RunConfig, own))
 
 
 def save_config(config: RunConfig, path: str | os.PathLike[str]) -> None:
@@ -92,7 +89,14 @@ def dump(config: RunConfig) -> str:
     """The configuration as YAML, every option in it."""
     import yaml
 
-    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True, width=120)
+    return yaml.safe_dump(_short(plain(config)), sort_keys=False, allow_unicode=True, width=120)
+
+
+def _short(value: Any) -> Any:
+    """Variants without options by their names alone."""
+    if isinstance(value, dict):
+        return next(iter(value)) if len(value) == 1 and next(iter(value.values())) == {} else {k: _short(v) for k, v in value.items()}
+    return [_short(item) for item in value] if isinstance(value, list) else value
 
 
 def explain(config: RunConfig) -> str:
@@ -105,49 +109,67 @@ def apply_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
 
     Args:
         config: what to start from.
-        overrides: `option=value` with the dotted name of the option and a YAML value, such as `flow.hidden=64`,
-            `training.learning_rate=5e-4` or `flow.cutoff=null`.
+        overrides: `option=value` with the dotted name of the option and a YAML value, such as `flow.network.hidden=64`,
+            `stages.0.objective.late_time=0.1` or `flow.network.cutoff=null`. A variant is chosen by its name, `flow.network=egnn`;
+            `stages.1=null` leaves a stage out.
 
     Raises:
         ConfigError: if an override has another form, names no option, has a value of a wrong type or outside its range, or would have no
             effect.
     """
-    data = dataclasses.asdict(config)
+    data = plain(config)
     given = set()
     for override in overrides:
         name, separator, text = override.partition("=")
         name = name.strip()
         if not separator or not name:
-            raise ConfigError(f"an override has the form option=value, such as training.steps=2000; got {override!r}.")
-        section: dict[str, Any] = data
-        *parents, last = name.split(".")
-        for parent in parents:
-            if not isinstance(section.get(parent), dict):
-                raise _unknown(name)
-            section = section[parent]
-        if last not in section:
-            raise _unknown(name)
-        if isinstance(section[last], dict):
-            inside = next(iter(section[last]))
-            raise ConfigError(f"{name} is a section, not an option; set one of its options, such as {name}.{inside}=...")
-        section[last] = _parse_value(text, name)
-        given.add(name)
-    return _settled(data, _validate(data, ""), given, "")
+            raise ConfigError(f"an override has the form option=value, such as stages.0.steps=2000; got {override!r}.")
+        if name.split(".")[0] in _FORMER:
+            raise ConfigError(_former(name))
+        given.add(set_option(RunConfig, data, name, _parse_value(text, name)))
+    return _settled(data, given)
 
 
-def _settled(data: Mapping[str, Any], config: RunConfig, given: Collection[str], source: str) -> RunConfig:
-    """The configuration without what would have no effect: refused where it was asked for, else left behind with the preset it is from."""
-    with _in(source):
-        refuse_without_effect(config, given=given)
-    return _validate(effective(data, config), source)
+def _settled(data: Mapping[str, Any], given: Collection[str]) -> RunConfig:
+    """The configuration in a mapping, in which `given` are the names of the options that were asked for.
+
+    What an option makes meaningless goes back to its default, unless it was asked for, too.
+    """
+    data = dict(data)
+    config = read(RunConfig, data)
+    for name, _ in _without_effect(config):
+        section, _, option = name.partition(".")
+        if name not in given:
+            data[section] = {key: value for key, value in data[section].items() if key != option}
+    return checked(read(RunConfig, data))
 
 
-def _leaves(data: Mapping[str, Any], prefix: str = "") -> set[str]:
-    """Dotted names of all options in a mapping."""
-    found: set[str] = set()
-    for name, value in data.items():
-        found |= _leaves(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}"}
-    return found
+def checked(config: RunConfig, *, strict: bool = True) -> RunConfig:
+    """A configuration made in Python, checked as one that was read: types, words, ranges, and what would have no effect.
+
+    Args:
+        config: the configuration; NumPy's numbers become Python's.
+        strict: refuse options without effect.
+
+    Raises:
+        ConfigError: names the option, its value and what is allowed.
+    """
+    sound = read(RunConfig, plain(config)).completed()
+    for name, reason in _without_effect(sound) if strict else ():
+        section, _, option = name.partition(".")
+        value = getattr(getattr(sound, section), option)
+        raise ConfigError(f"{name}={value} would have no effect: {reason}; leave it out.")
+    return sound
+
+
+def _without_effect(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """Options that differ from their defaults and change nothing because of others, and why."""
+    made = ("frames are read from data.path, not made", ("n", "seed")) if config.data.path is not None else ("", ())
+    for name in made[1]:
+        if getattr(config.data, name) != getattr(DataConfig(), name):
+            yield f"data.{name}", made[0]
+    if config.run.evaluate_every == 0 and config.run.evaluate_n != RunOptions().evaluate_n:
+        yield "run.evaluate_n", "run.evaluate_every is 0, so that nothing is evaluated during training"
 
 
 @contextlib.contextmanager
@@ -156,23 +178,7 @@ def _in(source: str) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        raise ConfigError(f"{source}: {error}" if source else str(error)) from None
-
-
-def checked(config: RunConfig, *, strict: bool = True) -> RunConfig:
-    """A configuration made in Python, checked as one that was read: types, words, ranges, and what would have no effect.
-
-    Args:
-        config: the configuration; NumPy's numbers become Python's.
-        strict: refuse options without effect. A run that goes on may have been begun when they were ignored.
-
-    Raises:
-        ConfigError: names the option, its value and what is allowed.
-    """
-    sound = _validate(dataclasses.asdict(config), "")
-    if strict:
-        refuse_without_effect(sound)
-    return sound
+        raise ConfigError(f"{source}: {error}") from error.__cause__
 
 
 def _preset_files() -> dict[str, Traversable]:
@@ -180,26 +186,35 @@ def _preset_files() -> dict[str, Traversable]:
     return {file.name.removesuffix(".yaml"): file for file in folder.iterdir() if file.name.endswith(".yaml")}
 
 
-def _read_preset(name: str) -> dict[str, Any]:
-    return _with_base(_parse(_preset_files()[name].read_text(encoding="utf-8"), f"preset {name}"), f"preset {name}")
-
-
-def _with_base(data: dict[str, Any], source: str) -> dict[str, Any]:
-    """What a file says, laid over the preset it starts from."""
-    base, data = data.get(_BASE), {name: value for name, value in data.items() if name != _BASE}
+def _with_base(data: dict[str, Any]) -> dict[str, Any]:
+    """What a file says, laid over the preset it starts from; its plug-ins are imported, for they bring variants along."""
+    base = data.pop(_BASE, None)
+    former = next((name for name in _FORMER if name in data), None)
+    if former is not None:
+        raise ConfigError(_former(former))
+    named = data.get("plugins") or []
+    if isinstance(named, str | list) and named:
+        data["plugins"] = [plugins.load(str(name)) for name in ([named] if isinstance(named, str) else named)]
     if base is None:
         return data
     if base not in _preset_files():
-        raise ConfigError(f"{source} starts from the preset {base!r}, which is not there; {nearest(str(base), _preset_files())}")
-    return _merge(_read_preset(base), data)
+        raise ConfigError(f"it starts from the preset {base!r}, which is not there; {nearest(str(base), _preset_files())}")
+    under = _with_base(_parse(_preset_files()[base].read_text(encoding="utf-8")))
+    return merged(RunConfig, under, data)
 
 
-def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(under)
-    for name, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
-        merged[name] = _merge(merged[name], value) if both else value
-    return merged
+def _former(name: str) -> str:
+    section, _, option = name.partition(".")
+    if section == "training":
+        new = f"run.{option}" if option in fields_of(RunOptions) else f"stages.0.{option}"
+        if option in ("learning_rate", "final_learning_rate", "warmup_steps", "weight_decay", "ema_decay", "clip_norm", "clip_median"):
+            new = f"stages.0.optimiser.{option}"
+    else:
+        new = f"stages.0.objective.{option}" if section == "objective" else f"stages.1.{option}"
+    return (
+        f"there is no option {name!r}: a run is a list of stages now, each with an objective and an optimiser; see {new.rstrip('.')} in "
+        "`boltzflow presets NAME`."
+    )
 
 
 def _load_yaml(text: str) -> Any:
@@ -214,7 +229,7 @@ def _load_yaml(text: str) -> Any:
     return yaml.load(text, Loader)  # noqa: S506 (a SafeLoader)
 
 
-def _parse(text: str, source: str) -> dict[str, Any]:
+def _parse(text: str) -> dict[str, Any]:
     import yaml
 
     try:
@@ -222,9 +237,9 @@ def _parse(text: str, source: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark is not None else ""
-        raise ConfigError(f"{source} is not valid YAML{where}: {getattr(error, 'problem', None) or 'it cannot be parsed'}.") from error
+        raise ConfigError(f"not valid YAML{where}: {getattr(error, 'problem', None) or 'it cannot be parsed'}.") from error
     if not isinstance(data, dict):
-        raise ConfigError(f"{source} must be a YAML mapping such as `target: dw4`, but holds {_shown(data)}.")
+        raise ConfigError(f"it must be a YAML mapping such as `target: dw4`, but holds {shown(data)}.")
     return data
 
 
@@ -237,134 +252,43 @@ def _parse_value(text: str, name: str) -> Any:
         raise ConfigError(f"{name} cannot be set to {text!r}: this is not a valid YAML value.") from error
 
 
-def _validate(data: Mapping[str, Any], source: str) -> RunConfig:
-    """Checks types, names and ranges; `source` is put before the sentence of an error."""
-    import pydantic
-
-    # Through JSON, because strict validation of Python objects wants instances of the dataclasses instead of mappings.
-    text = json.dumps(data, default=_plain)
-    prefix = f"{source}: " if source else ""
-    try:
-        config = pydantic.TypeAdapter(RunConfig).validate_json(text)
-    except pydantic.ValidationError as error:
-        # With several errors an unknown name comes first: it often is the cause of the others.
-        first = min(error.errors(), key=lambda found: found["type"] != "unexpected_keyword_argument")
-        name = ".".join(str(part) for part in first["loc"] if str(part) in _known_parts())
-        raise _sentence(first["type"], name or ".".join(map(str, first["loc"])), first["loc"], first["input"], prefix) from error
-    with _in(source):
-        check(config)
-    return config
-
-
-def _plain(value: Any) -> Any:
-    """What JSON has no word for: NumPy's numbers, paths, and all that will be refused."""
-    item = getattr(value, "item", None)
-    return item() if callable(item) and getattr(value, "shape", None) == () else str(value)
-
-
-def _sentence(kind: str, name: str, location: tuple[int | str, ...], given: object, prefix: str) -> ConfigError:
-    if kind == "unexpected_keyword_argument":
-        return ConfigError(f"{prefix}{_unknown('.'.join(map(str, location)))}")
-    if kind == "missing":
-        return ConfigError(f"{prefix}{name} is missing; add it, such as `{name}: dw4`.")
-    expected = _expected(_options()[name]) if name in _options() else f"a section of options such as {_options_below(name)[0]}"
-    return ConfigError(f"{prefix}{name} must be {expected}, got {_shown(given)}.{_near_choice(name, given)}")
-
-
-def _near_choice(name: str, given: object) -> str:
-    literals = [member for member in _members(_options().get(name)) if typing.get_origin(member) is typing.Literal]
-    choices = [str(choice) for literal in literals for choice in typing.get_args(literal)]
-    hint = nearest(str(given), choices) if choices and isinstance(given, str) else ""
-    return f" {hint[0].upper()}{hint[1:]}" if hint.startswith("did") else ""
-
-
-def _unknown(name: str) -> ConfigError:
-    """The error for an option that is not there.
-
-    Names of the same section are compared first, then the last part of the name in any section, as in `hidden` for `flow.hidden`.
-    """
-    parent, _, last = name.rpartition(".")
-    known = {**_options(), **dict.fromkeys(field.name for field in dataclasses.fields(RunConfig))}
-    siblings = [option for option in known if option.rpartition(".")[0] == parent]
-    for options in (siblings, list(known)):
-        lasts = {option.rpartition(".")[2] for option in options}
-        close = [last] if last in lasts else difflib.get_close_matches(last, lasts, n=3, cutoff=0.6)
-        near = [option for part in close for option in options if option.rpartition(".")[2] == part]
-        if near:
-            return ConfigError(f"there is no option {name!r}; did you mean {' or '.join(repr(option) for option in near)}?")
-    return ConfigError(f"there is no option {name!r}; `boltzflow presets NAME` lists all options.")
-
-
-def _options() -> dict[str, Any]:
-    """Dotted name and type of every option."""
-    found: dict[str, Any] = {}
-
-    def walk(section: type, prefix: str) -> None:
-        for name, hint in typing.get_type_hints(section).items():
-            if name.startswith("__"):
-                continue
-            if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-                walk(hint, f"{prefix}{name}.")
-            else:
-                found[prefix + name] = hint
-
-    walk(RunConfig, "")
-    return found
-
-
-def _known_parts() -> set[str]:
-    return {part for option in _options() for part in option.split(".")}
-
-
-def _options_below(section: str) -> list[str]:
-    return [option for option in _options() if option.startswith(f"{section}.")]
-
-
-def _members(hint: Any) -> tuple[Any, ...]:
-    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
-
-
-def _expected(hint: Any) -> str:
-    words = []
-    for member in _members(hint):
-        if typing.get_origin(member) is typing.Literal:
-            choices = [str(choice) for choice in typing.get_args(member)]
-            words.append(f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0])
-        else:
-            words.append(_WORDS.get(member, getattr(member, "__name__", str(member))))
-    return " or ".join(words)
-
-
-def _shown(value: object) -> str:
-    if value is None:
-        return "nothing"
-    if isinstance(value, str):
-        return f"the text {value!r}"
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _explained(section: Any, depth: int) -> list[str]:
-    import yaml
-
-    indent = "  " * depth
-    meanings = _meanings(type(section))
+def _explained(section: Options, depth: int) -> list[str]:
+    """Lines of a section, each option with its meaning above it."""
     lines = []
-    for field in dataclasses.fields(section):
-        value = getattr(section, field.name)
-        if dataclasses.is_dataclass(value):
-            lines += ["", f"{indent}{field.name}:", *_explained(value, depth + 1)]
+    for name, hint in fields_of(type(section)).items():
+        value = getattr(section, name)
+        indent = "  " * depth
+        if isinstance(value, Options) and not value.kind:
+            lines += ["", *_comment(meanings(type(section)).get(name, ""), indent), f"{indent}{name}:", *_explained(value, depth + 1)]
+            continue
+        lines += _comment(meanings(type(section)).get(name, ""), indent)
+        union = union_in(hint)
+        if union is not None and isinstance(value, Options):
+            lines += _comment(f"One of: {', '.join(union.variants)}.", indent)
+            inside = _explained(value, depth + 2)
+            lines += [f"{indent}{name}:", f"{indent}  {value.variant}:", *inside] if inside else [f"{indent}{name}: {value.variant}"]
+        elif items_in(hint) is not None and isinstance(value, tuple):
+            lines.append(f"{indent}{name}:")
+            for item in value:
+                first, *rest = [line for line in _explained(item, depth + 1) if line]
+                comments = [first] if first.lstrip().startswith("#") else []
+                while comments and rest[0].lstrip().startswith("#"):
+                    comments.append(rest.pop(0))
+                head = rest.pop(0) if comments else first
+                lines += [*comments, f"{indent}- {head.strip()}", *rest]
         else:
-            start = f"{indent}# "
-            lines += textwrap.wrap(
-                meanings.get(field.name, ""), _WIDTH, initial_indent=start, subsequent_indent=start, break_on_hyphens=False
-            )
-            entry = yaml.safe_dump({field.name: value}, width=_WIDTH - 16 - len(indent), allow_unicode=True)
-            lines += [indent + line for line in entry.splitlines()]
+            lines += _entry(name, value, indent)
     return lines
 
 
-def _meanings(section: type) -> dict[str, str]:
-    """What each option means, from the `Attributes:` of the dataclass."""
-    _, _, attributes = (section.__doc__ or "").partition("Attributes:")
-    entries = re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", attributes, flags=re.MULTILINE)
-    return {name: re.sub(r"\s+", " ", meaning) for name, meaning in entries}
+def _comment(text: str, indent: str) -> list[str]:
+    start = f"{indent}# "
+    return textwrap.wrap(text, _WIDTH, initial_indent=start, subsequent_indent=start, break_on_hyphens=False)
+
+
+def _entry(name: str, value: Any, indent: str) -> list[str]:
+    import yaml
+
+    shown_value = list(value) if isinstance(value, tuple) else value
+    entry = yaml.safe_dump({name: shown_value}, width=_WIDTH - 24 - len(indent), allow_unicode=True)
+    return [indent + line for line in entry.splitlines()]

@@ -38,7 +38,7 @@ def configure(precision: Literal["single", "double"] = "single", devices: int = 
             jax.config.update("jax_num_cpu_devices", devices)
         except RuntimeError as error:
             raise ConfigError(
-                f"training.devices is {devices}, but JAX is already running in this process with fewer CPU devices; start a new process."
+                f"run.devices is {devices}, but JAX is already running in this process with fewer CPU devices; start a new process."
             ) from error
     _require_device()
     folder = compile_cache()

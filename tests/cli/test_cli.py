@@ -4,8 +4,10 @@ import dataclasses
 import errno
 import importlib
 import inspect
+import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -97,15 +99,15 @@ def test_public_functions_are_not_shadowed_by_modules():
         (["train", "dw4", "--seed", "x"], "--seed must be a whole number, got 'x'"),
         (["train", "dw4", "--seed", "-1"], "--seed must be a whole number from 0 to 18446744073709551615, got -1"),
         (["train", "dw4", "--set"], "--set needs what to set"),
-        (["train", "dw4", "--set", "flow.hiden=3"], "did you mean 'flow.hidden'?"),
-        (["train", "dw4", "--set", "flow.hidden=wide"], "flow.hidden must be a whole number, got the text 'wide'"),
+        (["train", "dw4", "--set", "flow.network.hiden=3"], "did you mean 'flow.network.hidden'?"),
+        (["train", "dw4", "--set", "flow.network.hidden=wide"], "flow.network.hidden must be a whole number, got the text 'wide'"),
         (["train", "missing.yaml"], "there is no configuration file missing.yaml"),
         (["presets", "dw5"], "did you mean 'dw4'?"),
         (["sample", "dw4", "-n", "0"], "-n must be at least 1, got 0"),
         (["sample", "dw4", "-n", "-3"], "-n must be at least 1, got -3"),
         (["sample", "dw4", "-n", "1e5"], "must be a whole number, got '1e5'"),
         (["sample", "dw4", "--chunk", "0"], "--chunk must be at least 1, got 0"),
-        (["sample", "dw4", "--precision", "doubl"], "must be one of single, double, got 'doubl'"),
+        (["sample", "dw4", "--precision", "doubl"], "must be one of double, single, got 'doubl'"),
         (["sample", "dw4", "lj13"], "there are too many arguments: lj13"),
         (["evaluate", "dw4", "-n", "0"], "-n must be at least 1, got 0"),
         (["evaluate", "dw4", "--jsn"], "did you mean '--json'"),
@@ -223,10 +225,10 @@ class Recorded(Exception):
 @pytest.mark.parametrize(
     "words",
     [
-        ["dw4", "--set", "flow.hidden=16", "training.learning_rate=5e-4", "--seed", "3"],
-        ["--set", "flow.hidden=16", "training.learning_rate=5e-4", "dw4", "--seed=3"],
-        ["--set=flow.hidden=16", "--set", "training.learning_rate=5e-4", "--seed", "3", "dw4"],
-        ["dw4", "--set", "flow.hidden=16", "--seed", "3", "--set", "training.learning_rate=5e-4"],
+        ["dw4", "--set", "flow.network.hidden=16", "stages.0.optimiser.learning_rate=5e-4", "--seed", "3"],
+        ["--set", "flow.network.hidden=16", "stages.0.optimiser.learning_rate=5e-4", "dw4", "--seed=3"],
+        ["--set=flow.network.hidden=16", "--set", "stages.0.optimiser.learning_rate=5e-4", "--seed", "3", "dw4"],
+        ["dw4", "--set", "flow.network.hidden=16", "--seed", "3", "--set", "stages.0.optimiser.learning_rate=5e-4"],
     ],
 )
 def test_set_forms(words, monkeypatch, tmp_path):
@@ -238,7 +240,7 @@ def test_set_forms(words, monkeypatch, tmp_path):
     with pytest.raises(Recorded) as caught:
         cli.main(["train", *words])
     config, folder, resume = caught.value.args
-    assert (config.flow.hidden, config.training.learning_rate, config.training.seed) == (16, 5e-4, 3)
+    assert (config.flow.network.hidden, config.stages[0].optimiser.learning_rate, config.run.seed) == (16, 5e-4, 3)
     assert (str(folder), resume) == ("runs/dw4", False)
 
 
@@ -251,7 +253,7 @@ def test_devices_are_set_up_before_a_molecule_uses_them(monkeypatch):
     monkeypatch.setattr("boltzflow.runtime.configure", lambda *settings: configured.append(settings))
     monkeypatch.setattr("boltzflow.cli.molecules.from_words", made)
     with pytest.raises(Recorded) as caught:
-        cli.main(["train", "molecule.pdb", "--set", "training.devices=4", "precision=double"])
+        cli.main(["train", "molecule.pdb", "--set", "run.devices=4", "precision=double"])
     assert caught.value.args == ([("double", 4)],)
 
 
@@ -261,7 +263,7 @@ def test_training_again_continues_the_same_run_only(monkeypatch, tmp_path):
 
     monkeypatch.setattr("boltzflow.cli.train.train", train)
     config_io.save_config(dataclasses.replace(config_io.load_preset("dw4"), description="another"), tmp_path / "config.yaml")
-    for words, resumes in (([], True), (["--set", "flow.hidden=16"], False)):
+    for words, resumes in (([], True), (["--set", "flow.network.hidden=16"], False)):
         with pytest.raises(Recorded) as caught:
             cli.main(["train", "dw4", "-o", str(tmp_path), *words])
         assert caught.value.args == (resumes,)
@@ -289,37 +291,38 @@ def test_comparison_presets_differ_in_pairing_and_refinement_alone():
     lj13 = config_io.load_preset("lj13")
     for name, pairing in (("lj13-ot", "optimal-transport"), ("lj13-independent", "independent")):
         other = config_io.load_preset(name)
-        assert other.objective.pairing == pairing
         # Path lengths are compared after flow matching alone.
-        assert other.refinement.steps == 0
-        assert dataclasses.replace(other, objective=lj13.objective, refinement=lj13.refinement, description=lj13.description) == lj13
+        (stage,) = other.stages
+        assert stage.objective.pairing.variant == pairing
+        first = dataclasses.replace(stage, objective=dataclasses.replace(stage.objective, pairing=lj13.stages[0].objective.pairing))
+        assert dataclasses.replace(other, stages=(first, *lj13.stages[1:]), description=lj13.description) == lj13
 
 
 def test_a_file_may_start_from_a_preset(tmp_path):
-    (tmp_path / "mine.yaml").write_text("base: lj13\nflow:\n  solver: {grading: 1e0, steps: 16}\n")
+    (tmp_path / "mine.yaml").write_text("base: lj13\nflow:\n  ecnf: {solver: {gauss-legendre: {grading: 1e0, nodes: 16}}}\n")
     mine, lj13 = config_io.load_preset(str(tmp_path / "mine.yaml")), config_io.load_preset("lj13")
-    assert (mine.flow.solver.steps, mine.flow.solver.grading) == (16, 1.0)
+    assert (mine.flow.solver.nodes, mine.flow.solver.grading) == (16, 1.0)
     assert dataclasses.replace(mine, flow=lj13.flow) == lj13
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("flow.hidden=64", 64),
-        ("flow.attention=false", False),
-        ("flow.cutoff=2", 2.0),
-        ("flow.cutoff=null", None),
-        ("training.learning_rate=5e-4", 5e-4),
-        ("training.learning_rate=1E-3", 1e-3),
+        ("flow.network.hidden=64", 64),
+        ("flow.network.attention=false", False),
+        ("flow.network.cutoff=2", 2.0),
+        ("flow.network.cutoff=null", None),
+        ("stages.0.optimiser.learning_rate=5e-4", 5e-4),
+        ("stages.0.optimiser.learning_rate=1E-3", 1e-3),
         ("flow.solver.rtol=.00001", 1e-5),
-        ("flow.solver.method=rk4", "rk4"),
+        ("stages.0.objective.path=diffusion", "diffusion"),
         ("data.path=frames=1.npz", "frames=1.npz"),
     ],
 )
 def test_overrides(text, expected):
-    config: object = config_io.apply_overrides(RunConfig(target="dw4"), [text])
+    config: object = config_io.apply_overrides(RunConfig(target="dw4").completed(), [text])
     for part in text.partition("=")[0].split("."):
-        config = getattr(config, part)
+        config = config[int(part)] if isinstance(config, tuple) else getattr(config, part)
     assert config == expected
     assert type(config) is type(expected)
 
@@ -327,27 +330,31 @@ def test_overrides(text, expected):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("hidden=64", "did you mean 'flow.hidden'?"),
-        ("flow.hiden=64", "did you mean 'flow.hidden'?"),
-        ("flow.hidden.more=64", "there is no option 'flow.hidden.more'"),
-        ("fow.hidden=64", "did you mean 'flow.hidden'?"),
-        ("flow=64", "flow is a section"),
-        ("flow.hidden", "option=value"),
-        ("flow.hidden=", "flow.hidden must be a whole number, got nothing"),
-        ("flow.hidden=[", "not a valid YAML value"),
-        ("flow.hidden=3.5", "flow.hidden must be a whole number, got 3.5"),
-        ("flow.hidden=true", "flow.hidden must be a whole number, got true"),
-        ("flow.attention=1", "flow.attention must be true or false, got 1"),
+        ("hidden=64", "did you mean 'flow.network.hidden'?"),
+        ("flow.network.hiden=64", "did you mean 'flow.network.hidden'?"),
+        ("flow.network.hidden.more=64", "there is no option 'flow.network.hidden.more'"),
+        ("fow.hidden=64", "did you mean 'flow.network.hidden'?"),
+        ("flow=64", "flow must be one of ecnf, eacf"),
+        ("data=64", "data is a section"),
+        ("flow.network.hidden", "option=value"),
+        ("flow.network.hidden=", "flow.network.hidden must be a whole number, got nothing"),
+        ("flow.network.hidden=[", "not a valid YAML value"),
+        ("flow.network.hidden=3.5", "flow.network.hidden must be a whole number, got 3.5"),
+        ("flow.network.hidden=true", "flow.network.hidden must be a whole number, got true"),
+        ("flow.network.typed_pairs=1", "flow.network.typed_pairs must be true or false, got 1"),
         ("flow.network=egn", "one of egnn, two-interaction, got the text 'egn'. Did you mean 'egnn'?"),
-        ("flow.cutoff=near", "flow.cutoff must be a number or null, got the text 'near'"),
-        ("flow.cutoff=.inf", "flow.cutoff must be greater than 0, got inf"),
-        ("objective.sigma=-0.1", "objective.sigma must be 0 or more, got -0.1"),
-        ("objective.late_time=2", "objective.late_time must be between 0 and 1, got 2.0"),
-        ("training.steps=0", "training.steps must be at least 1, got 0"),
-        ("objective.nodes=0", "objective.nodes must be at least 1, got 0"),
-        ("objective.path=difusion", "objective.path must be one of linear, diffusion, got the text 'difusion'. Did you mean 'diffusion'?"),
-        ("training.batch_size=100", "training.microbatch must divide training.batch_size"),
-        ("training.ema_decay=1", "training.ema_decay must be at least 0 and below 1, got 1.0"),
+        ("flow.network.cutoff=near", "flow.network.cutoff must be a number or null, got the text 'near'"),
+        ("flow.network.cutoff=.inf", "flow.network.cutoff must be greater than 0, got inf"),
+        ("stages.0.objective.sigma=-0.1", "stages.0.objective.sigma must be 0 or more, got -0.1"),
+        ("stages.0.objective.late_time=2", "stages.0.objective.late_time must be between 0 and 1, got 2.0"),
+        ("stages.0.steps=0", "stages.0.steps must be at least 1, got 0"),
+        ("stages.1.objective.nodes=0", "stages.1.objective.nodes must be at least 1, got 0"),
+        (
+            "stages.0.objective.path=difusion",
+            "stages.0.objective.path must be one of linear, diffusion, got the text 'difusion'. Did you mean 'diffusion'?",
+        ),
+        ("stages.0.batch_size=100", "stages.0.microbatch must divide batch_size"),
+        ("stages.0.optimiser.ema_decay=1", "stages.0.optimiser.ema_decay must be at least 0 and below 1, got 1.0"),
         ("data.n=500", "larger than data.validation"),
     ],
 )
@@ -363,10 +370,11 @@ def test_wrong_overrides_name_the_option(text, said):
         ("", "must be a YAML mapping"),
         ("- dw4", "must be a YAML mapping"),
         ("target: [", "not valid YAML in line 1"),
-        ("flow: {hidden: 3}", "target is missing"),
-        ("target: dw4\nflow: 3", "flow must be a section of options such as flow.family, got 3"),
-        ("target: dw4\nfow: {hidden: 3}", "there is no option 'fow'; did you mean 'flow'?"),
-        ("target: dw4\nflow: {solver: {rtoll: 3}, hidden: x}", "did you mean 'flow.solver.rtol'"),
+        ("flow: ecnf", "target is missing"),
+        ("target: dw4\nflow: 3", "flow must be one of ecnf, eacf"),
+        ("target: dw4\ndata: 3", "data must be a section of options such as data.path, got 3"),
+        ("target: dw4\nfow: {ecnf: {}}", "there is no option 'fow'; did you mean 'flow'"),
+        ("target: dw4\nflow: {ecnf: {solver: {dopri5: {rtoll: 3}}}}", "did you mean 'flow.solver.rtol'"),
         ("base: lj14", "did you mean 'lj13'"),
     ],
 )
@@ -380,10 +388,24 @@ def test_wrong_files_are_named_with_their_error(text, said, tmp_path):
 
 
 def test_every_option_has_a_meaning():
-    lines = config_io.explain(RunConfig(target="dw4")).splitlines()
-    for before, line in zip(["", *lines], lines, strict=False):
-        if line and not line.endswith(":") and not line.lstrip().startswith("#"):
-            assert before.lstrip().startswith("# "), f"config.py does not explain: {line}"
+    from boltzflow.config import Flow, Objective, Options, fields_of
+    from boltzflow.config.options import items_in, meanings, section_in, union_in
+
+    def check(section: type[Options]) -> None:
+        for name, hint in fields_of(section).items():
+            assert meanings(section).get(name), f"{section.__name__} does not explain {name}"
+            union, inner = union_in(hint), items_in(hint) or section_in(hint)
+            for part in union.variants.values() if union is not None else [inner] if inner is not None else []:
+                check(part)
+
+    check(RunConfig)
+    assert {"ecnf", "eacf"} <= set(Flow.variants)
+    assert "path-gradient" in Objective.variants
+    explained = config_io.explain(config_io.load_preset("lj13")).splitlines()
+    for above, line in itertools.pairwise(explained):
+        if re.match(r" *(- )?\w+:", line) and not line.endswith(":"):
+            assert above.lstrip().startswith("#"), f"not explained: {line}"
+    assert max(map(len, explained)) <= 80
 
 
 @pytest.mark.parametrize("name", ["dw4", "alanine-dipeptide"])

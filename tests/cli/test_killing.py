@@ -15,11 +15,13 @@ import killing
 
 TIMES = 20
 TINY = (
-    "flow.network=egnn flow.layers=1 flow.hidden=8 flow.radial=0 data.validation=20 objective.pairing=independent "
-    "training.warmup_steps=5 training.batch_size=16 training.microbatch=16 training.steps=60 training.log_every=7 "
-    "training.checkpoint_every=10 flow.solver.steps=4"
+    "flow.network=egnn flow.network.layers=1 flow.network.hidden=8 data.validation=20 stages.0.objective.pairing=independent "
+    "stages.0.optimiser.warmup_steps=5 stages.0.batch_size=16 stages.0.microbatch=16 stages.0.steps=60 run.log_every=7 "
+    "run.checkpoint_every=10 flow.solver.nodes=4"
 ).split()
-REFINED = "refinement.steps=20 refinement.batch_size=8 refinement.microbatch=8 refinement.nodes=2 refinement.warmup_steps=2".split()
+ALONE = "stages.1=null"
+REFINED = "stages.1.objective=path-gradient stages.1.steps=20 stages.1.batch_size=8 stages.1.microbatch=8".split()
+REFINED += "stages.1.objective.nodes=2 stages.1.optimiser.warmup_steps=2".split()
 
 pytestmark = pytest.mark.slow
 
@@ -42,9 +44,9 @@ def train(frames: Path, place: Path, *options: str) -> list[object]:
 
 def test_train(frames, tmp_path):
     hit = killing.resumes_alike(
-        lambda place: train(frames, place, "refinement.steps=0"),
+        lambda place: train(frames, place, ALONE),
         # The same command: whatever it had done, it goes on.
-        lambda place: train(frames, place, "refinement.steps=0"),
+        lambda place: train(frames, place, ALONE),
         result,
         tmp_path,
         times=TIMES,
@@ -56,7 +58,7 @@ def test_train(frames, tmp_path):
 def test_refine(frames, tmp_path):
     trained = tmp_path / "trained"
     trained.mkdir()
-    killing.run(train(frames, trained, "refinement.steps=0"))
+    killing.run(train(frames, trained, ALONE))
     hit = killing.resumes_alike(
         lambda place: train(frames, place, *REFINED),
         lambda place: train(frames, place, *REFINED),

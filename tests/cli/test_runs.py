@@ -16,17 +16,18 @@ import pytest
 
 import boltzflow as bf
 from boltzflow import cli, runtime
-from boltzflow.config import FlowConfig, TrainingConfig
+from boltzflow.config import ECNF, EGNN, Adam, Stage
 from boltzflow.errors import DataError, RunError, TargetError
 from boltzflow.sampling import Samples
 
 FRAMES = 400
 STEPS = 200
 TINY = (
-    "flow.network=egnn flow.layers=1 flow.hidden=8 flow.radial=0 objective.full_cost=false data.validation=50 "
-    "training.warmup_steps=10 training.batch_size=32 training.microbatch=16 refinement.steps=0 "
-    f"training.steps={STEPS} training.log_every=7 training.checkpoint_every=10 training.evaluate_every=90 training.evaluate_n=64"
+    "flow.network=egnn flow.network.layers=1 flow.network.hidden=8 stages.0.objective.pairing.full_cost=false data.validation=50 "
+    "stages.0.optimiser.warmup_steps=10 stages.0.batch_size=32 stages.0.microbatch=16 "
+    f"stages.0.steps={STEPS} run.log_every=7 run.checkpoint_every=10 run.evaluate_every=90 run.evaluate_n=64"
 ).split()
+ALONE = "stages.1=null"
 KEYS = (
     "target model n nll nll_minus_entropy ess_reverse ess_forward log_z path_length nfe pareto_k solver_error failed "
     "seconds_per_1000 seconds_compile versions"
@@ -94,7 +95,7 @@ def frames(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def train_words(frames) -> tuple[str, ...]:
-    return ("train", "dw4", "--set", f"data.path={frames}", *TINY)
+    return ("train", "dw4", "--set", f"data.path={frames}", *TINY, ALONE)
 
 
 @pytest.fixture(scope="session")
@@ -104,7 +105,7 @@ def run_folder(train_words, tmp_path_factory) -> Path:
     done = boltzflow(*train_words, "-o", folder)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
-    assert "refinement" not in done.stderr
+    assert "path-gradient" not in done.stderr
     return folder
 
 
@@ -163,7 +164,8 @@ class TestTraining:
         assert metrics(folder) == metrics(run_folder)
 
     def test_a_finished_run_is_refined_and_a_broken_refinement_ends_bit_identical(self, run_folder, train_words, tmp_path):
-        options = "refinement.steps=25 refinement.batch_size=16 refinement.microbatch=8 refinement.nodes=4".split()
+        options = "stages.1.objective=path-gradient stages.1.steps=25 stages.1.batch_size=16 stages.1.microbatch=8".split()
+        options += "stages.1.objective.nodes=4 stages.1.optimiser.warmup_steps=5".split()
         whole, broken = (shutil.copytree(run_folder, tmp_path / name) for name in ("refined", "broken"))
         done = boltzflow(*train_words, *options, "-o", whole, before="import jax\njax.config.update('jax_log_compiles', True)")
         assert done.returncode == 0, done.stderr
@@ -176,9 +178,9 @@ class TestTraining:
         code, _ = ended_at((*train_words, *options, "-o", broken), lambda: last_step(broken) >= STEPS + 12, signal.SIGKILL)
         assert code == -signal.SIGKILL
         before = contents(broken)
-        other = boltzflow(*train_words, *options, "refinement.nodes=5", "-o", broken)
+        other = boltzflow(*train_words, *options, "stages.1.objective.nodes=5", "-o", broken)
         assert other.returncode == 2
-        assert "refined with other options" in other.stderr
+        assert "stage 1 of the run in" in other.stderr
         assert contents(broken) == before
         assert boltzflow("resume", broken).returncode == 0
         assert (broken / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
@@ -220,7 +222,7 @@ class TestTraining:
 
     def test_a_folder_that_holds_something_else_is_left_alone(self, run_copy, train_words, tmp_path, here, capsys):
         before = contents(run_copy)
-        assert "already holds a run" in refused(capsys, *train_words, "flow.hidden=9", "-o", run_copy)
+        assert "already holds a run" in refused(capsys, *train_words, "flow.network.hidden=9", "-o", run_copy)
         assert contents(run_copy) == before
         other = tmp_path / "notes"
         other.mkdir()
@@ -234,8 +236,7 @@ class TestTraining:
 
     def test_double_precision(self, train_words, tmp_path):
         folder = tmp_path / "double"
-        words = ("training.steps=3", "training.evaluate_every=0", "training.evaluate_n=500", "precision=double")
-        done = boltzflow(*train_words, *words, "-o", folder)
+        done = boltzflow(*train_words, "stages.0.steps=3", "run.evaluate_every=0", "run.evaluate_n=500", "precision=double", "-o", folder)
         assert done.returncode == 0, done.stderr
         assert np.isfinite(metrics(folder)[-1]["loss"])
 
@@ -322,9 +323,9 @@ class TestSamples:
 
 
 COUPLING = (
-    "flow.family=eacf flow.coupling.blocks=2 flow.coupling.layers=1 flow.coupling.features=16 flow.coupling.width=16 "
-    "flow.coupling.marginal_draws=5 refinement.steps=10 refinement.batch_size=16 refinement.microbatch=8 "
-    "training.clip_median=2.0 training.skip_median=10.0 training.evaluate_every=0 training.steps=60"
+    "flow=eacf stages.0.objective=augmented-likelihood flow.blocks=2 flow.layers=1 flow.features=16 flow.projection.width=16 "
+    "flow.marginal_draws=5 stages.1.objective=augmented-path-gradient stages.1.steps=10 stages.1.batch_size=16 stages.1.microbatch=8 "
+    "stages.0.optimiser.clip_median=2.0 stages.0.optimiser.skip_median=10.0 run.evaluate_every=0 run.evaluate_n=500 stages.0.steps=60"
 ).split()
 
 
@@ -344,7 +345,7 @@ def finished(words, tmp_path_factory) -> Path:
 
 
 class TestAugmentedCouplingFlow:
-    """The other family, chosen by one word on the preset of a continuous flow."""
+    """The other family, chosen by its name, and what trains it, on the preset of a continuous flow."""
 
     def test_a_killed_run_ends_bit_identical(self, finished, words, tmp_path):
         folder = tmp_path / "killed"
@@ -379,11 +380,11 @@ class TestAugmentedCouplingFlow:
 
     def test_options_that_do_not_fit(self, words, tmp_path, here, capsys):
         for option, said in (
-            ("flow.coupling.augmented=2", "must be odd"),
-            ("objective.method=flow-matching", "is trained by maximum likelihood"),
-            ("flow.coupling.projection=sperical", "Did you mean 'spherical'"),
-            ("flow.coupling.bins=0", "flow.coupling.bins must be at least 1"),
-            ("flow.coupling.noise=0", "flow.coupling.noise must be greater than 0"),
+            ("flow.augmented=2", "must be odd"),
+            ("stages.0.objective=flow-matching", "choose another, such as stages.0.objective=augmented-likelihood"),
+            ("flow.projection=sperical", "Did you mean 'spherical'"),
+            ("flow.projection.bins=0", "flow.projection.bins must be at least 1"),
+            ("flow.noise=0", "flow.noise must be greater than 0"),
         ):
             assert said in refused(capsys, *words, option, "-o", tmp_path / "run")
 
@@ -394,7 +395,7 @@ class TestRefusals:
         return tmp_path / "run"
 
     def train(self, capsys, data: Path, out: Path, *more: str) -> str:
-        sentence = refused(capsys, "train", "dw4", "--set", f"data.path={data}", *TINY, *more, "-o", out)
+        sentence = refused(capsys, "train", "dw4", "--set", f"data.path={data}", *TINY, ALONE, *more, "-o", out)
         # The folder is free for another try.
         assert contents(out) == {}
         return sentence
@@ -430,9 +431,9 @@ class TestRefusals:
             assert name in self.train(capsys, tmp_path / name, out)
 
     def test_options_of_a_wrong_type(self, frames, out, here, capsys):
-        for option in ("training.steps=many", "flow.attention=3", "training.batch_size=33"):
+        for option in ("stages.0.steps=many", "flow.network.typed_pairs=3", "stages.0.batch_size=33"):
             sentence = refused(capsys, "train", "dw4", "--set", option, "-o", out)
-            assert option.partition("=")[0] in sentence
+            assert option.partition("=")[0].replace("batch_size", "microbatch") in sentence
         assert not out.exists()
 
     def test_a_cut_model(self, run_copy, tmp_path, here, capsys):
@@ -496,13 +497,17 @@ class TestLibrary:
     @pytest.fixture(scope="class")
     @classmethod
     def fitted(cls, target, data, tmp_path_factory):
-        training = TrainingConfig(steps=150, batch_size=64, warmup_steps=10, learning_rate=5e-3, ema_decay=0.9)
+        stage = Stage(
+            objective=bf.FlowMatching(pairing=bf.config.OptimalTransport()),
+            optimiser=Adam(warmup_steps=10, learning_rate=5e-3, ema_decay=0.9),
+            steps=150,
+            batch_size=64,
+        )
         return bf.fit(
             target,
             data,
-            flow=FlowConfig(layers=1, hidden=16),
-            objective=bf.FlowMatching(pairing="optimal-transport"),
-            training=training,
+            flow=ECNF(EGNN(layers=1, hidden=16)),
+            stages=[stage],
             out=tmp_path_factory.mktemp("fit") / "springs",
         )
 
@@ -524,10 +529,10 @@ class TestLibrary:
         with pytest.raises(DataError, match="must be positive"):
             fitted.sample(0, seed=1)
         with pytest.raises(RunError, match="already holds a run"):
-            bf.fit(target, data, training=TrainingConfig(steps=1), out=fitted.folder)
+            bf.fit(target, data, stages=[Stage(steps=1)], out=fitted.folder)
         with pytest.raises(TargetError, match="not built in; pass target="):
             bf.load_model(fitted.folder)
         assert bf.load_model(fitted.folder, target=target).target is target
         with pytest.raises(DataError, match="springs"):
-            bf.fit(bf.targets.get("dw4"), data, training=TrainingConfig(steps=1), out=tmp_path / "other")
+            bf.fit(bf.targets.get("dw4"), data, stages=[Stage(steps=1)], out=tmp_path / "other")
         assert contents(tmp_path) == {}

@@ -22,7 +22,7 @@ pytest.importorskip("openmm", reason="OpenMM (extra `molecules`) is not installe
 PAGE = (Path(__file__).parents[2] / "docs" / "molecule.md").read_text(encoding="utf-8")
 # Enough to come through, too few to mean anything.
 FRAMES, SAMPLES = 64, 20
-TRAINING = {"steps": 2, "devices": 1, "batch_size": 8, "microbatch": 8, "evaluate_n": SAMPLES}
+TRAINING = {"steps": 2, "batch_size": 8, "microbatch": 8}
 # What reference data cost besides frames, which has no option: a warm-up, and a pilot run of long trajectories.
 SAMPLER = (
     "from boltzflow.reference import sampler\n"
@@ -80,7 +80,7 @@ def test_from_python(folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
 def test_from_the_command_line(folder: Path) -> None:
-    training = " ".join([*(f"training.{name}={value}" for name, value in TRAINING.items()), "data.validation=8"])
+    training = " ".join([*(f"stages.0.{name}={value}" for name, value in TRAINING.items()), "run.devices=1", "data.validation=8"])
     code = shortened(blocks("sh")[0], f"FRAMES={FRAMES} SAMPLES={SAMPLES}", f'TRAINING="{training}"')
     (folder / "verb.py").write_text(SAMPLER + "import sys\nfrom boltzflow.cli import main\nsys.exit(main())\n")
     follow(["bash", "-ec", f'boltzflow() {{ "{sys.executable}" verb.py "$@"; }}\n' + code], folder)

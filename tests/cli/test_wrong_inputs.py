@@ -73,8 +73,8 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (box / "foreign" / "thesis.tex").write_text("precious")
     (box / "bad.yaml").write_text("target: [dw4\n")
     (box / "list.yaml").write_text("- target\n- dw4\n")
-    (box / "unknown.yaml").write_text("base: dw4\nflow: {hiden: 3}\n")
-    (box / "kind.yaml").write_text("base: dw4\ntraining: {steps: many}\n")
+    (box / "unknown.yaml").write_text("base: dw4\nflow: {ecnf: {network: {two-interaction: {hiden: 3}}}}\n")
+    (box / "kind.yaml").write_text("base: dw4\nstages: [{steps: many}]\n")
     (box / "no-text.yaml").write_bytes(b"\xff\xfe\x00target")
     (box / "no-target.yaml").write_text("base: dw4\ntarget: dw5\n")
     (box / "nma.pdb").write_text(NMA)
@@ -146,7 +146,7 @@ COMMANDS: list[tuple[str, list[str], str]] = [
     ("negative seed", ["demo", "--seed", "-1"], "--seed must be a whole number from 0"),
     ("interval of nothing", ["reference", "nma.pdb", "--method", "molecular-dynamics", "--interval", "0"], "--interval must be a positive"),
     ("interval that is no number", ["reference", "nma.pdb", "--method", "molecular-dynamics", "--interval", "nan"], "--interval must be a"),
-    ("unknown precision", ["evaluate", "dw4", "--precision", "half"], "must be one of single, double"),
+    ("unknown precision", ["evaluate", "dw4", "--precision", "half"], "must be one of double, single"),
     # files of frames
     ("empty name of data", ["evaluate", "dw4", "--data", ""], "the name after --data is empty"),
     ("data that are not there", ["evaluate", "dw4", "--data", "no.npy"], "there is no data file no.npy"),
@@ -172,14 +172,14 @@ COMMANDS: list[tuple[str, list[str], str]] = [
     ("folder of something else", ["train", "dw4", "-o", "foreign"], "is not empty and holds no run"),
     ("broken YAML", ["train", "bad.yaml", "-o", "new"], "bad.yaml"),
     ("list for options", ["train", "list.yaml", "-o", "new"], "list.yaml"),
-    ("unknown option in a file", ["train", "unknown.yaml", "-o", "new"], "did you mean 'flow.hidden'"),
-    ("text for a number", ["train", "kind.yaml", "-o", "new"], "training.steps must be a whole number, got the text 'many'"),
+    ("unknown option in a file", ["train", "unknown.yaml", "-o", "new"], "did you mean 'flow.network.hidden'"),
+    ("text for a number", ["train", "kind.yaml", "-o", "new"], "stages.0.steps must be a whole number, got the text 'many'"),
     ("file that is no text", ["train", "no-text.yaml", "-o", "new"], "it is no text"),
     ("unknown target in a file", ["train", "no-target.yaml", "-o", "new"], "there is no target 'dw5'"),
-    ("negative steps", ["train", "dw4", "-o", "new", "--set", "training.steps=-1"], "training.steps must be"),
-    ("batches of nothing", ["train", "dw4", "-o", "new", "--set", "training.batch_size=0"], "training.batch_size must be"),
+    ("negative steps", ["train", "dw4", "-o", "new", "--set", "stages.0.steps=-1"], "stages.0.steps must be"),
+    ("batches of nothing", ["train", "dw4", "-o", "new", "--set", "stages.0.batch_size=0"], "stages.0.batch_size must be"),
     ("unknown value", ["train", "dw4", "-o", "new", "--set", "flow.network=egn"], "Did you mean 'egnn'"),
-    ("start that is not there", ["train", "dw4", "-o", "new", "--set", "training.start_from=dw5"], "there is no model or run folder 'dw5'"),
+    ("start that is not there", ["train", "dw4", "-o", "new", "--set", "run.start_from=dw5"], "there is no model or run folder 'dw5'"),
     ("option of a molecule for a preset", ["train", "dw4", "-o", "new", "--temperature", "300"], "are for molecules from files"),
     # molecules
     ("molecule without force field", ["reference", "nma.pdb", "-o", "new.h5"], "name the force field"),
@@ -199,7 +199,7 @@ COMMANDS: list[tuple[str, list[str], str]] = [
     ("empty run", ["report", ""], "RUN is empty"),
     ("page of another kind", ["report", "run", "-o", "page.pdf"], "must end in .html or .htm"),
     ("page below a file", ["report", "run", "-o", "plain/page.html"], "plain is a file"),
-    ("longer run", ["resume", "run", "--set", "training.steps=5"], "training.start_from=RUN"),
+    ("longer run", ["resume", "run", "--set", "training.steps=5"], "a run is a list of stages now"),
     ("broken run", ["resume", "broken-run"], "flow"),
     # exports
     ("unknown format", ["export", "samples.h5", "s.foo"], "known are .xyz"),

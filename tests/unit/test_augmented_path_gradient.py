@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from boltzflow import targets
-from boltzflow.config import CouplingConfig, FlowConfig, RefinementConfig
+from boltzflow.config import EACF, Spherical
 from boltzflow.flows.build import build_flow
 from boltzflow.objectives.augmented_path_gradient import AugmentedPathGradient
+from boltzflow.objectives.base import Setting
 
 SCALE = 0.7
 FRAMES = np.random.default_rng(0).normal(size=(40, 4, 3))
@@ -24,20 +25,22 @@ def energy(positions: Any) -> Any:
     return 1.5 * jnp.sum(positions**2) + 0.2 * jnp.sum(positions**4)
 
 
+TARGET = targets.Target("quartic", 4, 3, energy, (0, 1, 2, 3))
+
+
 @pytest.fixture(scope="module")
 def flow():
     with jax.enable_x64(True):
-        coupling = CouplingConfig(projection="spherical", blocks=1, layers=1, features=8, width=8, noise=0.5)
-        target = targets.from_function(energy, 4, 3, name="quartic")
-        flow = build_flow(FlowConfig(family="eacf", coupling=coupling), target, SCALE, key=jax.random.key(0))
+        coupling = EACF(Spherical(width=8), blocks=1, layers=1, features=8, noise=0.5)
+        flow = build_flow(coupling, TARGET, SCALE, key=jax.random.key(0))
         flow = jax.tree.map(lambda a: a.astype(jnp.float64) if eqx.is_inexact_array(a) else a, flow)
         # A flow that does something: fresh layers are close to the identity.
         noise = iter(jax.random.split(jax.random.key(1), 1000))
         return jax.tree.map(lambda a: a + 0.05 * jax.random.normal(next(noise), a.shape) if eqx.is_inexact_array(a) else a, flow)
 
 
-def objective(flow: Any, **options: Any) -> AugmentedPathGradient:
-    return AugmentedPathGradient(RefinementConfig(batch_size=3, **options), energy, flow)
+def objective(flow: Any, *, seed: int = 0, **options: Any) -> AugmentedPathGradient:
+    return AugmentedPathGradient(**options).told(Setting(flow, TARGET, 3, seed))
 
 
 def log_target(flow: Any, channels: Any) -> Any:
@@ -59,13 +62,13 @@ def values_and_gradient(values: Any, stack: Any) -> Any:
 @pytest.fixture(scope="module")
 def batch(flow):
     with jax.enable_x64(True):
-        drawn = objective(flow).prepare(FRAMES, seed=0, step=0)
+        drawn = objective(flow).propose((), None, FRAMES, step=0).batch
         return jax.tree.map(lambda part: jnp.asarray(part, jnp.float64), drawn)
 
 
-def found(flow: Any, batch: Any, divergence: str) -> Any:
+def found(flow: Any, batch: Any, direction: Any) -> Any:
     """Losses and gradient of the objective."""
-    losses = objective(flow, divergence=divergence, clip=1e9).losses
+    losses = objective(flow, direction=direction, clip=1e9).losses
     return values_and_gradient(lambda stack: losses(stack, batch), flow.stack)
 
 
@@ -118,13 +121,13 @@ def test_frames_pull_by_the_total_gradient_less_that_of_their_density_in_the_lat
 @pytest.mark.slow
 def test_both_is_the_mean(flow, batch):
     with jax.enable_x64(True):
-        both, reverse, forward = (found(flow, batch, divergence) for divergence in ("both", "reverse", "forward"))
+        both, reverse, forward = (found(flow, batch, direction) for direction in ("both", "reverse", "forward"))
     for part in (0, 1):
         np.testing.assert_allclose(both[part], 0.5 * (reverse[part] + forward[part]), rtol=1e-7, atol=1e-9 * np.abs(both[part]).max())
 
 
 def test_batches_depend_on_seed_and_step_alone(flow):
-    first, again, other = (objective(flow).prepare(FRAMES, seed=1, step=step) for step in (7, 7, 8))
+    first, again, other = (objective(flow, seed=1).propose((), None, FRAMES, step=step).batch for step in (7, 7, 8))
     for name in ("data", "prior", "noise"):
         np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
         assert np.abs(getattr(first, name) - getattr(other, name)).max() > 0.1

@@ -3,26 +3,28 @@
 import concurrent.futures
 import dataclasses
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from boltzflow import targets
-from boltzflow.config import CouplingConfig, FlowConfig, RefinementConfig, SolverConfig, TrainingConfig
+from boltzflow.config import EACF, ECNF, EGNN, Adam, GaussLegendre, Spherical, Stage
 from boltzflow.flows.build import build_flow
 from boltzflow.objectives.augmented_likelihood import AugmentedLikelihood
 from boltzflow.objectives.augmented_path_gradient import AugmentedPathGradient
-from boltzflow.objectives.flow_matching import Batch, FlowMatching
+from boltzflow.objectives.base import AbstractObjective, Setting
+from boltzflow.objectives.flow_matching import FlowMatching
 from boltzflow.objectives.maximum_likelihood import MaximumLikelihood
 from boltzflow.objectives.path_gradient import PathGradient, bounded
 from boltzflow.training.sharding import data_mesh
 from boltzflow.training.state import initial_state, make_step, place_batch, place_state
 
 BAD, SIZE = 2, 4
-REFINEMENT = RefinementConfig(steps=1, batch_size=SIZE, microbatch=2, nodes=2)
 TARGET = targets.double_well()
 
 
@@ -55,43 +57,46 @@ def outside_steep(x: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 def continuous() -> Any:
-    flow = FlowConfig(layers=1, hidden=4, solver=SolverConfig(method="gauss-legendre", steps=2))
-    return build_flow(flow, TARGET, 1.0, key=jax.random.key(0))
+    return build_flow(ECNF(EGNN(layers=1, hidden=4), GaussLegendre(2)), TARGET, 1.0, key=jax.random.key(0))
 
 
 def coupling() -> Any:
-    return build_flow(
-        FlowConfig(family="eacf", coupling=CouplingConfig(blocks=1, layers=1, features=4, width=4)), TARGET, 1.0, key=jax.random.key(1)
-    )
+    return build_flow(EACF(Spherical(width=4), blocks=1, layers=1, features=4), TARGET, 1.0, key=jax.random.key(1))
 
 
-def batch_of(augmented: int = 0) -> Batch:
-    rng = np.random.default_rng(0)
-    data, prior, noise = (rng.normal(size=(SIZE, 4, 2)).astype(np.float32) for _ in range(3))
-    data, prior = (x - x.mean(axis=1, keepdims=True) for x in (data, prior))
-    if augmented:
-        noise = rng.normal(size=(SIZE, 4, augmented, 2)).astype(np.float32)
-    return Batch(prior, data, np.linspace(0.2, 0.8, SIZE, dtype=np.float32), noise)
+def told(objective: Any, flow: Any, energy: Callable[[Any], Any] | None = None) -> Any:
+    """The objective with an energy of the test's own."""
+    target = TARGET if energy is None else dataclasses.replace(TARGET, energy_function=energy)
+    return objective.told(Setting(flow, target, SIZE))
 
 
-def stepped(network: Any, objective: Any, batch: Batch, microbatch: int) -> tuple[Any, Any]:
-    size = len(batch.time)
-    config = TrainingConfig(batch_size=size, microbatch=microbatch, warmup_steps=0)
+def batch_of(objective: Any) -> Any:
+    frames = np.random.default_rng(0).normal(size=(9, 4, 2)).astype(np.float32)
+    return objective.propose((), None, frames - frames.mean(axis=1, keepdims=True), step=0).batch
+
+
+def stepped(network: Any, objective: Any, batch: Any, microbatch: int) -> tuple[Any, Any]:
+    size = len(batch.data)
+    stage = Stage(optimiser=Adam(warmup_steps=0), batch_size=size, microbatch=microbatch)
     mesh = data_mesh(1, size, microbatch)
-    state = place_state(initial_state(network, config), mesh)
-    return make_step(network, objective, config, mesh)(state, place_batch(batch, mesh))
+    state = place_state(initial_state(network, stage), mesh)
+    return make_step(network, objective, stage, mesh)(state, place_batch(batch, mesh))
 
 
-def assert_costs_itself(network: Any, objective: Any, batch: Batch, bad: Batch) -> None:
+def assert_costs_itself(network: Any, objective: Any, batch: Any, bad: Any) -> None:
     """The step with one bad pair equals the one without that pair."""
     kept = [place for place in range(SIZE) if place != BAD]
     state, metrics = stepped(network, objective, bad, 2)
-    expected, good = stepped(network, objective, Batch(*(np.asarray(part)[kept] for part in batch)), 3)
-    assert (int(state.masked), int(state.skipped), int(state.step)) == (1, 0, 1)
+    expected, good = stepped(network, objective, type(batch)(*(np.asarray(part)[kept] for part in batch)), 3)
+    assert_same_step(state, metrics, expected, good)
+
+
+def assert_same_step(state: Any, metrics: Any, expected: Any, good: Any) -> None:
+    assert (int(state.masked), int(state.left_out), int(state.step)) == (1, 0, 1)
     np.testing.assert_allclose(metrics.loss, good.loss, rtol=1e-4)
     np.testing.assert_allclose(metrics.grad_norm, good.grad_norm, rtol=1e-4)
     # Adam's mean is a tenth of the gradient.
-    mean, wanted = (np.asarray(found.optimiser[1].mu) for found in (state, expected))
+    mean, wanted = (np.asarray(optax.tree.get(found.optimiser, "mu")) for found in (state, expected))
     assert np.abs(wanted).max() > 0
     np.testing.assert_allclose(mean, wanted, rtol=1e-3, atol=1e-5 * np.abs(wanted).max())
 
@@ -103,38 +108,55 @@ def far(part: Any) -> np.ndarray:
     return moved
 
 
-@dataclasses.dataclass(frozen=True)
-class Spoilt:
-    """An objective whose loss is finite for one pair and its gradient NaN."""
+class Marked(NamedTuple):
+    """A batch some configurations of which are marked."""
 
     inner: Any
+    data: Any
+    mark: Any
 
-    def losses(self, network: Any, batch: Batch) -> Any:
+
+@dataclasses.dataclass(frozen=True)
+class Spoilt(AbstractObjective):
+    """An objective whose loss is finite for the marked configurations and its gradient NaN."""
+
+    inner: Any = None
+
+    def propose(self, state: Any, network: Any, frames: Any, *, step: Any, key: Any) -> Any:
+        raise NotImplementedError
+
+    def losses(self, network: Any, batch: Marked) -> Any:
         first = jax.tree.leaves(network)[0].ravel()[0]
         # The square root of zero has a value, but its derivative times zero is NaN.
-        zero = jnp.where(jnp.asarray(batch.time) > 0.9, 0.0, 1.0) * first**2
-        return self.inner.losses(network, batch) + jnp.where(jnp.asarray(batch.time) > 0.9, jnp.sqrt(zero), 0.0)
+        zero = jnp.where(jnp.asarray(batch.mark) > 0.9, 0.0, 1.0) * first**2
+        return self.inner.losses(network, batch.inner) + jnp.where(jnp.asarray(batch.mark) > 0.9, jnp.sqrt(zero), 0.0)
 
 
 @pytest.mark.parametrize("objective", [FlowMatching(), pytest.param(MaximumLikelihood(nodes=2), marks=pytest.mark.slow)])
 def test_a_gradient_that_is_nan_costs_its_pair_alone(objective):
-    batch = batch_of()
-    marked = np.array(batch.time)
+    flow = continuous()
+    inner = told(objective, flow)
+    batch, mark = batch_of(inner), np.zeros(SIZE, np.float32)
+    marked = mark.copy()
     marked[BAD] = 1.0
-    assert_costs_itself(continuous().network, Spoilt(objective), batch, batch._replace(time=marked))
+    kept = [place for place in range(SIZE) if place != BAD]
+    state, metrics = stepped(flow.network, Spoilt(inner), Marked(batch, batch.data, marked), 2)
+    expected, good = stepped(flow.network, Spoilt(inner), jax.tree.map(lambda a: np.asarray(a)[kept], Marked(batch, batch.data, mark)), 3)
+    assert_same_step(state, metrics, expected, good)
 
 
 @pytest.mark.slow
 def test_likelihood_of_a_coupling_flow():
     flow = coupling()
-    batch = batch_of(augmented=1)
+    objective = told(AugmentedLikelihood(), flow)
+    batch = batch_of(objective)
     noise = np.array(batch.noise)
     noise[BAD, 0, 0, 0] = np.inf
-    assert_costs_itself(flow.network, AugmentedLikelihood(flow), batch, batch._replace(noise=noise))
+    assert_costs_itself(flow.network, objective, batch, batch._replace(noise=noise))
 
 
 @pytest.mark.parametrize(
-    ("energy", "divergence"),
+    ("energy", "direction"),
     [
         (ring, "reverse"),
         pytest.param(ring, "forward", marks=pytest.mark.slow),
@@ -142,18 +164,19 @@ def test_likelihood_of_a_coupling_flow():
         (steep, "forward"),
     ],
 )
-def test_path_gradients(energy, divergence):
-    objective = PathGradient(dataclasses.replace(REFINEMENT, divergence=divergence), energy, 1.0)
-    batch = batch_of()
-    assert_costs_itself(continuous().network, objective, batch, batch._replace(prior=far(batch.prior), data=far(batch.data)))
+def test_path_gradients(energy, direction):
+    flow = continuous()
+    objective = told(PathGradient(nodes=2, direction=direction), flow, energy)
+    batch = batch_of(objective)
+    assert_costs_itself(flow.network, objective, batch, batch._replace(prior=far(batch.prior), data=far(batch.data)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("energy", [ring, steep])
 def test_path_gradients_of_a_coupling_flow(energy):
     flow = coupling()
-    objective = AugmentedPathGradient(REFINEMENT, energy, flow)
-    batch = batch_of(augmented=2)
+    objective = told(AugmentedPathGradient(), flow, energy)
+    batch = batch_of(objective)
     assert_costs_itself(flow.network, objective, batch, batch._replace(prior=far(batch.prior), data=far(batch.data)))
 
 
@@ -162,9 +185,10 @@ def test_path_gradients_with_energies_outside_jax(function):
     with concurrent.futures.ThreadPoolExecutor(1) as threads, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         target = targets.from_calculator(function, 4, 2, name="outside", executor=threads)
-        objective = PathGradient(dataclasses.replace(REFINEMENT, divergence="reverse"), target.energy, 1.0)
-        batch = batch_of()
-        assert_costs_itself(continuous().network, objective, batch, batch._replace(prior=far(batch.prior)))
+        flow = continuous()
+        objective = PathGradient(nodes=2, direction="reverse").told(Setting(flow, target, SIZE))
+        batch = batch_of(objective)
+        assert_costs_itself(flow.network, objective, batch, batch._replace(prior=far(batch.prior)))
         assert targets.failures(target).failed >= 1
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from boltzflow.cli import output
-from boltzflow.config import SolverConfig
+from boltzflow.config import RK4, Dopri5, Exact, GaussLegendre, Hutchinson
 from boltzflow.datasets import Dataset
 from boltzflow.sampling.evaluate import evaluate
 from boltzflow.training.export import Model, load_model
@@ -24,16 +24,18 @@ def frames_of(model: Model) -> Dataset:
     return Dataset(square + noise - noise.mean(axis=1, keepdims=True), model.target.fingerprint, model.target.units)
 
 
-@pytest.mark.parametrize(("solver", "low", "high"), [(None, 0.0, 0.02), (SolverConfig(method="gauss-legendre", steps=3), 0.1, 10.0)])
+@pytest.mark.parametrize(("solver", "low", "high"), [(None, 0.0, 0.02), (GaussLegendre(3), 0.1, 10.0)])
 def test_a_solver_that_is_too_coarse_is_told(dw4, solver, low, high, capsys):
     flow = dw4.flow if solver is None else dataclasses.replace(dw4.flow, solver=solver)
     figures = evaluate(dataclasses.replace(dw4, flow=flow), frames_of(dw4), 32, 0)
     assert low <= figures["solver_error"]["value"] < high
     output.evaluation(figures)
-    assert ("raise flow.solver.steps" in capsys.readouterr().err) == (low > 0.0)
+    assert ("raise flow.solver.nodes" in capsys.readouterr().err) == (low > 0.0)
 
 
 def test_finer_solvers():
-    finer = SolverConfig(steps=12, rtol=1e-4, atol=1e-5, max_steps=100, divergence="hutchinson").finer()
-    assert (finer.steps, finer.max_steps, finer.divergence) == (24, 400, "exact")
+    finer = Dopri5(rtol=1e-4, atol=1e-5, max_steps=100, divergence=Hutchinson()).finer()
+    assert (finer.max_steps, finer.divergence) == (400, Exact())
     assert (finer.rtol, finer.atol) == pytest.approx((1e-5, 1e-6))
+    assert RK4(12).finer().steps == GaussLegendre(12, grading=1.5).finer().nodes == 24
+    assert GaussLegendre(12, grading=1.5).finer().grading == 1.5

@@ -15,26 +15,37 @@ from safetensors.numpy import load_file
 import boltzflow as bf
 from boltzflow import datasets, targets
 from boltzflow.config import (
-    CouplingConfig,
+    EACF,
+    ECNF,
+    EGNN,
+    Adam,
+    AugmentedPathGradient,
     DataConfig,
-    FlowConfig,
-    ObjectiveConfig,
-    RefinementConfig,
+    GaussLegendre,
+    MaximumLikelihood,
+    NoProjection,
+    PathGradient,
     RunConfig,
-    SolverConfig,
-    TrainingConfig,
+    RunOptions,
+    Spherical,
+    Stage,
+    TwoInteraction,
 )
 from boltzflow.datasets import Dataset
 from boltzflow.datasets import loading as loading_module
 from boltzflow.errors import ConfigError, DataError, RunError
+from boltzflow.flows.build import build_flow
+from boltzflow.objectives.base import Setting, made
 from boltzflow.targets.base import Target
 from boltzflow.training.folder import LOCK, locked
-from boltzflow.training.loop import _periodic_evaluation, train
+from boltzflow.training.loop import train
+from boltzflow.training.outcome import periodic_evaluation
 
-SOLVER = SolverConfig(method="gauss-legendre", steps=2)
-FLOW = FlowConfig(layers=1, hidden=4, solver=SOLVER)
-TRAINING = TrainingConfig(steps=2, batch_size=8, microbatch=8, log_every=1, checkpoint_every=1, warmup_steps=0)
-MATCHING = bf.FlowMatching(pairing="independent")
+SOLVER = GaussLegendre(2)
+FLOW = ECNF(EGNN(layers=1, hidden=4), SOLVER)
+MATCHING = bf.FlowMatching(pairing=typing.cast(typing.Any, "independent"))
+STAGE = Stage(objective=MATCHING, optimiser=Adam(warmup_steps=0), steps=2, batch_size=8, microbatch=8)
+LOOP = RunOptions(log_every=1, checkpoint_every=1)
 
 
 def well(x: typing.Any) -> typing.Any:
@@ -63,14 +74,14 @@ def data(target: Target, **options: int) -> Dataset:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"flow": "foo"}, "flow.family must be one of ecnf, eacf"),
-        ({"flow": FlowConfig(network=typing.cast(typing.Any, "foo"))}, "flow.network must be one of"),
-        ({"flow": FlowConfig(solver=SolverConfig(method=typing.cast(typing.Any, "foo")))}, "flow.solver.method must be one of"),
-        ({"flow": FlowConfig(softening=0.1)}, "flow.softening=0.1 would have no effect"),
-        ({"flow": "eacf", "objective": bf.FlowMatching()}, "trained by maximum likelihood"),
-        ({"training": TrainingConfig(optimiser=typing.cast(typing.Any, "foo"))}, "training.optimiser must be one of"),
-        ({"training": TrainingConfig(steps=typing.cast(typing.Any, 10.5))}, "training.steps must be a whole number"),
-        ({"training": dataclasses.replace(TRAINING, seed=-1)}, "training.seed must be a whole number from 0 to"),
+        ({"flow": "foo"}, "there is no flow 'foo'"),
+        ({"flow": ECNF(EGNN(reach=3.0))}, "flow.network.reach would have no effect"),
+        ({"flow": "eacf", "objective": bf.FlowMatching()}, "made for the flow ecnf"),
+        ({"stages": []}, "stages must hold at least one stage"),
+        ({"stages": [STAGE], "objective": MATCHING}, "not both"),
+        ({"stages": [Stage(steps=typing.cast(typing.Any, 10.5))]}, "stages.0.steps must be a whole number"),
+        ({"options": RunOptions(seed=-1)}, "run.seed must be a whole number from 0 to"),
+        ({"options": RunOptions(evaluate_n=3)}, "run.evaluate_n=3 would have no effect"),
         ({"precision": "half"}, "precision must be one of single, double"),
         ({"validation": -1}, "validation must be a whole number"),
     ],
@@ -92,7 +103,7 @@ def test_frames_that_do_not_fit_leave_no_folder(target, tmp_path):
 
 
 def test_a_run_goes_on_with_its_own_frames_in_its_own_precision(target, tmp_path):
-    options = {"flow": FLOW, "objective": MATCHING, "training": TRAINING, "precision": "double", "out": tmp_path / "run"}
+    options = {"flow": FLOW, "stages": [STAGE], "options": LOOP, "precision": "double", "out": tmp_path / "run"}
     run = bf.fit(target, data(target), **options)
     assert {a.dtype for a in load_file(tmp_path / "run" / "model.safetensors").values()} == {np.dtype(np.float64)}
     samples = run.sample(5, seed=1)
@@ -113,23 +124,22 @@ def test_a_run_goes_on_with_its_own_frames_in_its_own_precision(target, tmp_path
 @pytest.mark.parametrize(
     ("flow", "objective"),
     [
-        (FlowConfig(layers=3, hidden=4, solver=SOLVER), ObjectiveConfig()),
-        (FlowConfig(network="two-interaction", hidden=4, layers=1, radial=4, channels=2, solver=SOLVER), ObjectiveConfig()),
-        (FLOW, ObjectiveConfig(method="maximum-likelihood", nodes=2)),
-        (FlowConfig(family="eacf", coupling=CouplingConfig(blocks=1, features=4, width=4, marginal_draws=2)), ObjectiveConfig()),
-        (FlowConfig(family="eacf", coupling=CouplingConfig(projection="none", blocks=1, features=4, marginal_draws=2)), ObjectiveConfig()),
+        (ECNF(EGNN(layers=3, hidden=4), SOLVER), None),
+        (ECNF(TwoInteraction(hidden=4, depth=1, radial=4, channels=2), SOLVER), None),
+        (FLOW, MaximumLikelihood(nodes=2)),
+        (EACF(Spherical(width=4), blocks=1, features=4, marginal_draws=2), None),
+        (EACF(NoProjection(), blocks=1, features=4, marginal_draws=2), None),
     ],
 )
 def test_every_family_trains_refines_resumes_and_samples_in_double_precision(flow, objective, target, tmp_path):
-    refinement = RefinementConfig(steps=1, batch_size=8, microbatch=8)
-    config = RunConfig(
-        target="well", data=DataConfig(n=60, validation=6), flow=flow, objective=objective, training=TRAINING, precision="double"
-    )
+    first = dataclasses.replace(STAGE, objective=objective)
+    second = dataclasses.replace(STAGE, steps=1, objective=AugmentedPathGradient() if isinstance(flow, EACF) else PathGradient())
+    config = RunConfig("well", DataConfig(n=60, validation=6), flow, (first,), LOOP, "double")
     train(config, tmp_path / "run", target=target, dataset=data(target))
-    train(dataclasses.replace(config, refinement=refinement), tmp_path / "run", target=target, resume=True)
+    train(dataclasses.replace(config, stages=(first, second)), tmp_path / "run", target=target, resume=True)
     model = bf.load_model(tmp_path / "run", target=target)
     samples = bf.training.Run(tmp_path / "run", model)
-    assert model.config.refinement.steps == 1
+    assert [stage.steps for stage in model.config.stages] == [2, 1]
     with bf.training.run.runtime.precision("double"):
         loaded = bf.load_model(tmp_path / "run", target=target)
         drawn = dataclasses.replace(samples, model=loaded).sample(4, seed=0)
@@ -142,7 +152,8 @@ def test_every_family_trains_refines_resumes_and_samples_in_double_precision(flo
 
 def test_batches_are_drawn_in_the_precision_of_the_frames(target):
     for dtype in (np.float32, np.float64):
-        batch, _ = MATCHING.prepare(frames().astype(dtype), batch_size=4, seed=0, step=0, classes=np.zeros(3, int), reflections=True)
+        objective = made(MATCHING, Setting(build_flow(FLOW, target, 1.0, key=jax.random.key(0)), target, 4))
+        batch = objective.propose((), None, frames().astype(dtype), step=0, key=None).batch
         assert {part.dtype for part in batch} == {np.dtype(dtype)}
     # More than float32 numbers in a wider type.
     assert not np.array_equal(batch.prior, batch.prior.astype(np.float32))
@@ -156,16 +167,17 @@ def test_targets_without_gradients_train_on_frames(tmp_path):
             target,
             Dataset(frames(), target.fingerprint, target.units),
             flow=FLOW,
-            objective=MATCHING,
-            training=TRAINING,
+            stages=[STAGE],
+            options=LOOP,
             out=tmp_path / "run",
         )
         said = str(run.model.card["data"]["virial_check"])
         assert "left out" in said
         stored = datasets.read(tmp_path / "run" / "data.h5")
         np.testing.assert_allclose(stored.energies, [energy_alone(x) for x in frames()], rtol=1e-5)
-        config = dataclasses.replace(run.model.config, refinement=RefinementConfig(steps=1, batch_size=8, microbatch=8))
-        with pytest.raises(ConfigError, match="path gradients need forces"):
+        longer = (STAGE, dataclasses.replace(STAGE, objective=PathGradient(), steps=1))
+        config = dataclasses.replace(run.model.config, stages=longer)
+        with pytest.raises(ConfigError, match="path-gradient needs forces"):
             train(config, tmp_path / "run", target=target, resume=True)
 
 
@@ -211,10 +223,8 @@ def test_reference_frames_carry_their_check(tmp_path):
 
 def test_a_density_without_energy_has_no_effective_sample_size(target):
     alone = Target(name="frames", n_particles=3, dimension=2, energy_function=None, classes=(0, 0, 0), frames=frames)
-    from boltzflow.flows.build import build_flow
-
     flow = build_flow(FLOW, alone, 1.0, key=jax.random.key(0))
-    found = _periodic_evaluation(flow, alone, Dataset(frames(8), alone.fingerprint, alone.units), 8, 0)
+    found = periodic_evaluation(flow, alone, Dataset(frames(8), alone.fingerprint, alone.units), 8, 0)
     assert set(found) == {"validation_nll"}
 
 
@@ -222,7 +232,7 @@ def test_one_trains_in_a_folder_at_a_time(target, tmp_path):
     folder = tmp_path / "run"
     with locked(folder):
         with pytest.raises(RunError, match="another process is training in"):
-            bf.fit(target, data(target), flow=FLOW, objective=MATCHING, training=TRAINING, out=folder)
+            bf.fit(target, data(target), flow=FLOW, stages=[STAGE], options=LOOP, out=folder)
         assert [path.name for path in folder.iterdir()] == [LOCK]
     # Nothing came into it, so nothing is left.
     assert not folder.exists()
@@ -245,3 +255,35 @@ def test_frames_without_room_are_kept_in_another_place(target, tmp_path, monkeyp
         data(target).save_or_rescue(tmp_path / "full" / "data.h5")
     kept = Path(str(caught.value).partition("kept in ")[2].rstrip("."))
     np.testing.assert_array_equal(datasets.read(kept).positions, frames())
+
+
+class TestStages:
+    """A finished run goes on when it is given more stages; what it has done is not done anew, or otherwise."""
+
+    SECOND = dataclasses.replace(STAGE, steps=3, batch_size=4, microbatch=4, optimiser=Adam(learning_rate=1e-3, warmup_steps=0))
+
+    def fit(self, target: Target, folder: Path, *stages: Stage, resume: bool = False) -> bytes:
+        bf.fit(target, data(target), flow=FLOW, stages=stages, options=LOOP, out=folder, resume=resume)
+        return (folder / "model.safetensors").read_bytes()
+
+    def test_one_after_the_other_is_the_same_as_at_once(self, target, tmp_path):
+        first = self.fit(target, tmp_path / "slow", STAGE)
+        second = self.fit(target, tmp_path / "slow", STAGE, self.SECOND, resume=True)
+        assert first != second
+        assert self.fit(target, tmp_path / "fast", STAGE, self.SECOND) == second
+        lines = [[json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()] for name in ("slow", "fast")]
+        assert [line["step"] for line in lines[0]] == [1, 2, 3, 4, 5]
+        for name in ("loss", "learning_rate", "grad_norm"):
+            assert [line[name] for line in lines[0]] == [line[name] for line in lines[1]]
+        # The schedule begins anew.
+        assert [line["learning_rate"] for line in lines[0]][2] == pytest.approx(1e-3)
+
+    def test_a_stage_that_is_done_cannot_be_another(self, target, tmp_path):
+        before = self.fit(target, tmp_path / "run", STAGE)
+        for changed in (dataclasses.replace(STAGE, steps=3), dataclasses.replace(STAGE, optimiser=Adam(ema_decay=0.5, warmup_steps=0))):
+            with pytest.raises(RunError, match="stage 0 of the run in .* was begun with other options"):
+                self.fit(target, tmp_path / "run", changed, self.SECOND, resume=True)
+        assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
+        self.fit(target, tmp_path / "run", STAGE, self.SECOND, resume=True)
+        with pytest.raises(RunError, match="has come to stage 1 already"):
+            self.fit(target, tmp_path / "run", STAGE, resume=True)

@@ -12,7 +12,7 @@ import scipy.linalg
 import scipy.stats
 
 from boltzflow import targets
-from boltzflow.config import FlowConfig, SolverConfig
+from boltzflow.config import ECNF, EGNN, RK4, BruteForce, Dopri5, GaussLegendre, Hutchinson, Solver, Tsit5, TwoInteraction
 from boltzflow.flows import STATUS_SENTENCES, ContinuousFlow, FlowSolution, prior
 from boltzflow.flows.build import build_flow
 from boltzflow.flows.divergence import brute_force, draw_probes, hutchinson, velocity_and_divergence
@@ -163,8 +163,9 @@ class TestClosedForms:
     def test_linear_field_in_double_precision(self, method, grading):
         scale, latents = 2.5, centred(np.random.default_rng(0), 6, 3, 2)
         fixed = {"rk4": 400, "gauss-legendre": 404}
-        # The limit of 60 steps is for the adaptive solvers; fixed steps are as many as were asked for.
-        solver = SolverConfig(method, rtol=1e-9, atol=1e-9, steps=100, grading=grading, max_steps=60 if method in fixed else 512)
+        adaptive = {"rtol": 1e-9, "atol": 1e-9, "max_steps": 512}
+        own = {"rk4": {"steps": 100}, "gauss-legendre": {"nodes": 100, "grading": grading}}
+        solver = Solver.named(method)(**own.get(method, adaptive))
         with jax.enable_x64(True):
             flow = ContinuousFlow(Linear(SPIRAL, slope=0.5), 3, 2, scale, solver)
             forward = push(flow, jnp.asarray(latents))
@@ -196,7 +197,7 @@ class TestClosedForms:
 
     def test_nonlinear_field_in_double_precision(self):
         with jax.enable_x64(True):
-            flow = ContinuousFlow(Repulsion(), 4, 2, 1.3, SolverConfig(rtol=1e-9, atol=1e-9))
+            flow = ContinuousFlow(Repulsion(), 4, 2, 1.3, Dopri5(rtol=1e-9, atol=1e-9))
             forward = sample(flow, jax.random.split(jax.random.key(1), 5))
             x = np.asarray(forward.positions)
             turned = x[0] @ np.array([[0.6, 0.8], [0.8, -0.6]])
@@ -225,7 +226,7 @@ class TestClosedForms:
         np.testing.assert_allclose(backward.log_q[:50], forward.log_q, atol=5e-3)
         assert np.sum(np.exp(np.asarray(backward.log_q[50:], float))) * step**2 == pytest.approx(1.0, abs=2e-3)
         # The solver with fixed steps agrees with the adaptive one.
-        fixed = sample(ContinuousFlow(Repulsion(), 2, 2, 0.7, SolverConfig(method="rk4")), keys)
+        fixed = sample(ContinuousFlow(Repulsion(), 2, 2, 0.7, RK4()), keys)
         np.testing.assert_allclose(fixed.positions, forward.positions, atol=2e-3)
         np.testing.assert_allclose(fixed.log_q, forward.log_q, atol=1e-2)
         assert np.all(fixed.nfe == 80)
@@ -233,7 +234,7 @@ class TestClosedForms:
     # jaxlib 0.10.2 computed some sums over large batches wrongly on CPU (jax-ml/jax issue 39103).
     def test_a_sample_does_not_depend_on_the_size_of_its_batch(self):
         positions = 0.7 * centred(np.random.default_rng(0), 2048, 2, 2).astype(np.float32)
-        flow = ContinuousFlow(Repulsion(), 2, 2, 0.7, SolverConfig(method="rk4", steps=5))
+        flow = ContinuousFlow(Repulsion(), 2, 2, 0.7, RK4(steps=5))
         whole = density(flow, jnp.asarray(positions))
         parts = log_density(flow, positions, chunk=256)
         np.testing.assert_allclose(whole.positions, parts.positions, atol=1e-5)
@@ -246,11 +247,11 @@ class TestClosedForms:
         # What a chunk occupies grows as the square of the number of particles.
         assert max(size * n**2 for n, size in sizes.items() if size > 1) < 2 * min(size * n**2 for n, size in sizes.items() if 2 < n < 55)
 
-    @pytest.mark.parametrize("method", ["rk4", "gauss-legendre"])
-    def test_fixed_steps_converge_at_fourth_order(self, method):
+    @pytest.mark.parametrize("solver", [RK4, GaussLegendre])
+    def test_fixed_steps_converge_at_fourth_order(self, solver):
         def error(steps: int) -> float:
             with jax.enable_x64(True):
-                flow = ContinuousFlow(Linear(2.0 * SPIRAL, slope=1.0), 3, 2, 1.0, SolverConfig(method=method, steps=steps))
+                flow = ContinuousFlow(Linear(2.0 * SPIRAL, slope=1.0), 3, 2, 1.0, solver(steps))
                 x = centred(np.random.default_rng(0), 1, 3, 2)
                 return float(np.abs(push(flow, jnp.asarray(x)).positions - x @ scipy.linalg.expm(2.0 * SPIRAL)).max())
 
@@ -262,7 +263,7 @@ class TestClosedForms:
 class TestFailures:
     def test_too_few_steps_are_status_1(self):
         latents = jnp.asarray(centred(np.random.default_rng(0), 3, 3, 2), jnp.float32)
-        solution = push(ContinuousFlow(Linear(4 * SPIRAL), 3, 2, solver=SolverConfig(rtol=1e-6, atol=1e-6, max_steps=3)), latents)
+        solution = push(ContinuousFlow(Linear(4 * SPIRAL), 3, 2, solver=Dopri5(rtol=1e-6, atol=1e-6, max_steps=3)), latents)
         assert list(solution.status) == [1, 1, 1]
         assert "max_steps" in STATUS_SENTENCES[1]
 
@@ -272,7 +273,7 @@ class TestFailures:
         latents *= (np.array([0.5, 3.0, 0.5, 3.0]) / np.linalg.norm(latents, axis=(1, 2)))[:, None, None]
 
         def solved(radius: float, growth: float = 0.0) -> FlowSolution:
-            flow = ContinuousFlow(Broken(jnp.float32(radius), jnp.float32(growth)), 3, 2, solver=SolverConfig(method=method))
+            flow = ContinuousFlow(Broken(jnp.float32(radius), jnp.float32(growth)), 3, 2, solver=Solver.named(method)())
             return push(flow, jnp.asarray(latents, jnp.float32))
 
         mixed, whole = solved(1.0), solved(100.0)
@@ -291,16 +292,16 @@ class TestHutchinson:
         latent = jnp.asarray(centred(np.random.default_rng(0), 4, 2), jnp.float32)
         latents = jnp.broadcast_to(latent, (len(keys), 4, 2))
 
-        def flow(**options: Any) -> ContinuousFlow:
-            return ContinuousFlow(Repulsion(), 4, 2, solver=SolverConfig(method="rk4", **options))
+        def flow(divergence: Any, steps: int) -> ContinuousFlow:
+            return ContinuousFlow(Repulsion(), 4, 2, solver=RK4(steps, divergence=divergence))
 
-        stochastic = flow(divergence="hutchinson", steps=20)
+        stochastic = flow(Hutchinson(), 20)
         few = np.asarray(push(stochastic, latents, keys).log_q)
         np.testing.assert_array_equal(few, push(stochastic, latents, keys).log_q)
         assert np.std(few) > 0.1
         # More steps are more evaluations; noise that was drawn anew at each would give other values, and average out.
-        np.testing.assert_allclose(push(flow(divergence="hutchinson", steps=40), latents, keys).log_q, few, atol=1e-3)
-        exact = push(flow(divergence="brute-force", steps=20), latents[:1]).log_q[0]
+        np.testing.assert_allclose(push(flow(Hutchinson(), 40), latents, keys).log_q, few, atol=1e-3)
+        exact = push(flow(BruteForce(), 20), latents[:1]).log_q[0]
         assert abs(few.mean() - exact) < 5 * np.std(few) / np.sqrt(len(few))
         # Both directions share the noise of a key.
         end = push(stochastic, latents, keys).positions
@@ -308,11 +309,13 @@ class TestHutchinson:
         assert np.abs(density(stochastic, end, keys[::-1]).log_q - few).max() > 1e-2
 
 
-@pytest.mark.parametrize("network", ["egnn", "two-interaction"])
+@pytest.mark.parametrize(
+    "network", [EGNN(layers=2, hidden=8, radial=4, cutoff=3.0), TwoInteraction(depth=2, hidden=8, radial=4, cutoff=3.0)]
+)
 def test_build_flow_follows_the_configuration(network):
-    config = FlowConfig(network=network, layers=2, hidden=8, radial=4, cutoff=3.0, solver=SolverConfig(method="tsit5"))
-    flow: Any = eqx.filter_eval_shape(lambda: build_flow(config, targets.get("dw4"), 2.0, key=jax.random.key(0)))
-    assert (flow.n_particles, flow.dimension, flow.scale, flow.solver.method) == (4, 2, 2.0, "tsit5")
+    options = ECNF(network, Tsit5())
+    flow: Any = eqx.filter_eval_shape(lambda: build_flow(options, targets.get("dw4"), 2.0, key=jax.random.key(0)))
+    assert (flow.n_particles, flow.dimension, flow.scale, flow.solver.variant) == (4, 2, 2.0, "tsit5")
     # The cut-off is a length in data units, the field works in units of the prior.
     assert flow.field.cutoff == 1.5
     assert flow.field.types == (0, 0, 0, 0)

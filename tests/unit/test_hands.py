@@ -12,7 +12,7 @@ import pytest
 
 from boltzflow import targets
 from boltzflow.cli.sample import summarize
-from boltzflow.config import CouplingConfig, FlowConfig, SolverConfig
+from boltzflow.config import EACF, ECNF, EGNN, Flow, GaussLegendre, Spherical, Vector
 from boltzflow.flows.build import build_flow
 from boltzflow.sampling.generate import generate
 from boltzflow.sampling.hands import log_images, with_right_hand
@@ -35,22 +35,20 @@ def chiral(centres: tuple[ChiralCentre, ...] = (CENTRE,)) -> Target:
     )
 
 
-def flow_of(**options):
-    solver = SolverConfig(method="gauss-legendre", steps=2)
-    config = FlowConfig(**{"hidden": 8, "layers": 1, "scale": 1.0, "solver": solver, **options})
-    return build_flow(config, chiral(), 1.0, key=jax.random.key(0))
+def flow_of(options: Flow):
+    return build_flow(options, chiral(), 1.0, key=jax.random.key(0))
 
 
-COUPLING = CouplingConfig(blocks=1, layers=1, features=8, width=8)
+COUPLING = EACF(Spherical(width=8), blocks=1, layers=1, features=8)
 SYMMETRIC = {
-    "ecnf": {},
-    "vector": {"family": "eacf", "coupling": dataclasses.replace(COUPLING, projection="vector")},
+    "ecnf": ECNF(EGNN(hidden=8, layers=1), GaussLegendre(2), scale=1.0),
+    "vector": dataclasses.replace(COUPLING, projection=Vector(width=8)),
 }
 
 
 @pytest.mark.parametrize("name", SYMMETRIC)
 def test_the_folded_density_integrates_to_one(name):
-    flow, target = flow_of(**SYMMETRIC[name]), chiral()
+    flow, target = flow_of(SYMMETRIC[name]), chiral()
     folded = generate(flow, target, 400, seed=0)
     plain = generate(flow, chiral(()), 400, seed=0)
     assert log_images(flow, target) == pytest.approx(math.log(2.0))
@@ -66,11 +64,11 @@ def test_the_folded_density_integrates_to_one(name):
 
 
 def test_a_spherical_frame_may_follow_reflections():
-    assert flow_of(family="eacf", coupling=dataclasses.replace(COUPLING, mirror=True)).mirror_symmetric
+    assert flow_of(dataclasses.replace(COUPLING, projection=Spherical(width=8, mirror=True))).mirror_symmetric
 
 
 def test_a_flow_that_knows_hands_is_left_alone():
-    flow = flow_of(family="eacf", coupling=COUPLING)
+    flow = flow_of(COUPLING)
     target = chiral()
     samples = generate(flow, target, 400, seed=0)
     wrong = (hands(samples.positions, [CENTRE]) == -1)[:, 0]
@@ -84,7 +82,7 @@ def test_a_flow_that_knows_hands_is_left_alone():
 def test_other_stereoisomers_have_no_weight(capsys):
     # A second centre that always has the hand opposite to the first: no reflection makes both right.
     opposite = ChiralCentre(0, (1, 2, 3, 4), -1)
-    samples = generate(flow_of(), chiral((CENTRE, opposite)), 50, seed=0)
+    samples = generate(flow_of(SYMMETRIC["ecnf"]), chiral((CENTRE, opposite)), 50, seed=0)
     assert samples.meta["other_hand"] == 50
     assert samples.n_other_hand == 50
     assert np.isneginf(samples.log_weight).all()
@@ -98,7 +96,7 @@ def test_other_stereoisomers_have_no_weight(capsys):
 
 
 def test_counts_add_up_in_files_and_in_joined_samples(tmp_path):
-    flow, target = flow_of(), chiral()
+    flow, target = flow_of(SYMMETRIC["ecnf"]), chiral()
     whole = generate(flow, target, 60, seed=0)
     streamed = generate(flow, target, 60, seed=0, chunk=8, out=tmp_path / "s.h5")
     assert streamed.meta["reflected"] == whole.meta["reflected"] > 0
@@ -110,7 +108,7 @@ def test_counts_add_up_in_files_and_in_joined_samples(tmp_path):
 
 
 def test_targets_without_hands_are_left_alone():
-    flow = flow_of()
+    flow = flow_of(SYMMETRIC["ecnf"])
     samples = generate(flow, chiral(()), 20, seed=0)
     assert "reflected" not in samples.meta
     assert log_images(flow, chiral(())) == 0.0
@@ -148,7 +146,7 @@ def test_known_energies_of_mirror_images_are_not_kept():
     x = np.random.default_rng(0).normal(size=(20, 5, 3)).astype(np.float32)
     zero = np.zeros(20)
     mirrored = Samples(x, zero, target.energies(jnp.asarray(x)), zero, zero, zero)
-    found = with_right_hand(mirrored, flow_of(), target)
+    found = with_right_hand(mirrored, flow_of(SYMMETRIC["ecnf"]), target)
     assert 0 < found.meta["reflected"] < 20
     np.testing.assert_allclose(found.u, target.energies(jnp.asarray(found.positions)), rtol=1e-6)
     assert np.abs(found.u - mirrored.u).max() > 0.1
@@ -165,7 +163,7 @@ def test_dear_energies_are_computed_once_and_only_where_they_count():
         target = targets.from_calculator(energy, 5, name="dear", classes=(0, 1, 2, 3, 4), reflections=False, executor=pool, workers=2)
         target = dataclasses.replace(target, chiral_centres=(CENTRE,))
         calls.clear()
-        samples = generate(flow_of(), target, 13, seed=0, chunk=8)
+        samples = generate(flow_of(SYMMETRIC["ecnf"]), target, 13, seed=0, chunk=8)
         # The last chunk is drawn whole, but its surplus has no energies.
         assert len(calls) == 13
         assert np.isfinite(samples.u).all()

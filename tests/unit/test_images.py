@@ -10,14 +10,19 @@ import numpy as np
 import pytest
 
 from boltzflow import targets
-from boltzflow.config import CouplingConfig, FlowConfig, RefinementConfig, RunConfig, SolverConfig
+from boltzflow.config import EACF, ECNF, EGNN, GaussLegendre, Projection, RunConfig, Stage
+from boltzflow.config import AugmentedPathGradient as AugmentedOptions
+from boltzflow.config import PathGradient as Options
+from boltzflow.flows import ContinuousFlow
 from boltzflow.flows.build import build_flow
 from boltzflow.flows.images import energy_that_counts, mirror_difference
 from boltzflow.nets.base import AbstractVectorField
 from boltzflow.objectives.augmented_path_gradient import AugmentedPathGradient
+from boltzflow.objectives.base import Setting
 from boltzflow.objectives.path_gradient import PathGradient
 from boltzflow.targets import ChiralCentre, Target, hands
-from boltzflow.training import phases
+from boltzflow.training.sharding import data_mesh
+from boltzflow.training.stages import parts
 
 CENTRE = ChiralCentre(0, (1, 2, 3, 4), -1)
 
@@ -37,13 +42,17 @@ TARGET = Target("uneven", 5, 3, energy, (0, 1, 2, 3, 4), reflections=False, chir
 FRAMES = np.random.default_rng(0).normal(size=(40, 5, 3))
 FRAMES -= FRAMES.mean(axis=1, keepdims=True)
 FOLDED = np.where(hands(FRAMES, [CENTRE])[:, :1, None] > 0, 1.0, -1.0) * FRAMES
-COUPLING = CouplingConfig(projection="vector", blocks=1, layers=1, features=8, width=8, noise=0.5)
-FLOW = FlowConfig(layers=1, hidden=8, solver=SolverConfig(method="gauss-legendre", steps=2), coupling=COUPLING)
 
 
-def flow_of(family: str, **coupling: Any) -> Any:
-    config = dataclasses.replace(FLOW, family=family, coupling=dataclasses.replace(COUPLING, **coupling))
-    return build_flow(config, TARGET, 1.0, key=jax.random.key(0))
+def options_of(family: str, projection: str = "vector") -> Any:
+    if family == "ecnf":
+        return ECNF(EGNN(layers=1, hidden=8), GaussLegendre(2))
+    seen: Any = Projection.named(projection)
+    return EACF(seen(width=8), blocks=1, layers=1, features=8, noise=0.5)
+
+
+def flow_of(family: str, projection: str = "vector") -> Any:
+    return build_flow(options_of(family, projection), TARGET, 1.0, key=jax.random.key(0))
 
 
 class Dilation(AbstractVectorField):
@@ -80,14 +89,14 @@ def test_mirror_images_are_compared_and_not_believed():
     assert mirror_difference(flat) > 0.1
 
 
-@pytest.mark.parametrize("divergence", ["reverse", pytest.param("forward", marks=pytest.mark.slow)])
-def test_continuous_flows_are_pulled_towards_the_right_hand(divergence):
+@pytest.mark.parametrize("direction", ["reverse", pytest.param("forward", marks=pytest.mark.slow)])
+def test_continuous_flows_are_pulled_towards_the_right_hand(direction):
     # Per sample, against central differences of the energy of the folded configuration: x = exp(r) z, whose score is -z exp(-r).
     rate, step, scale = 0.2, 1e-5, 0.8
-    options = RefinementConfig(batch_size=16, nodes=8, clip=1e9, divergence=divergence)
     with jax.enable_x64(True):
-        objective = PathGradient(options, energy_that_counts(flow_of("ecnf"), TARGET), scale)
-        batch = objective.prepare(FRAMES, seed=0, step=0)
+        setting = Setting(ContinuousFlow(Dilation(0.0), 5, 3, scale), TARGET, 16)
+        objective = PathGradient(nodes=8, clip=1e9, direction=direction).told(setting)
+        batch = objective.propose((), None, FRAMES, step=0).batch
         found = jax.jacrev(lambda r: objective.losses(Dilation(r), jax.tree.map(jnp.asarray, batch)))(jnp.float64(rate))
         found = np.asarray(found)
 
@@ -95,8 +104,8 @@ def test_continuous_flows_are_pulled_towards_the_right_hand(divergence):
             right = np.where(hands(x, [CENTRE])[:, :1, None] > 0, x, -x)
             return np.asarray(jax.vmap(energy)(jnp.asarray(scale * right)), np.float64)
 
-        starts = np.asarray(batch.prior if divergence == "reverse" else batch.data, np.float64)
-        if divergence == "reverse":
+        starts = np.asarray(batch.prior if direction == "reverse" else batch.data, np.float64)
+        if direction == "reverse":
             ends = [np.exp(rate + shift) * starts for shift in (step, -step)]
             expected = (folded(ends[0]) - folded(ends[1])) / (2 * step) - np.sum(starts**2, axis=(1, 2))
         else:
@@ -115,16 +124,16 @@ def test_coupling_flows_pull_a_sample_as_the_mirror_image_that_counts():
     flow = flow_of("eacf")
     noise = iter(jax.random.split(jax.random.key(1), 1000))
     flow = jax.tree.map(lambda a: a + 0.05 * jax.random.normal(next(noise), a.shape) if eqx.is_inexact_array(a) else a, flow)
-    options = RefinementConfig(batch_size=8, clip=1e9, divergence="reverse")
-    batch = AugmentedPathGradient(options, energy, flow).prepare(FRAMES, seed=0, step=0)
+    options, blind = AugmentedPathGradient(clip=1e9, direction="reverse"), dataclasses.replace(TARGET, chiral_centres=())
+    batch = options.told(Setting(flow, TARGET, 8)).propose((), None, FRAMES, step=0).batch
     latents = jax.vmap(flow.with_copies)(jnp.asarray(batch.prior), jnp.asarray(batch.noise[:, :, 1:]))
     ends = np.asarray(jax.jit(jax.vmap(lambda z: flow.push_forward(z)[0][:, 0]))(latents))
     sign = np.where(hands(ends, [CENTRE])[:, :1, None] > 0, 1.0, -1.0).astype(np.float32)
     assert 0 < np.sum(sign < 0) < 8
     turned = batch._replace(prior=sign * batch.prior, noise=sign[..., None] * batch.noise)
 
-    def compiled(energy: Any) -> Any:
-        losses = AugmentedPathGradient(options, energy, flow).losses
+    def compiled(target: Target) -> Any:
+        losses = options.told(Setting(flow, target, 8)).losses
 
         def total(stack: Any, batch: Any) -> Any:
             values = losses(stack, batch)
@@ -138,7 +147,7 @@ def test_coupling_flows_pull_a_sample_as_the_mirror_image_that_counts():
 
         return found
 
-    counting, plain = compiled(energy_that_counts(flow, TARGET)), compiled(energy)
+    counting, plain = compiled(TARGET), compiled(blind)
     values, gradient = counting(batch)
     expected, direction = plain(turned)
     np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-3)
@@ -148,17 +157,9 @@ def test_coupling_flows_pull_a_sample_as_the_mirror_image_that_counts():
     assert np.abs(gradient - other).max() > 0.05 * np.abs(direction).max()
 
 
-@pytest.mark.parametrize(("family", "name"), [("ecnf", "PathGradient"), ("eacf", "AugmentedPathGradient")])
-def test_runs_refine_with_the_energy_that_counts(monkeypatch, family, name):
-    made = []
-
-    class Recorded(getattr(phases, name)):
-        def __init__(self, *parts):
-            super().__init__(*parts)
-            made.append(self)
-
-    monkeypatch.setattr(phases, name, Recorded)
-    flow = flow_of(family)
-    phases.phases(RunConfig(target="uneven", flow=dataclasses.replace(FLOW, family=family)), flow, TARGET, FRAMES, None)
+@pytest.mark.parametrize(("family", "objective"), [("ecnf", Options()), ("eacf", AugmentedOptions())])
+def test_runs_follow_the_energy_that_counts(family, objective):
+    config = RunConfig("uneven", flow=options_of(family), stages=(Stage(objective=objective),))
+    (part,) = parts(config, flow_of(family), TARGET, data_mesh(1, 256, 32))
     wrong = jnp.asarray(-FOLDED[0], jnp.float32)
-    assert float(made[0].energy(wrong)) == pytest.approx(float(energy(-wrong)), rel=1e-5)
+    assert float(part.objective.setting.energy(wrong)) == pytest.approx(float(energy(-wrong)), rel=1e-5)

@@ -13,7 +13,7 @@ import pytest
 
 import boltzflow as bf
 from boltzflow import reference, targets
-from boltzflow.config import CouplingConfig, FlowConfig
+from boltzflow.config import EACF, ECNF, EGNN, Cartesian, NoProjection, Spherical, TwoInteraction, Vector
 from boltzflow.errors import ConfigError, TargetError
 from boltzflow.flows.build import build_flow
 from boltzflow.targets.calculators import failures, from_calculator
@@ -311,7 +311,7 @@ def test_electrons_that_cannot_be_paired(charge, multiplicity):
 @pytest.mark.slow
 def test_a_density_on_a_line_is_normalised():
     target = targets.from_function(springs, 2, 1, name="line")
-    flow = build_flow(FlowConfig(layers=1, hidden=4), target, 1.3, key=jax.random.key(0))
+    flow = build_flow(ECNF(EGNN(layers=1, hidden=4)), target, 1.3, key=jax.random.key(0))
     y = np.linspace(-12, 12, 241)
     x = jnp.asarray(np.stack([y, -y], 1)[:, :, None] / np.sqrt(2), jnp.float32)
     log_q = np.asarray(jax.jit(jax.vmap(lambda x: flow.log_prob(x).log_q))(x), np.float64)
@@ -321,10 +321,10 @@ def test_a_density_on_a_line_is_normalised():
 @pytest.mark.parametrize(
     ("config", "dimension", "message"),
     [
-        (FlowConfig(network="two-interaction", radial=4), 1, "choose egnn"),
-        (FlowConfig(family="eacf", coupling=CouplingConfig(projection="cartesian")), 1, "2 or 3 dimensions, and the target has 1"),
-        (FlowConfig(family="eacf", coupling=CouplingConfig(projection="spherical")), 1, "choose vector"),
-        (FlowConfig(family="eacf", coupling=CouplingConfig(projection="spherical")), 4, "the target has 4"),
+        (ECNF(TwoInteraction(radial=4)), 1, "choose egnn"),
+        (EACF(Cartesian()), 1, "2 or 3 dimensions, and the target has 1"),
+        (EACF(Spherical()), 1, "choose vector"),
+        (EACF(Spherical()), 4, "the target has 4"),
     ],
 )
 def test_flows_that_are_not_made_for_a_dimension(config, dimension, message):
@@ -336,8 +336,8 @@ def test_flows_that_are_not_made_for_a_dimension(config, dimension, message):
 @pytest.mark.slow
 def test_coupling_on_a_line_and_its_inverse():
     target = targets.Target("springs", 3, 1, springs, (0, 0, 0))
-    for projection in ("vector", "none"):
-        config = FlowConfig(family="eacf", coupling=CouplingConfig(projection=projection, blocks=1, layers=1, features=4, width=4))
+    for projection in (Vector(width=4), NoProjection()):
+        config = EACF(projection, blocks=1, layers=1, features=4)
         flow = build_flow(config, target, 1.0, key=jax.random.key(0))
         channels, log_q = jax.jit(lambda key, flow=flow: flow.sample_joint(key=key))(jax.random.key(1))
         assert channels.shape[-1] == 1

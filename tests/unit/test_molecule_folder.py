@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from boltzflow import datasets, targets
-from boltzflow.config import CouplingConfig, FlowConfig, RunConfig
+from boltzflow.config import EACF, Harmonic, RunConfig, Spherical
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError, TargetError
 from boltzflow.flows.build import build_flow
@@ -181,7 +181,7 @@ def ring() -> targets.Target:
 def test_the_model_of_a_ring_is_loaded_with_its_density(ring: targets.Target, tmp_path: Path):
     """The harmonic base is made of the bonds; without the one that closes the ring it is another density."""
     assert len(ring.bonds) == 14
-    flow_config = FlowConfig(family="eacf", coupling=CouplingConfig(base="harmonic", blocks=1, layers=1, features=4, width=4))
+    flow_config = EACF(Spherical(width=4), blocks=1, layers=1, features=4, base=Harmonic())
     config = RunConfig(target=ring.name, flow=flow_config)
     flow = build_flow(config.flow, ring, 0.1, key=jax.random.key(3))
     record(tmp_path, config, ring)

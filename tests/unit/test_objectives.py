@@ -1,33 +1,41 @@
 """Flow matching: what a batch is made of, and what the loss says where it is known."""
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from boltzflow.config import CouplingConfig
+from boltzflow import targets
+from boltzflow.config import EACF, NoProjection, Vector
+from boltzflow.errors import ConfigError
+from boltzflow.flows import ContinuousFlow
 from boltzflow.flows.augmented import AugmentedCouplingFlow
-from boltzflow.flows.build import build_coupling
+from boltzflow.flows.build import build_coupling, build_flow
 from boltzflow.flows.prior import Normal
 from boltzflow.nets.base import AbstractVectorField
 from boltzflow.objectives.augmented_likelihood import AugmentedLikelihood
-from boltzflow.objectives.flow_matching import Batch, FlowMatching
+from boltzflow.objectives.base import Setting
+from boltzflow.objectives.flow_matching import FlowMatching, Pairs
 from boltzflow.objectives.maximum_likelihood import MaximumLikelihood
 from boltzflow.objectives.paths import path
 
 FRAMES = np.random.default_rng(0).normal(size=(50, 3, 2)).astype(np.float32)
 FRAMES -= FRAMES.mean(axis=1, keepdims=True)
-INDEPENDENT = FlowMatching(pairing="independent")
+PLANAR = targets.from_function(lambda x: jnp.sum((x - jnp.mean(x, axis=0)) ** 2), 3, 2, name="any")
+INDEPENDENT = FlowMatching(pairing=cast(Any, "independent"))
 
 
 def prepare(
-    objective: FlowMatching = INDEPENDENT, *, frames: np.ndarray = FRAMES, seed: int = 1, step: int = 7, batch_size: int = 16
-) -> Batch:
-    classes = np.zeros(frames.shape[1], int)
-    return objective.prepare(frames, batch_size=batch_size, seed=seed, step=step, classes=classes, reflections=True)[0]
+    objective: Any = INDEPENDENT, *, frames: np.ndarray = FRAMES, seed: int = 1, step: int = 7, batch_size: int = 16, flow: Any = None
+) -> Any:
+    """The batch of a step, of a target that cannot tell its particles apart."""
+    n, dimension = frames.shape[1:]
+    target = dataclasses.replace(PLANAR, n_particles=n, dimension=dimension, classes=(0,) * n)
+    flow = ContinuousFlow(Echo(), n, dimension) if flow is None else flow
+    return objective.told(Setting(flow, target, batch_size, seed)).propose((), None, frames, step=step, key=None).batch
 
 
 class Constant(AbstractVectorField):
@@ -87,7 +95,7 @@ class TestPrepare:
     @pytest.mark.parametrize("late", [0.0, 0.4, 1.0])
     def test_times_are_stratified_over_their_density(self, late):
         n = 2000
-        time = np.sort(prepare(FlowMatching(pairing="independent", late_time=late), batch_size=n).time.astype(float))
+        time = np.sort(prepare(FlowMatching(pairing=cast(Any, "independent"), late_time=late), batch_size=n).time.astype(float))
         assert time[0] >= 0.0
         assert time[-1] <= 1.0
         # A share `late` has the density 1/(2 sqrt(1-t)), the rest is uniform.
@@ -104,7 +112,7 @@ class TestPrepare:
 class TestLosses:
     def test_zero_for_the_exact_velocity_of_a_pair(self):
         batch = prepare()
-        single = Batch(*(values[:1] for values in batch))
+        single = Pairs(*(values[:1] for values in batch))
         field = Constant(single.data[0] - single.prior[0])
         assert INDEPENDENT.losses(field, single)[0] == 0.0
         assert np.all(np.asarray(INDEPENDENT.losses(field, batch))[1:] > 0.1)
@@ -170,7 +178,7 @@ class TestDiffusionPath:
         width, n = 0.4, 50_000
         frames = width * np.random.default_rng(3).normal(size=(n, 2, 2)).astype(np.float32)
         frames -= frames.mean(axis=1, keepdims=True)
-        objective = FlowMatching(path="diffusion", pairing="independent", sigma=0.0)
+        objective = FlowMatching(path="diffusion", pairing=cast(Any, "independent"), sigma=0.0)
         batch = prepare(objective, frames=frames, batch_size=n)
 
         class Optimum(AbstractVectorField):
@@ -202,21 +210,21 @@ class TestMaximumLikelihood:
     def test_loss_and_gradient_are_the_known_ones_sample_by_sample(self, divergence):
         objective, rate = MaximumLikelihood(nodes=8, divergence=divergence), 0.3
         with jax.enable_x64(True):
-            batch = objective.prepare(FRAMES.astype(float), batch_size=8, seed=0, step=3)
+            batch = prepare(objective, frames=FRAMES.astype(float), batch_size=8, seed=0, step=3)
             batch = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), batch)
             loss = objective.losses(Dilation(jnp.float64(rate)), batch)
             gradient = jax.jacrev(lambda r: objective.losses(Dilation(r), batch))(jnp.float64(rate))
         squares = np.sum(np.asarray(batch.data) ** 2, axis=(1, 2)) * np.exp(-2 * rate)
         # Three particles in two dimensions have (3 - 1) 2 degrees of freedom; an estimate counts them by the length of its probe.
-        freedom = 4.0 if divergence == "brute-force" else np.sum(np.asarray(batch.noise) ** 2, axis=(1, 2))
+        freedom = 4.0 if divergence == "brute-force" else np.sum(np.asarray(batch.probes) ** 2, axis=(1, 2))
         np.testing.assert_allclose(loss, 0.5 * squares + rate * freedom + 2 * np.log(2 * np.pi), rtol=1e-6)
         np.testing.assert_allclose(gradient, freedom - squares, rtol=1e-5, atol=1e-6)
 
     def test_a_batch_depends_on_seed_and_step_alone(self):
-        def draw(seed: int, step: int) -> Batch:
-            return MaximumLikelihood().prepare(FRAMES, batch_size=16, seed=seed, step=step)
+        def draw(seed: int, step: int) -> Any:
+            return prepare(MaximumLikelihood(), seed=seed, step=step)
 
-        for name in ("data", "noise"):
+        for name in ("data", "probes"):
             np.testing.assert_array_equal(getattr(draw(1, 7), name), getattr(draw(1, 7), name))
             for other in (draw(1, 8), draw(2, 7)):
                 assert np.mean(getattr(other, name) == getattr(draw(1, 7), name)) < 0.5
@@ -226,13 +234,15 @@ class TestAugmentedLikelihood:
     @staticmethod
     def identity(scale: float = 1.0) -> AugmentedCouplingFlow:
         """A flow of three particles in the plane that moves nothing."""
-        config = CouplingConfig(projection="vector", blocks=1, layers=1, features=8, width=8, noise=0.3)
-        stack = build_coupling(config, (0, 0, 0), 2, key=jax.random.key(0))
+        options = EACF(Vector(width=8), blocks=1, layers=1, features=8, noise=0.3)
+        stack = build_coupling(options, (0, 0, 0), 2, key=jax.random.key(0))
         return AugmentedCouplingFlow(stack, Normal(), 3, 2, 1, 0.3, scale)
 
+    def draw(self, flow: AugmentedCouplingFlow, **options: Any) -> Any:
+        return prepare(AugmentedLikelihood(collinearity=0.0), flow=flow, **{"batch_size": 8, "step": 3, **options})
+
     def test_batches_depend_on_seed_and_step_alone(self):
-        objective = AugmentedLikelihood(self.identity())
-        first, again, other = (objective.prepare(FRAMES, batch_size=8, seed=1, step=step) for step in (3, 3, 4))
+        first, again, other = (self.draw(self.identity(), step=step) for step in (3, 3, 4))
         assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
         assert not np.array_equal(first.data, other.data)
         assert not np.array_equal(first.noise, other.noise)
@@ -240,20 +250,26 @@ class TestAugmentedLikelihood:
 
     def test_loss_of_the_identity_is_the_nll_of_the_prior(self):
         flow = self.identity()
-        batch = AugmentedLikelihood(flow).prepare(FRAMES, batch_size=8, seed=1, step=3)
-        losses = jax.jit(AugmentedLikelihood(flow).losses)(flow.network, batch)
+        batch = self.draw(flow)
+        objective = AugmentedLikelihood().told(Setting(flow, PLANAR, 8))
+        losses = jax.jit(objective.losses)(flow.network, batch)
         # The copies of the prior are drawn as those of the data, so that they cancel.
         expected = 0.5 * np.sum(batch.data**2, axis=(1, 2)) + 2.0 * np.log(2 * np.pi)
         np.testing.assert_allclose(losses, expected, rtol=1e-4)
 
     @pytest.mark.parametrize("reflections", [False, True])
-    def test_turned_frames_are_the_same_up_to_rotation(self, reflections):
-        objective = AugmentedLikelihood(self.identity(), turn=True)
-        plain = AugmentedLikelihood(self.identity()).prepare(FRAMES, batch_size=200, seed=1, step=3)
-        turned = objective.prepare(FRAMES, batch_size=200, seed=1, step=3, reflections=reflections)
-        gram = [np.einsum("bij,bkj->bik", batch.data, batch.data) for batch in (plain, turned)]
+    def test_frames_are_turned_for_networks_that_do_not_know_rotations(self, reflections):
+        plain = build_flow(EACF(NoProjection(), blocks=1, layers=1, features=8, noise=0.3), PLANAR, 1.0, key=jax.random.key(0))
+        setting = Setting(plain, dataclasses.replace(PLANAR, reflections=reflections), 200, 1)
+        turned = AugmentedLikelihood().told(setting).propose((), None, FRAMES, step=3).batch
+        as_they_are = self.draw(self.identity(), batch_size=200)
+        gram = [np.einsum("bij,bkj->bik", batch.data, batch.data) for batch in (as_they_are, turned)]
         np.testing.assert_allclose(gram[1], gram[0], atol=1e-4)
-        areas = [np.linalg.det(batch.data[:, :2]) for batch in (plain, turned)]
+        areas = [np.linalg.det(batch.data[:, :2]) for batch in (as_they_are, turned)]
         mirrored = np.mean(areas[0] * areas[1] < 0)
         assert (0.3 < mirrored < 0.7) if reflections else mirrored == 0
-        assert np.abs(turned.data - plain.data).max() > 0.1
+        assert np.abs(turned.data - as_they_are.data).max() > 0.1
+
+    def test_a_penalty_without_frames_is_refused(self):
+        with pytest.raises(ConfigError, match="collinearity=2.0 would have no effect: the target has 2 dimensions"):
+            AugmentedLikelihood(collinearity=2.0).told(Setting(self.identity(), PLANAR, 8))

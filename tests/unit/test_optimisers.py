@@ -6,26 +6,29 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from boltzflow.config import TrainingConfig
+from boltzflow.config import Adam, Muon, Optimiser
 from boltzflow.nets.mlp import Dense
 from boltzflow.nets.stacking import stacked
+from boltzflow.training import transforms
 from boltzflow.training.optimisers import optimiser
 from boltzflow.training.parameters import flat, with_parameters
 
-MUON = TrainingConfig(optimiser="muon", clip_norm=1e9)
+MUON = Muon(clip_norm=1e9, learning_rate=1.0, warmup_steps=0)
 
 
 def maps(count: int) -> Dense:
     return stacked(lambda key: Dense(6, 4, key=key), count, key=jax.random.key(0))
 
 
-def first_step(network: eqx.Module, gradient: eqx.Module, config: TrainingConfig) -> eqx.Module:
+def first_step(network: eqx.Module, gradient: eqx.Module, options: Optimiser) -> eqx.Module:
     """What is subtracted from the parameters at a learning rate of 1."""
-    transform = optimiser(config, network)
-    updates, _ = transform.update(flat(gradient), transform.init(flat(network)), flat(network))
-    return with_parameters(network, jnp.asarray(updates))
+    transform = optimiser(options, 10, network)
+    state, norm = transform.init(flat(network)), jnp.linalg.norm(flat(gradient))
+    updates, _ = transform.update(flat(gradient), state, flat(network), norm=norm, step=jnp.asarray(0))
+    return with_parameters(network, -jnp.asarray(updates))
 
 
 @pytest.fixture
@@ -73,6 +76,55 @@ def test_decay_pulls_weights_towards_zero(gradient):
     np.testing.assert_allclose(decayed.weight - plain.weight, 0.5 * network.weight, rtol=1e-3, atol=1e-5)
 
 
-def test_adam_is_the_default(gradient):
-    step = first_step(maps(3), gradient, TrainingConfig(clip_norm=1e9))
+def test_adam_takes_steps_of_one_size(gradient):
+    step = first_step(maps(3), gradient, Adam(clip_norm=1e9, learning_rate=1.0, warmup_steps=0))
     np.testing.assert_allclose(np.abs(step.weight), 1.0, rtol=1e-3)
+
+
+class TestTransforms:
+    """Each by itself, on a gradient that passes through what it guards as it is."""
+
+    @staticmethod
+    def run(transform, norms, *, parameters=None, updates=None):
+        parameters = jnp.asarray([1.0, -2.0]) if parameters is None else parameters
+        state, taken = transform.init(parameters), []
+        for step, norm in enumerate(norms):
+            given = jnp.asarray([0.6, 0.8]) * norm if updates is None else updates
+            found, state = transform.update(given, state, parameters, norm=jnp.asarray(norm), step=jnp.asarray(step))
+            taken.append(np.asarray(found))
+        return np.array(taken), state
+
+    def test_clipping_by_the_median_of_the_norms_before(self):
+        taken, state = self.run(transforms.clip_by_median(2.0), [1.0, 3.0, 5.0, 100.0])
+        # Medians of what came before: none, 1, 2, 3.
+        np.testing.assert_allclose(np.linalg.norm(taken, axis=1), [1.0, 2.0, 4.0, 6.0], rtol=1e-6)
+        assert int(state.seen) == 4
+
+    def test_what_is_far_above_the_median_is_left_out_but_remembered(self):
+        inner = optax.trace(decay=0.5)
+        taken, state = self.run(transforms.skip_above_median(inner, 3.0), [1.0, 1.0, 10.0, 10.0, 10.0])
+        norms = np.linalg.norm(taken, axis=1)
+        # The median is 1 until three of five have the new size; then 5.5 lets them pass.
+        np.testing.assert_allclose(norms[:4], [1.0, 1.5, 0.0, 0.0], rtol=1e-6)
+        np.testing.assert_allclose(norms[4], 10.0 + 0.5 * 1.5, rtol=1e-6)
+        assert int(transforms.skipped(state)) == 2
+
+    def test_what_is_not_finite_changes_nothing(self):
+        chain = transforms.skip_nonfinite(optax.chain(optax.trace(decay=0.5), transforms.average(0.9)))
+        taken, state = self.run(chain, [1.0, np.nan, 1.0])
+        assert np.all(taken[1] == 0.0)
+        np.testing.assert_allclose(np.linalg.norm(taken[2]), 1.5, rtol=1e-6)
+        assert int(transforms.skipped(state)) == 1
+        assert np.all(np.isfinite(transforms.averaged(state)))
+
+    def test_the_average_sees_the_whole_step_and_has_a_short_memory_at_first(self):
+        parameters, updates = jnp.asarray([1.0, -2.0]), jnp.asarray([0.5, 0.5])
+        _, state = self.run(transforms.average(0.9), [1.0], parameters=parameters, updates=updates)
+        # 1 / 10 of the old, 9 / 10 of the new.
+        np.testing.assert_allclose(transforms.averaged(state), parameters + 0.9 * updates, rtol=1e-6)
+
+    def test_steps_left_out_do_not_hold_the_schedule_back(self):
+        rate = optax.linear_schedule(1.0, 0.0, 4)
+        chain = transforms.skip_nonfinite(transforms.scale_by_schedule(rate))
+        taken, _ = self.run(chain, [1.0, np.nan, 1.0])
+        np.testing.assert_allclose(np.linalg.norm(taken, axis=1), [1.0, 0.0, 0.5], rtol=1e-6)

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from boltzflow.config import RefinementConfig
-from boltzflow.flows import quadrature
+from boltzflow import targets
+from boltzflow.flows import ContinuousFlow, quadrature
 from boltzflow.nets import TwoInteraction
 from boltzflow.nets.base import AbstractVectorField
+from boltzflow.objectives.base import Setting
 from boltzflow.objectives.path_gradient import PathGradient, transport_with_score
 
 FRAMES = np.random.default_rng(0).normal(size=(50, 3, 2))
@@ -30,11 +31,19 @@ class Dilation(AbstractVectorField):
 
 def harmonic(positions: Any) -> Any:
     """Normal density of variance 1/STIFFNESS in data units."""
-    return 0.5 * STIFFNESS * jnp.sum(positions**2)
+    return 0.5 * STIFFNESS * jnp.sum((positions - jnp.mean(positions, axis=0)) ** 2)
 
 
-def path_gradient(scale: float = 1.0, **options: Any) -> PathGradient:
-    return PathGradient(RefinementConfig(batch_size=16, nodes=8, **options), harmonic, scale)
+TARGET = targets.from_function(harmonic, 3, 2, name="harmonic")
+
+
+def path_gradient(scale: float = 1.0, *, batch_size: int = 16, seed: int = 0, **options: Any) -> PathGradient:
+    setting = Setting(ContinuousFlow(Dilation(0.0), 3, 2, scale), TARGET, batch_size, seed)
+    return PathGradient(nodes=8, **options).told(setting)
+
+
+def proposed(objective: PathGradient, frames: np.ndarray = FRAMES, *, step: int = 0) -> Any:
+    return objective.propose((), None, frames, step=step).batch
 
 
 # Each direction takes half a minute.
@@ -59,27 +68,27 @@ def test_the_transported_score_is_the_gradient_of_the_density(reverse):
     assert np.abs(score + STIFFNESS * end).max() > 0.01
 
 
-@pytest.mark.parametrize("divergence", ["reverse", "forward", "both"])
+@pytest.mark.parametrize("direction", ["reverse", "forward", "both"])
 @pytest.mark.parametrize("rate", [-0.5 * np.log(STIFFNESS), 0.3])
-def test_the_gradient_is_the_known_one_sample_by_sample_and_vanishes_at_the_optimum(divergence, rate):
+def test_the_gradient_is_the_known_one_sample_by_sample_and_vanishes_at_the_optimum(direction, rate):
     # The variance of the flow is exp(2 rate) and should be 1/STIFFNESS. For a latent z the gradient with respect to the rate is
     # (STIFFNESS exp(2 rate) - 1) |z|²; its mean is the derivative of the divergence.
     with jax.enable_x64(True):
-        objective = path_gradient(divergence=divergence, clip=1e6)
-        batch = objective.prepare(FRAMES, seed=0, step=0)
+        objective = path_gradient(direction=direction, clip=1e6)
+        batch = proposed(objective)
         found = jax.jacrev(lambda r: objective.losses(Dilation(r), jax.tree.map(jnp.asarray, batch)))(jnp.float64(rate))
     latents = {"reverse": batch.prior, "forward": batch.data * np.exp(-rate)}
     squares = {name: np.sum(np.asarray(z, float) ** 2, axis=(1, 2)) for name, z in latents.items()}
     squares["both"] = 0.5 * (squares["reverse"] + squares["forward"])
-    np.testing.assert_allclose(found, (STIFFNESS * np.exp(2 * rate) - 1.0) * squares[divergence], rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(found, (STIFFNESS * np.exp(2 * rate) - 1.0) * squares[direction], rtol=1e-5, atol=1e-4)
 
 
 def test_the_loss_is_the_divergence_up_to_a_constant():
     rate, scale = 0.3, 2.0
     with jax.enable_x64(True):
-        batch = path_gradient(scale).prepare(FRAMES, seed=0, step=0)
+        batch = proposed(path_gradient(scale))
         batch = jax.tree.map(jnp.asarray, batch)
-        reverse, forward = (path_gradient(scale, divergence=d).losses(Dilation(jnp.float64(rate)), batch) for d in ("reverse", "forward"))
+        reverse, forward = (path_gradient(scale, direction=d).losses(Dilation(jnp.float64(rate)), batch) for d in ("reverse", "forward"))
     z, x = np.asarray(batch.prior, float), np.asarray(batch.data, float)
     # Four degrees of freedom; densities with respect to units of the prior, without the normalisation of the prior.
     log_q = -0.5 * np.sum(z**2, axis=(1, 2)) - 4 * rate
@@ -96,8 +105,8 @@ def test_the_loss_of_both_is_the_mean_of_the_divergences(rate):
     rng = np.random.default_rng(1)
     frames = rng.normal(size=(n, 3, 2)) / np.sqrt(STIFFNESS)
     frames -= frames.mean(axis=1, keepdims=True)
-    objective = PathGradient(RefinementConfig(batch_size=n, nodes=8, divergence="both"), harmonic, 1.0)
-    batch = objective.prepare(frames, seed=0, step=0)._replace(data=frames)
+    objective = path_gradient(batch_size=n, direction="both")
+    batch = proposed(objective, frames)._replace(data=frames)
     with jax.enable_x64(True):
         losses = np.asarray(jax.jit(lambda b: objective.losses(Dilation(jnp.float64(rate)), b))(jax.tree.map(jnp.asarray, batch)))
     expected = 2.0 * (0.5 * (f + 1.0 / f) - 1.0)
@@ -106,10 +115,10 @@ def test_the_loss_of_both_is_the_mean_of_the_divergences(rate):
 
 def test_no_configuration_pulls_beyond_the_bound():
     latents = jnp.asarray(FRAMES[:16], jnp.float32)
-    batch = path_gradient(divergence="reverse").prepare(FRAMES, seed=0, step=0)
+    batch = proposed(path_gradient(direction="reverse"))
     batch = batch._replace(prior=latents.at[0].multiply(100.0))
     gradients = {
-        clip: jax.jacrev(lambda r, clip=clip: path_gradient(divergence="reverse", clip=clip).losses(Dilation(r), batch))(jnp.asarray(0.3))
+        clip: jax.jacrev(lambda r, clip=clip: path_gradient(direction="reverse", clip=clip).losses(Dilation(r), batch))(jnp.asarray(0.3))
         for clip in (100.0, 1e6)
     }
     assert abs(gradients[100.0][0]) < 0.5 * abs(gradients[1e6][0])
@@ -117,9 +126,9 @@ def test_no_configuration_pulls_beyond_the_bound():
 
 
 def test_batches_depend_on_seed_and_step_alone():
-    objective = path_gradient()
-    first, again = (objective.prepare(FRAMES, seed=1, step=7) for _ in range(2))
-    other = objective.prepare(FRAMES, seed=1, step=8)
+    objective = path_gradient(seed=1)
+    first, again = (proposed(objective, step=7) for _ in range(2))
+    other = proposed(objective, step=8)
     np.testing.assert_array_equal(first.data, again.data)
     np.testing.assert_array_equal(first.prior, again.prior)
     assert np.abs(first.prior - other.prior).max() > 0.1

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from boltzflow import reference, seeds, targets
-from boltzflow.config import FlowConfig, SolverConfig
+from boltzflow.config import ECNF, EGNN, GaussLegendre
 from boltzflow.errors import ConfigError
 from boltzflow.flows.build import build_flow
 from boltzflow.sampling.generate import generate, sample_keys
@@ -41,7 +41,7 @@ def test_numpy_s_numbers_are_seeds_and_the_last_is_followed_by_the_first():
 
 def test_samplers_take_them_or_say_a_sentence():
     target = targets.double_well()
-    small = FlowConfig(layers=1, hidden=4, solver=SolverConfig(method="gauss-legendre", steps=2))
+    small = ECNF(EGNN(layers=1, hidden=4), GaussLegendre(2))
     flow = build_flow(small, target, 1.0, key=seeds.key(0))
     for seed in (-1, 2**64):
         with pytest.raises(ConfigError, match=f"got {seed}"):

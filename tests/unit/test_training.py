@@ -6,7 +6,7 @@ import json
 import shutil
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple, cast
 
 import equinox as eqx
 import jax
@@ -16,14 +16,15 @@ import optax
 import pytest
 
 from boltzflow import targets
-from boltzflow.config import DataConfig, FlowConfig, RefinementConfig, RunConfig, TrainingConfig
+from boltzflow.config import EACF, ECNF, EGNN, Adam, DataConfig, FlowMatching, Optimiser, PathGradient, RunConfig, RunOptions, Stage
 from boltzflow.config_io import load_config
 from boltzflow.errors import CheckpointError, ConfigError, DataError, RunError, TargetError
 from boltzflow.flows import ContinuousFlow
 from boltzflow.flows.build import build_flow
 from boltzflow.nets.base import AbstractVectorField
 from boltzflow.nets.mlp import Dense
-from boltzflow.objectives.flow_matching import Batch, FlowMatching
+from boltzflow.objectives.base import AbstractObjective, Needs, Proposal, Setting, made
+from boltzflow.objectives.flow_matching import Pairs
 from boltzflow.targets.base import Target
 from boltzflow.training.batches import prefetch
 from boltzflow.training.checkpoint import Checkpoints
@@ -32,12 +33,13 @@ from boltzflow.training.logging import MetricsLog
 from boltzflow.training.loop import train
 from boltzflow.training.optimisers import optimiser, schedule
 from boltzflow.training.parameters import flat, with_parameters
-from boltzflow.training.phases import phases
 from boltzflow.training.sharding import data_mesh
-from boltzflow.training.state import TrainState, initial_state, make_step, place_batch
+from boltzflow.training.stages import Part, begun, parts
+from boltzflow.training.state import TrainState, initial_state, make_step, place_batch, place_state
 
-OBJECTIVE = FlowMatching(pairing="independent", sigma=0.1)
-CONFIG = TrainingConfig(steps=20, batch_size=8, microbatch=8, warmup_steps=0, learning_rate=0.1, final_learning_rate=0.1, clip_norm=1e6)
+OPTIMISER = Adam(warmup_steps=0, learning_rate=0.1, final_learning_rate=0.1, clip_norm=1e6)
+STAGE = Stage(optimiser=OPTIMISER, steps=20, batch_size=8, microbatch=8)
+SPRINGS = targets.from_function(lambda x: jnp.sum((x - jnp.mean(x, axis=0)) ** 2), 3, 2, name="springs")
 
 
 class Field(AbstractVectorField):
@@ -58,19 +60,34 @@ def field(*, root: float = 1.0) -> Field:
     return Field(jnp.asarray([0.5, -0.3, 0.8]), jnp.asarray(root))
 
 
-def batch_of(n: int = 8, *, seed: int = 0) -> Batch:
+def objective(*, seed: int = 0, batch_size: int = 8) -> Any:
+    setting = Setting(ContinuousFlow(field(), 3, 2), SPRINGS, batch_size, seed)
+    return made(FlowMatching(pairing=cast(Any, "independent"), sigma=0.1), setting)
+
+
+def batch_of(n: int = 8, *, seed: int = 0) -> Pairs:
     frames = np.random.default_rng(9).normal(size=(30, 3, 2)).astype(np.float32)
     frames -= frames.mean(axis=1, keepdims=True)
-    return OBJECTIVE.prepare(frames, batch_size=n, seed=seed, step=0, classes=np.zeros(3, int), reflections=True)[0]
+    return objective(seed=seed, batch_size=n).propose((), None, frames, step=0).batch
 
 
-def advance(batches: list[Batch], *, devices: int = 1, start: Field | None = None, **options: Any) -> tuple[list[TrainState], list[Any]]:
+OBJECTIVE = objective()
+
+
+def options_of(stage: Stage, **options: Any) -> Stage:
+    """The stage with some options of itself or of its optimiser changed."""
+    own = {name: value for name, value in options.items() if hasattr(stage, name)}
+    others = {name: value for name, value in options.items() if name not in own}
+    return dataclasses.replace(stage, optimiser=dataclasses.replace(stage.optimiser, **others), **own)
+
+
+def advance(batches: list[Pairs], *, devices: int = 1, start: Field | None = None, **options: Any) -> tuple[list[TrainState], list[Any]]:
     """The states after each step, and the metrics of each."""
     start = field() if start is None else start
-    config = dataclasses.replace(CONFIG, **options)
-    mesh = data_mesh(devices, config.batch_size, config.microbatch)
-    step = make_step(start, OBJECTIVE, config, mesh)
-    state: Any = jax.device_put(initial_state(start, config), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    stage = options_of(STAGE, **options)
+    mesh = data_mesh(devices, stage.batch_size, stage.microbatch)
+    step = make_step(start, OBJECTIVE, stage, mesh)
+    state: Any = jax.device_put(initial_state(start, stage), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
     states, metrics = [], []
     for batch in batches:
         state, found = step(state, place_batch(batch, mesh))
@@ -82,16 +99,16 @@ def advance(batches: list[Batch], *, devices: int = 1, start: Field | None = Non
 
 def gradient_in(state: TrainState) -> Any:
     """The gradient of the first step, from Adam's mean, which is a tenth of it."""
-    return jax.tree.map(lambda a: 10.0 * np.asarray(a), state.optimiser[1].mu)
+    return jax.tree.map(lambda a: 10.0 * np.asarray(a), optax.tree.get(state.optimiser, "mu"))
 
 
 @eqx.filter_jit
-def loss_and_gradient(start: Field, batch: Batch) -> Any:
+def loss_and_gradient(start: Field, batch: Pairs) -> Any:
     return eqx.filter_value_and_grad(lambda f: jnp.mean(OBJECTIVE.losses(f, batch)))(start)
 
 
-def exact_gradient(batch: Batch, *, kept: Any = ..., start: Field | None = None) -> tuple[float, Any]:
-    part = Batch(*(jnp.asarray(np.asarray(values)[kept]) for values in batch))
+def exact_gradient(batch: Pairs, *, kept: Any = ..., start: Field | None = None) -> tuple[float, Any]:
+    part = Pairs(*(jnp.asarray(np.asarray(values)[kept]) for values in batch))
     loss, gradient = loss_and_gradient(field() if start is None else start, part)
     return float(loss), gradient
 
@@ -120,7 +137,7 @@ class TestStep:
         assert metrics[0].loss == pytest.approx(loss, rel=1e-5)
         assert metrics[0].grad_norm == pytest.approx(float(optax.tree.norm(gradient)), rel=1e-5)
         assert_close(gradient_in(states[0]), flat(gradient), rtol=1e-4, atol=1e-6)
-        assert (int(states[-1].step), int(states[-1].skipped), int(states[-1].masked)) == (10, 0, 0)
+        assert (int(states[-1].step), int(states[-1].left_out), int(states[-1].masked)) == (10, 0, 0)
         # Wherever the arithmetic is done, the same parameters come out after ten steps.
         whole, metrics_of_whole = self.in_one_piece(batches)
         assert_close(metrics, metrics_of_whole, rtol=1e-4)
@@ -131,14 +148,14 @@ class TestStep:
     def ten_steps() -> Any:
         return advance([batch_of(seed=seed) for seed in range(10)])
 
-    def in_one_piece(self, batches: list[Batch]) -> Any:
+    def in_one_piece(self, batches: list[Pairs]) -> Any:
         states, metrics = self.ten_steps()
         return states[len(batches) - 1], metrics[: len(batches)]
 
     def test_it_is_adam_on_clipped_gradients(self):
         batches = [batch_of(seed=seed) for seed in range(4)]
         options = {"clip_norm": 0.5, "warmup_steps": 2, "final_learning_rate": 1e-3}
-        rate = schedule(dataclasses.replace(CONFIG, **options))
+        rate = schedule(dataclasses.replace(OPTIMISER, **options), STAGE.steps)
         states, metrics = advance(batches, **options)
         assert min(found.grad_norm for found in metrics) > 0.5
         transform = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(rate))
@@ -159,12 +176,14 @@ class TestStep:
     @pytest.mark.parametrize("name", ["adam", "muon"])
     def test_biases_do_not_decay(self, name):
         dense = eqx.tree_at(lambda d: d.bias, Dense(4, 3, key=jax.random.key(0)), jnp.ones(3))
-        transform = optimiser(TrainingConfig(optimiser=name, weight_decay=0.1), dense)
+        options = Optimiser.named(name)(weight_decay=0.1, learning_rate=1.0, warmup_steps=0)
+        transform = optimiser(options, 10, dense)
         parameters = flat(dense)
-        updates, _ = transform.update(jnp.zeros_like(parameters), transform.init(parameters), parameters)
+        still = jnp.zeros_like(parameters)
+        updates, _ = transform.update(still, transform.init(parameters), parameters, norm=jnp.asarray(0.0), step=jnp.asarray(0))
         update: Any = with_parameters(dense, jnp.asarray(updates))
         np.testing.assert_array_equal(update.bias, 0.0)
-        np.testing.assert_allclose(update.weight, 0.1 * dense.weight, rtol=1e-6)
+        np.testing.assert_allclose(update.weight, -0.1 * dense.weight, rtol=1e-6)
 
     def test_pairs_that_are_not_finite_are_left_out_and_counted(self):
         batch = batch_of()
@@ -175,12 +194,13 @@ class TestStep:
         loss, gradient = exact_gradient(batch, kept=kept)
         assert metrics[0].loss == pytest.approx(loss, rel=1e-5)
         assert_close(gradient_in(states[0]), flat(gradient), rtol=1e-4, atol=1e-6)
-        assert (int(states[0].step), int(states[0].skipped), int(states[0].masked)) == (1, 0, 3)
+        assert (int(states[0].step), int(states[0].left_out), int(states[0].masked)) == (1, 0, 3)
         # A batch without a single finite pair changes nothing but the counters.
-        assert (int(states[1].step), int(states[1].skipped), int(states[1].masked)) == (2, 1, 3 + 8)
+        assert (int(states[1].step), int(states[1].left_out), int(states[1].masked)) == (2, 1, 3 + 8)
         assert np.isfinite(metrics[1].loss)
-        for name in ("parameters", "average", "optimiser"):
+        for name in ("parameters", "average"):
             assert_close(getattr(states[1], name), getattr(states[0], name), rtol=0)
+        assert_close(states[1].optimiser.inner, states[0].optimiser.inner, rtol=0)
 
     def test_a_gradient_that_is_not_finite_changes_nothing(self):
         # The loss is finite at root = 0, its derivative is not.
@@ -188,7 +208,7 @@ class TestStep:
         (state,), (metrics,) = advance([batch_of()], start=start)
         # Each pair is left out and counted, so that there is nothing to learn from.
         assert metrics.grad_norm == 0.0
-        assert (int(state.step), int(state.skipped), int(state.masked)) == (1, 1, 8)
+        assert (int(state.step), int(state.left_out), int(state.masked)) == (1, 1, 8)
         # The start is as it was, too: its buffers were not the state's.
         for values in (state.parameters, state.average):
             assert_close(values, flat(start), rtol=0)
@@ -204,13 +224,17 @@ class TestStep:
         # The first step has no median to compare with; each later one is cut to half the median of those before it.
         assert_close(states[0].parameters, free[0].parameters, rtol=1e-6)
         assert metrics[4].grad_norm > 3.0 * np.median(norms)
-        assert [int(state.skipped) for state in states] == [0, 0, 0, 0, 1, 1]
+        assert [int(state.left_out) for state in states] == [0, 0, 0, 0, 1, 1]
         assert_close(states[4].parameters, states[3].parameters, rtol=0)
-        assert_close(states[4].optimiser.optimiser, states[3].optimiser.optimiser, rtol=0)
+        for name in ("mu", "nu", "average"):
+            assert_close(optax.tree.get(states[4].optimiser, name), optax.tree.get(states[3].optimiser, name), rtol=0)
         seen = np.array([found.grad_norm for found in metrics])
-        np.testing.assert_allclose(states[5].optimiser.norms[:6], seen, rtol=1e-6)
-        assert np.isnan(states[5].optimiser.norms[6:]).all()
-        mean = [state.optimiser.optimiser[1].mu for state in states]
+        rings = [ring for _, ring in optax.tree.get_all_with_path(states[5].optimiser, "ring")]
+        assert len(rings) == 2
+        for ring in rings:
+            np.testing.assert_allclose(ring[:6], seen, rtol=1e-6)
+            assert np.isnan(ring[6:]).all()
+        mean = [optax.tree.get(state.optimiser, "mu") for state in states]
         second = jax.tree.map(lambda new, old: 10.0 * (np.asarray(new) - 0.9 * np.asarray(old)), mean[1], mean[0])
         np.testing.assert_allclose(float(optax.tree.norm(second)), min(seen[1], 0.5 * seen[0]), rtol=1e-4)
 
@@ -222,7 +246,7 @@ class TestStep:
             decay = min(0.25, count / (9 + count))
             expected = jax.tree.map(lambda a, p, d=decay: d * a + (1 - d) * p, expected, state.parameters)
             assert_close(state.average, expected, rtol=1e-5)
-            assert int(state.skipped) == 0
+            assert int(state.left_out) == 0
 
     def test_double_precision(self):
         # Batches are made in single precision whatever the precision of the run.
@@ -234,22 +258,78 @@ class TestStep:
         assert metrics.loss == pytest.approx(loss, rel=1e-6)
 
 
+class Wanted(NamedTuple):
+    root: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Chasing(AbstractObjective):
+    """Keeps the last roots of the network, and draws towards their mean with noise."""
+
+    needs: ClassVar[Needs] = Needs(frames=False)
+    on_host: ClassVar[bool] = False
+
+    kept: int = 3
+
+    def init(self, *, key: Any) -> Any:
+        return jnp.arange(self.kept, dtype=jnp.float32)
+
+    def propose(self, state: Any, network: Any, frames: Any, *, step: Any, key: Any) -> Proposal:
+        assert len(frames) == 0
+        state = jnp.concatenate([network.root[None], state])[: self.kept]
+        noise = jax.random.normal(key, (self.setting.batch_size,))
+        return Proposal(state, Wanted(jnp.mean(state) + noise), {"newest": state[0], "oldest": state[-1], "noise": noise[0]})
+
+    def losses(self, network: Any, batch: Wanted) -> Any:
+        return (network.root - batch.root) ** 2
+
+
+class TestObjectivesOnTheDevice:
+    FRAMES = np.zeros((5, 3, 2), np.float32)
+
+    def run(self, state: Any, end: int, mesh: Any) -> tuple[Any, list[dict[str, float]]]:
+        setting = Setting(ContinuousFlow(field(), 3, 2), SPRINGS, 8, seed=5, mesh=mesh)
+        stage = options_of(STAGE, microbatch=2)
+        part = Part(0, stage, Chasing().told(setting), end, 1, 1)
+        state = begun(part, field(), None, mesh) if state is None else place_state(state, mesh)
+        seen = []
+        for after, _, figures in part.steps(state, field(), self.FRAMES, mesh):
+            state = after
+            seen.append({name: float(value) for name, value in figures.items()} | {"root": float(after.parameters[-1])})
+        return jax.tree.map(np.array, state), seen
+
+    @pytest.mark.parametrize("devices", [1, 2])
+    def test_they_see_the_present_parameters_and_keep_a_state(self, devices):
+        mesh = data_mesh(devices, 8, 2)
+        state, seen = self.run(None, 6, mesh)
+        # What is newest is the root before the step, and what is oldest that of two steps before.
+        assert [line["newest"] for line in seen] == [1.0, *(line["root"] for line in seen[:-1])]
+        assert [line["oldest"] for line in seen[:3]] == [1.0, 0.0, 1.0]
+        assert [line["oldest"] for line in seen[3:]] == [line["newest"] for line in seen[1:4]]
+        assert len({line["noise"] for line in seen}) == 6
+        # Stopped in the middle, written down and gone on with, it ends bit-identical.
+        half, before = self.run(None, 3, mesh)
+        again, after = self.run(half, 6, mesh)
+        assert bits(again) == bits(state)
+        assert before + after == seen
+
+
 def test_schedule():
-    rate = schedule(TrainingConfig(steps=110, warmup_steps=10, learning_rate=1e-2, final_learning_rate=1e-3))
+    rate = schedule(Adam(warmup_steps=10, learning_rate=1e-2, final_learning_rate=1e-3), 110)
     values = [float(rate(step)) for step in range(111)]
     np.testing.assert_allclose(values[:11], np.linspace(0.0, 1e-2, 11), atol=1e-9)
     np.testing.assert_allclose(values[60], 0.5 * (1e-2 + 1e-3), rtol=1e-4)
     assert values[110] == pytest.approx(1e-3)
     assert np.all(np.diff(values[10:]) < 0)
     for steps, warmup in ((1, 200), (5, 200), (1, 0)):
-        rate = schedule(TrainingConfig(steps=steps, warmup_steps=warmup, learning_rate=1e-2, final_learning_rate=1e-3))
+        rate = schedule(Adam(warmup_steps=warmup, learning_rate=1e-2, final_learning_rate=1e-3), steps)
         assert all(0.0 <= float(rate(step)) <= 1e-2 for step in range(steps + 1))
 
 
 def test_a_batch_that_does_not_divide_is_refused():
-    with pytest.raises(ConfigError, match="multiple of training.microbatch 8 times 2 devices"):
+    with pytest.raises(ConfigError, match="multiple of stages.0.microbatch 8 times 2 devices"):
         data_mesh(2, 8, 8)
-    with pytest.raises(ConfigError, match=r"training\.devices is 99"):
+    with pytest.raises(ConfigError, match=r"run\.devices is 99"):
         data_mesh(99, 8, 8)
     assert data_mesh(0, 16, 8).devices.size == len(jax.devices())
 
@@ -351,7 +431,7 @@ class TestCheckpoints:
         told: list[str] = []
         checkpoints = Checkpoints(folder, keep=2, identity=identity)
         try:
-            return checkpoints.restore(state_of(0), told.append), told
+            return checkpoints.restore(lambda _: state_of(0), told.append), told
         finally:
             checkpoints.close()
 
@@ -397,7 +477,7 @@ class TestCheckpoints:
         shutil.copytree(three_checkpoints, folder)
         shutil.rmtree(folder / "30" / "state")
         checkpoints = Checkpoints(folder, keep=2, identity="this run")
-        found = checkpoints.restore(state_of(0), lambda _: None)
+        found = checkpoints.restore(lambda _: state_of(0), lambda _: None)
         assert found is not None
         assert bits(found[0]) == bits(state_of(20))
         checkpoints.save(30, state_of(31), {})
@@ -446,7 +526,7 @@ class TestCheckpoints:
             checkpoints.save(40, state_of(40), {})
 
 
-TINY = RunConfig("dw4", DataConfig(n=100, validation=10), FlowConfig(layers=1, hidden=4), training=TrainingConfig(steps=5))
+TINY = RunConfig("dw4", DataConfig(n=100, validation=10), ECNF(EGNN(layers=1, hidden=4)), (Stage(steps=5),)).completed()
 
 
 @pytest.fixture(scope="module")
@@ -487,7 +567,7 @@ class TestModels:
         save_file({"a": np.zeros(3)}, path)
         with pytest.raises(CheckpointError, match="no boltzflow model"):
             load_model(path)
-        save_model(path, flow, dataclasses.replace(TINY, flow=FlowConfig(layers=1, hidden=5)), targets.get("dw4"), {})
+        save_model(path, flow, dataclasses.replace(TINY, flow=ECNF(EGNN(layers=1, hidden=5))), targets.get("dw4"), {})
         with pytest.raises(CheckpointError, match="do not fit the network"):
             load_model(path)
         save_model(path, flow, TINY, targets.get("dw4"), {})
@@ -516,8 +596,8 @@ class TestModels:
         assert bits(eqx.filter(started.field, eqx.is_array)) == bits(eqx.filter(flow.field, eqx.is_array))
         assert (started.n_particles, started.scale) == (13, 1.0)
         assert jax.tree.structure(started) == jax.tree.structure(other)
-        wide = build_flow(dataclasses.replace(TINY.flow, hidden=6), targets.get("lj13"), 1.0, key=jax.random.key(4))
-        with pytest.raises(CheckpointError, match=r"cannot start from.*flow\.hidden=4"):
+        wide = build_flow(ECNF(EGNN(layers=1, hidden=6)), targets.get("lj13"), 1.0, key=jax.random.key(4))
+        with pytest.raises(CheckpointError, match=r"cannot start from.*flow\.network\.hidden=4"):
             with_parameters_of(wide, tmp_path)
 
     def test_a_run_starts_from_it(self, flow, tmp_path):
@@ -527,23 +607,23 @@ class TestModels:
         config = dataclasses.replace(
             TINY,
             data=DataConfig(path=str(tmp_path / "frames.npy"), validation=5, allow_virial_mismatch=True),
-            training=TrainingConfig(steps=1, batch_size=4, microbatch=4, learning_rate=1e-9, final_learning_rate=0.0),
+            stages=(Stage(optimiser=Adam(learning_rate=1e-9, final_learning_rate=0.0), steps=1, batch_size=4, microbatch=4),),
         )
         fresh, started = (
-            train(dataclasses.replace(config, training=dataclasses.replace(config.training, start_from=name)), tmp_path / run)
+            train(dataclasses.replace(config, run=RunOptions(start_from=name)), tmp_path / run)
             for name, run in ((None, "fresh"), (str(tmp_path), "started"))
         )
         weights = [eqx.filter(part.field, eqx.is_array) for part in (flow, load_model(fresh).flow, load_model(started).flow)]
         begun, apart, near = (np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(part)]) for part in weights)
         np.testing.assert_allclose(near, begun, atol=1e-7)
         assert np.abs(apart - begun).max() > 0.01
-        missing = dataclasses.replace(config, training=dataclasses.replace(config.training, start_from="nothing"))
+        missing = dataclasses.replace(config, run=RunOptions(start_from="nothing"))
         with pytest.raises(CheckpointError, match="no model or run folder 'nothing'"):
             train(missing, tmp_path / "missing")
         assert not (tmp_path / "missing").exists()
         # A network that does not fit is told before anything is written.
-        other = dataclasses.replace(config, flow=FlowConfig(layers=1, hidden=6))
-        misfit = dataclasses.replace(other, training=dataclasses.replace(config.training, start_from=str(tmp_path)))
+        other = dataclasses.replace(config, flow=ECNF(EGNN(layers=1, hidden=6)))
+        misfit = dataclasses.replace(other, run=RunOptions(start_from=str(tmp_path)))
         with pytest.raises(CheckpointError, match="cannot start from"):
             train(misfit, tmp_path / "misfit")
         assert not (tmp_path / "misfit").exists()
@@ -554,7 +634,7 @@ class TestModels:
         assert (started / MODEL_FILE).read_bytes() == weights
 
 
-@pytest.mark.parametrize(("options", "mirrored"), [(FlowConfig(hidden=8, layers=1), True), (FlowConfig(family="eacf"), False)])
+@pytest.mark.parametrize(("options", "mirrored"), [(ECNF(EGNN(hidden=8, layers=1)), True), (EACF(), False)])
 def test_pairs_are_mirrored_where_the_flow_cannot_tell_hands(options, mirrored):
     # Such a flow learns the density of both hands, and a frame may come as either; frames of one hand stay so in other flows.
     target = targets.from_function(
@@ -562,17 +642,17 @@ def test_pairs_are_mirrored_where_the_flow_cannot_tell_hands(options, mirrored):
     )
     frame = np.array([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 3.0], [0.0, 0.0, 0.0]])
     frames = np.stack([frame - frame.mean(axis=0)] * 8)
-    config = RunConfig(target="handed", flow=options, training=TrainingConfig(batch_size=64, microbatch=64))
+    config = RunConfig(target="handed", flow=options, stages=(Stage(batch_size=64, microbatch=64),))
     flow = build_flow(options, target, 1.0, key=jax.random.key(0))
-    matching, _ = phases(config, flow, target, frames, data_mesh(1, 64, 64))
-    data = np.asarray(matching.prepare(0)[0].data)
+    (part,) = parts(config, flow, target, data_mesh(1, 64, 64))
+    data = np.asarray(part.objective.propose((), None, frames, step=0, key=None).batch.data)
     hands = np.sign(np.linalg.det(data[:, :3] - data[:, 3:]))
     assert ((hands == 1).any() and (hands == -1).any()) if mirrored else (hands == 1).all()
 
 
 def test_a_density_without_energy_is_not_refined(tmp_path):
     target = Target("frames_only", 3, 2, None, (0, 0, 0))
-    config = RunConfig(target="frames_only", refinement=RefinementConfig(steps=3))
-    with pytest.raises(ConfigError, match=r"'frames_only' has none; set refinement\.steps=0"):
+    config = RunConfig(target="frames_only", stages=(Stage(steps=3), Stage(objective=PathGradient(), steps=3)))
+    with pytest.raises(ConfigError, match=r"path-gradient needs an energy, and target 'frames_only' has none; leave its stage out"):
         train(config, tmp_path / "run", target=target)
     assert not (tmp_path / "run").exists()

@@ -24,7 +24,7 @@ VERBS = {
     "models": "List the pretrained models.",
     "reference": "Make reference data of a target with a classical sampler.",
     "train": "Train a flow from a preset.",
-    "resume": "Continue a run that was interrupted.",
+    "resume": "Continue a run that was interrupted, or give it another stage.",
     "sample": "Draw samples with their exact probability from a run or a model.",
     "average": "Average the copies of an augmented flow out of the weights of its samples.",
     "evaluate": "Measure a run or a model: NLL, ESS, log Z, path length, times.",

@@ -35,6 +35,7 @@ Count = Annotated[int, tyro.conf.arg(aliases=["-n"], metavar="N")]
 Set = Annotated[Words, _words("OPTION=VALUE ..."), tyro.conf.arg(help_behavior_hint="(repeatable)")]
 MaybeFloat = Optional[float]  # noqa: UP045
 ForceField = Annotated[Words, _words("NAME ..."), tyro.conf.arg(help_behavior_hint="(for a molecule from a file)")]
+Plugin = Annotated[Words, _words("NAME ..."), tyro.conf.arg(help_behavior_hint="(modules or .py files)")]
 Temperature = Annotated[MaybeFloat, tyro.conf.arg(metavar="KELVIN", help_behavior_hint="(for a molecule from a file)")]
 
 

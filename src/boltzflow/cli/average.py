@@ -14,6 +14,7 @@ def run(
     out: Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="FILE")] = "averaged.h5",
     n: Annotated[arguments.MaybeInt, tyro.conf.arg(aliases=["-n"], metavar="N", help_behavior_hint="(default: all)")] = None,
     resume: arguments.Flag = False,
+    plugin: arguments.Plugin = arguments.Words(),  # noqa: B008 (a tuple)
 ) -> None:
     """Average the copies of an augmented flow out of the weights of its samples.
 
@@ -26,13 +27,16 @@ def run(
         out: Samples file to write (HDF5).
         n: The first samples only.
         resume: Continue the file if it is there.
+        plugin: Modules, or .py files, that add targets, networks, objectives and more.
     """
     arguments.count(n)
     arguments.given(model, "RUN|MODEL")
     arguments.given(samples, "SAMPLES")
     path = arguments.new_file(out, endings=(".h5", ".hdf5"), replace=resume, option="add --resume to continue it, ")
-    from boltzflow import progress, runtime
+    from boltzflow import plugins, progress, runtime
 
+    for name in plugin:
+        plugins.load(name)
     runtime.configure()
     from boltzflow.training.export import load_model, precision_of
 

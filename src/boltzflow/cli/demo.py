@@ -39,7 +39,7 @@ def run(
     from boltzflow.cli.train import holds, train
 
     began = time.perf_counter()
-    config = config_io.apply_overrides(config_io.load_preset(PRESET), [f"training.seed={seed}"])
+    config = config_io.apply_overrides(config_io.load_preset(PRESET), [f"run.seed={seed}"])
     with progress.shown() as bar:
         train(config, folder, bar, resume=holds(folder, config))
         figures, page = _measure(folder, bar, n=n, seed=seed)

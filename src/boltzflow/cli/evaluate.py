@@ -19,6 +19,7 @@ def run(
     json: arguments.Flag = False,
     allow_virial_mismatch: arguments.Flag = False,
     precision: Annotated[arguments.MaybePrecision, tyro.conf.arg(help_behavior_hint="(default: that of the run)")] = None,
+    plugin: arguments.Plugin = arguments.Words(),  # noqa: B008 (a tuple)
 ) -> None:
     """Measure a run or a model: NLL, ESS, log Z, path length, times.
 
@@ -33,13 +34,17 @@ def run(
         json: Print one JSON object instead of a table.
         allow_virial_mismatch: Use frames that fail the virial check.
         precision: Floating-point precision; that of the run unless given.
+        plugin: Modules, or .py files, that add targets, networks, objectives and more.
     """
     arguments.count(n)
     arguments.seed(seed)
     arguments.given(model, "RUN|MODEL")
     if data is not None:
         arguments.given(data, "the name after --data")
-    from boltzflow import progress, runtime
+    from boltzflow import plugins, progress, runtime
+
+    for name in plugin:
+        plugins.load(name)
 
     runtime.configure()
     from boltzflow.training.export import load_model, precision_of

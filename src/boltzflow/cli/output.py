@@ -69,8 +69,8 @@ def evaluation(figures: Mapping[str, Any]) -> None:
     error = (figures.get("solver_error") or {}).get("value")
     if error is not None and error > TOLERABLE_ERROR:
         say(
-            f"The solver's error of log q, {error:.2g}, makes NLL, ESS and log Z unreliable; raise flow.solver.steps (or lower rtol and "
-            "atol of the solver), and evaluate again."
+            f"The solver's error of log q, {error:.2g}, makes NLL, ESS and log Z unreliable; raise flow.solver.nodes (or steps, or lower "
+            "rtol and atol of the solver), and evaluate again."
         )
 
 

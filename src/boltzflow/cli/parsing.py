@@ -80,7 +80,7 @@ def _gather_overrides(words: Sequence[str]) -> list[str]:
             others.append(word)
             inside = False
     if awaiting and not {"-h", "--help"} & set(words):
-        raise ConfigError("--set needs what to set, such as `--set training.steps=2000`.")
+        raise ConfigError("--set needs what to set, such as `--set stages.0.steps=2000`.")
     return [*others, "--set", *overrides] if overrides else others
 
 
@@ -96,10 +96,6 @@ def _sentence(function: Callable[..., None], verb: str, words: Sequence[str], co
     options = _options(function)
     given = [word.partition("=")[0].replace("_", "-") for word in words if re.match(r"--?[a-zA-Z]", word)]
     unknown = next((option for option in given if option not in options), None)
-    if unknown == "--set" and verb == "resume":
-        from boltzflow.cli.resume import longer
-
-        return f"a run goes on with the options that it has. {longer('RUN')}"
     if unknown is not None:
         return f"unknown option {unknown!r} of `boltzflow {verb}`; {nearest(unknown, options)}"
     parts = re.split(r"^ *-{8,} *$", complaint, flags=re.MULTILINE)
@@ -117,7 +113,7 @@ def _reworded(text: str) -> str:
         return f"there are too many arguments: {found[1]}"
     if found := re.match(r"invalid choice '(.*)' for argument '(.*)'\. Expected one of \((.*)\)", text):
         # "None" stands for an option that is not given.
-        choices = [choice for choice in found[3].replace("'", "").split(", ") if choice != "None"]
+        choices = sorted(choice for choice in found[3].replace("'", "").split(", ") if choice != "None")
         return f"{found[2]} must be one of {', '.join(choices)}, got {found[1]!r}"
     if found := re.match(r"Error parsing (\S+): invalid literal for (\w+)\(\) with base 10: (.*)", text):
         return f"{found[1]} must be {_NUMBERS[found[2]]}, got {found[3]}"

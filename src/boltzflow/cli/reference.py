@@ -2,12 +2,14 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
 from boltzflow.cli import arguments, molecules, output
 from boltzflow.errors import ConfigError
+
+_METHODS = ("tempering", "molecular-dynamics")
 
 
 def run(
@@ -15,7 +17,7 @@ def run(
     out: Annotated[arguments.MaybeText, tyro.conf.arg(aliases=["-o"], metavar="FILE", help_behavior_hint="(default: TARGET.h5)")] = None,
     n: arguments.Count = 20_000,
     seed: int = 0,
-    method: Literal["tempering", "molecular-dynamics"] = "tempering",
+    method: Annotated[str, tyro.conf.arg(metavar="NAME")] = "tempering",
     chains: Annotated[
         arguments.MaybeInt, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: chosen from N; molecular dynamics: 4)")
     ] = None,
@@ -30,6 +32,7 @@ def run(
     temperature: arguments.Temperature = None,
     precision: arguments.Precision = "single",
     resume: arguments.Flag = False,
+    plugin: arguments.Plugin = arguments.Words(),  # noqa: B008 (a tuple)
 ) -> None:
     """Make reference data of a target with a classical sampler.
 
@@ -42,7 +45,7 @@ def run(
         out: Data file to write (HDF5).
         n: Frames to make.
         seed: Seed of the sampler.
-        method: The sampler.
+        method: The sampler: tempering, molecular-dynamics, or one of a plug-in.
         chains: Chains that run side by side: ladders of temperatures, or trajectories.
         interval: Time from a frame to the next of the same trajectory, in ps.
         platform: OpenMM's platform, such as Reference or CPU.
@@ -50,6 +53,7 @@ def run(
         temperature: Temperature of the molecule.
         precision: Floating-point precision.
         resume: Continue a run of the tempering sampler that was interrupted; it ends bit-identical to one that was not.
+        plugin: Modules, or .py files, that add targets, networks, objectives and more.
     """
     arguments.given(target, "TARGET")
     if interval is not None and not 0 < interval < math.inf:
@@ -61,9 +65,16 @@ def run(
     if interval is not None and method != "molecular-dynamics":
         raise ConfigError("--interval is for --method molecular-dynamics; the tempering sampler measures how far apart frames must be.")
     if resume and method != "tempering":
-        raise ConfigError("--resume is for --method tempering; molecular dynamics is begun anew.")
+        raise ConfigError("--resume is for --method tempering; others are begun anew.")
     if platform is not None and method != "molecular-dynamics":
         raise ConfigError("--platform is for --method molecular-dynamics; the tempering sampler does not run in OpenMM.")
+    from boltzflow import plugins, register
+
+    for name in plugin:
+        plugins.load(name)
+    own = register.samplers()
+    if method not in (*_METHODS, *own):
+        raise ConfigError(f"--method must be one of {', '.join([*_METHODS, *own])}, got {method!r}.")
     from boltzflow import progress, runtime
 
     runtime.configure(precision)
@@ -73,12 +84,18 @@ def run(
     arguments.room(n, system.n_particles * system.dimension, path)
     with progress.shown() as bar:
         fraction = progress.FractionOf(bar, f"reference data of {target}")
-        if method == "tempering":
+        if method in own:
+            result = own[method](system, n, seed=seed, progress=fraction)
+        elif method == "tempering":
             result = reference.sample(system, n, seed=seed, chains=chains, progress=fraction, out=path, resume=resume)
         else:
             options = {"chains": chains, "interval": interval, "platform": platform}
             given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
             result = reference.molecular_dynamics(system, n, seed=seed, progress=fraction, **given)
-            result.dataset.save_or_rescue(path)
-    output.say(result.sentence())
+    if method != "tempering":
+        # A sampler of a plug-in may give the frames alone.
+        dataset: Any = getattr(result, "dataset", result)
+        dataset.save_or_rescue(path)
+    if hasattr(result, "sentence"):
+        output.say(result.sentence())
     print(path)

@@ -4,34 +4,46 @@ from typing import Annotated
 
 import tyro
 
-from boltzflow.cli import output, runs
+from boltzflow.cli import arguments, output, runs
 
 
-def run(folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]) -> None:
-    """Continue a run that was interrupted.
+def run(
+    folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    set: arguments.Set = arguments.Words(),  # noqa: B008 (a tuple)
+    plugin: arguments.Plugin = arguments.Words(),  # noqa: B008 (a tuple)
+) -> None:
+    """Continue a run that was interrupted, or give it another stage.
 
-    It goes on from its last valid checkpoint and ends exactly as it would have without the interruption. To train a finished run
-    longer, start another from it with `boltzflow train PRESET --set training.start_from=RUN -o OTHER`.
+    It goes on from its last valid checkpoint and ends exactly as it would have without the interruption. A finished run goes on when it is
+    given one more stage, such as `boltzflow resume RUN --set stages.1.objective=path-gradient stages.1.steps=400`.
 
     Args:
         folder: Folder of the run.
+        set: Add a stage, change one that has not begun, or how often is logged and saved.
+        plugin: Modules, or .py files, that the run needs.
     """
-    from boltzflow import config_io, files, progress
+    from boltzflow import config_io, files, plugins, progress
     from boltzflow.cli.train import train
 
     path = runs.folder_of(folder)
     files.require_writable(path / "model.safetensors")
-    finished = (path / "model.safetensors").is_file()
+    for name in plugin:
+        plugins.load(name)
+    before = config_io.load_config(path / "config.yaml")
+    config = config_io.apply_overrides(before, set) if set else before
+    finished = (path / "model.safetensors").is_file() and len(config.stages) == len(before.stages)
     with progress.shown() as bar:
-        train(config_io.load_config(path / "config.yaml"), path, bar, resume=True)
+        train(config, path, bar, resume=True)
     if finished:
-        output.say(f"The run had its model already. {longer(folder)}")
+        output.say(f"The run had its model already. {longer(folder, len(config.stages))}")
     output.say(f"The run in {path} is complete. Next: {output.next_steps(path)}.")
 
 
-def longer(folder: str) -> str:
-    """How to train a finished run longer."""
-    return (
-        f"To train it longer, start another run from its model: `boltzflow train PRESET --set training.start_from={folder} "
-        f"training.steps=N -o OTHER`."
-    )
+def longer(folder: str, stages: int) -> str:
+    """How to train a finished run longer.
+
+    Args:
+        folder: of the run.
+        stages: that it has.
+    """
+    return f"To train it longer, give it another stage: `boltzflow resume {folder} --set stages.{stages}.steps=N`."

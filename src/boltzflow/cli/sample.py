@@ -19,6 +19,7 @@ def run(
     resume: arguments.Flag = False,
     chunk: Annotated[arguments.MaybeInt, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: chosen for the machine)")] = None,
     precision: Annotated[arguments.MaybePrecision, tyro.conf.arg(help_behavior_hint="(default: that of the run)")] = None,
+    plugin: arguments.Plugin = arguments.Words(),  # noqa: B008 (a tuple)
 ) -> None:
     """Draw samples with their exact probability from a run or a model.
 
@@ -33,13 +34,17 @@ def run(
         resume: Continue the file if it is there.
         chunk: Samples drawn at once; not given: as many as suit the processor's cache.
         precision: Floating-point precision; that of the run unless given.
+        plugin: Modules, or .py files, that add targets, networks, objectives and more.
     """
     arguments.count(n)
     arguments.count(chunk, "chunk")
     arguments.seed(seed)
     arguments.given(model, "RUN|MODEL")
     path = arguments.new_file(out, endings=(".h5", ".hdf5"), replace=resume, option="add --resume to continue it, ")
-    from boltzflow import progress, runtime
+    from boltzflow import plugins, progress, runtime
+
+    for name in plugin:
+        plugins.load(name)
 
     runtime.configure()
     from boltzflow.training.export import load_model, precision_of

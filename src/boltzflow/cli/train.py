@@ -23,32 +23,37 @@ def run(
     seed: Annotated[arguments.MaybeInt, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: the preset's)")] = None,
     force_field: arguments.ForceField = arguments.Words(),  # noqa: B008 (a tuple)
     temperature: arguments.Temperature = None,
+    plugin: arguments.Plugin = arguments.Words(),  # noqa: B008 (a tuple)
 ) -> None:
     """Train a flow from a preset.
 
     Everything goes into one folder: configuration, versions, data, metrics, checkpoints and the trained model. If the folder already
-    holds this very run, it is continued, or refined if `refinement.steps` says so; if it holds another, nothing is touched.
+    holds this very run, it is continued, with further stages if there are more now; if it holds another, nothing is touched.
 
     Args:
         preset: Name of a preset (`boltzflow presets` lists them), a YAML file, or a molecule's PDB or mmCIF file (trained with the
             preset `molecule`).
         out: Folder of the run.
-        set: Change options of the preset, such as `--set flow.hidden=64 training.steps=2000`; `boltzflow presets PRESET` explains all.
-        seed: Seed of the training; the same as `--set training.seed=...`.
+        set: Change options of the preset, such as `--set flow.network.hidden=64 stages.0.steps=2000`; `boltzflow presets PRESET` explains
+            all.
+        seed: Seed of the training; the same as `--set run.seed=...`.
         force_field: Files of OpenMM's force field, such as `amber14-all.xml implicit/gbn2.xml`.
         temperature: Temperature of the molecule.
+        plugin: Modules, or .py files, that add targets, networks, objectives and more; the run remembers them.
     """
     arguments.seed(seed)
     arguments.given(preset, "PRESET")
     folder = arguments.new_folder(f"runs/{Path(preset).stem}" if out is None else out)
-    from boltzflow import config_io, progress, runtime
+    from boltzflow import config_io, plugins, progress, runtime
 
-    overrides = [*set, *([] if seed is None else [f"training.seed={seed}"])]
+    loaded = [plugins.load(name) for name in plugin]
+    overrides = [*set, *([] if seed is None else [f"run.seed={seed}"])]
     config = config_io.load_preset("molecule" if molecules.is_file(preset) else preset)
     config = config_io.apply_overrides(config, overrides)
+    config = dataclasses.replace(config, plugins=tuple(dict.fromkeys([*config.plugins, *loaded])))
     if molecules.is_file(preset):
         # JAX computes the energy of a molecule when its target is made, and cannot be set up any more after that.
-        runtime.configure(config.precision, config.training.devices)
+        runtime.configure(config.precision, config.run.devices)
     molecule = molecules.from_words(preset, force_field, temperature)
     if molecule is not None:
         config = dataclasses.replace(config, target=molecule.name)
@@ -70,16 +75,16 @@ def train(config: "RunConfig", folder: Path, bar: "Progress", *, resume: bool, t
     """
     from boltzflow import runtime
 
-    runtime.configure(config.precision, config.training.devices)
-    from boltzflow.training import loop
+    runtime.configure(config.precision, config.run.devices)
+    from boltzflow.training import frames, loop
 
     if resume and given:
-        loop.require_named_frames(config, folder, target)
+        frames.require_named_frames(config, folder, target)
     loop.train(config, folder, resume=resume, progress=bar, target=target)
 
 
 def holds(folder: Path, config: "RunConfig") -> bool:
-    """Whether a folder holds a run of this configuration, whatever its description says; a run may be refined later."""
+    """Whether a folder holds a run of this configuration, whatever its description says; it may be given other stages later."""
     from boltzflow import config_io
     from boltzflow.errors import ConfigError
 
@@ -90,4 +95,5 @@ def holds(folder: Path, config: "RunConfig") -> bool:
         there = config_io.load_config(path)
     except ConfigError:
         return False
-    return dataclasses.replace(there, description="", refinement=config.refinement) == dataclasses.replace(config, description="")
+    same = {"description": "", "plugins": (), "stages": config.stages}
+    return there.stages[0] == config.stages[0] and dataclasses.replace(there, **same) == dataclasses.replace(config, **same)

@@ -73,6 +73,11 @@ class AugmentedCouplingFlow(AbstractFlow):
         return {"divergence": "none", "solver": f"coupling layers, joint density with {self.augmented} copies"}
 
     @property
+    def equivariant(self) -> bool:
+        """That of the layers."""
+        return self.stack.equivariant
+
+    @property
     def mirror_symmetric(self) -> bool:
         """That of the projection."""
         return self.stack.mirror_symmetric

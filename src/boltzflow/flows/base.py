@@ -66,6 +66,16 @@ class AbstractFlow(eqx.Module):
         """How log q is computed, in words; stored with samples."""
 
     @property
+    def equivariant(self) -> bool:
+        """Whether the density is the same for a configuration and all its rotations."""
+        return True
+
+    @property
+    def unsaid(self) -> str:
+        """Settings that decide log q and that `settings` leaves out."""
+        return ""
+
+    @property
     @abc.abstractmethod
     def mirror_symmetric(self) -> bool:
         """Whether a configuration and its mirror image have the same density."""

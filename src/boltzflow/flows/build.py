@@ -3,7 +3,7 @@
 import jax
 from jaxtyping import PRNGKeyArray
 
-from boltzflow.config import CouplingConfig, FlowConfig
+from boltzflow import config
 from boltzflow.errors import ConfigError
 from boltzflow.flows.augmented import AugmentedCouplingFlow
 from boltzflow.flows.base import AbstractFlow
@@ -16,47 +16,54 @@ from boltzflow.nets.stacking import stacked
 from boltzflow.targets.base import Target
 
 
-def build_field(config: FlowConfig, classes: tuple[int, ...], scale: float, *, key: PRNGKeyArray) -> AbstractVectorField:
+def build_field(options: config.Network, classes: tuple[int, ...], scale: float, *, key: PRNGKeyArray) -> AbstractVectorField:
     """The vector field that a configuration names, with fresh parameters.
 
     Args:
-        config: flow and network.
+        options: those of the network; one of a plug-in has a method `build` with the other arguments.
         classes: interchangeability class of each particle; used as its type.
         scale: one unit of the prior in data units, by which the cut-off is divided.
         key: for the initial parameters.
+
+    Raises:
+        ConfigError: if nobody says how the network is built.
     """
-    cutoff = None if config.cutoff is None else config.cutoff / scale
-    if config.network == "egnn":
+    if isinstance(options, config.EGNN):
         return EGNN(
             classes,
-            layers=config.layers,
-            hidden=config.hidden,
-            attention=config.attention,
-            radial=config.radial,
-            reach=config.reach / scale,
-            cutoff=cutoff,
+            layers=options.layers,
+            hidden=options.hidden,
+            attention=options.attention,
+            radial=options.radial,
+            reach=options.reached / scale,
+            cutoff=None if options.cutoff is None else options.cutoff / scale,
             key=key,
         )
-    return TwoInteraction(
-        classes,
-        layers=config.layers,
-        hidden=config.hidden,
-        radial=config.radial,
-        reach=config.reach / scale,
-        softening=config.softening / scale,
-        fine_time=config.fine_time,
-        channels=config.channels,
-        typed_pairs=config.typed_pairs,
-        cutoff=cutoff,
-        key=key,
-    )
+    if isinstance(options, config.TwoInteraction):
+        return TwoInteraction(
+            classes,
+            layers=options.depth,
+            hidden=options.hidden,
+            radial=options.radial,
+            reach=options.reach / scale,
+            softening=options.softening / scale,
+            fine_time=options.fine_time,
+            channels=options.channels,
+            typed_pairs=options.typed_pairs,
+            cutoff=None if options.cutoff is None else options.cutoff / scale,
+            key=key,
+        )
+    build = getattr(options, "build", None)
+    if build is None:
+        raise ConfigError(f"the network {options.variant} must have a method build(classes, scale, *, key) that makes the vector field.")
+    return build(classes, scale, key=key)
 
 
-def build_coupling(config: CouplingConfig, classes: tuple[int, ...], dimension: int, *, key: PRNGKeyArray) -> CouplingStack:
+def build_coupling(options: config.EACF, classes: tuple[int, ...], dimension: int, *, key: PRNGKeyArray) -> CouplingStack:
     """The coupling layers that a configuration names, with fresh parameters; the identity.
 
     Args:
-        config: kind, number and sizes of the layers.
+        options: kind, number and sizes of the layers.
         classes: interchangeability class of each particle; used as its type.
         dimension: D.
         key: for the initial parameters.
@@ -64,58 +71,59 @@ def build_coupling(config: CouplingConfig, classes: tuple[int, ...], dimension: 
     Raises:
         ConfigError: if the projection is not made for this many dimensions.
     """
-    pairs = (config.augmented + 1) // 2
+    pairs, seen = (options.augmented + 1) // 2, options.projection
+    projection = _projection(seen, dimension)
 
     def layer(key: PRNGKeyArray) -> CouplingLayer | PlainCoupling:
-        if config.projection == "none":
-            return PlainCoupling(classes, dimension, pairs=pairs, layers=config.layers, features=config.features, key=key)
-        projection = _projection(config, dimension)
-        sizes = {"layers": config.layers, "features": config.features, "width": config.width, "radial": config.radial}
+        if projection is None or not isinstance(seen, config.Equivariant | config.Cartesian):
+            return PlainCoupling(classes, dimension, pairs=pairs, layers=options.layers, features=options.features, key=key)
+        sizes = {"layers": options.layers, "features": options.features, "width": seen.width, "radial": seen.radial}
         return CouplingLayer(classes, projection, pairs=pairs, **sizes, key=key)
 
     key_layers, key_scalings = jax.random.split(key)
     scalings = None
-    if config.scaling:
-        scalings = stacked(lambda key: Scaling(config.augmented + 1, key=key), config.blocks, key=key_scalings)
-    return CouplingStack(stacked(layer, 2 * config.blocks, key=key_layers), scalings)
+    if options.scaling:
+        scalings = stacked(lambda key: Scaling(options.augmented + 1, key=key), options.blocks, key=key_scalings)
+    return CouplingStack(stacked(layer, 2 * options.blocks, key=key_layers), scalings)
 
 
-def _projection(config: CouplingConfig, dimension: int) -> Projection:
-    if config.projection != "vector" and dimension not in (2, 3):
+def _projection(options: config.Projection, dimension: int) -> Projection | None:
+    """How the layers see a particle; None for the baseline."""
+    if isinstance(options, config.Cartesian | config.Spherical) and dimension not in (2, 3):
         raise ConfigError(
-            f"flow.coupling.projection={config.projection} makes its frames in 2 or 3 dimensions, and the target has {dimension}; choose "
-            "vector, or the continuous flow (flow.family=ecnf)."
+            f"flow.projection={options.variant} makes its frames in 2 or 3 dimensions, and the target has {dimension}; choose vector, or "
+            "the continuous flow (flow=ecnf)."
         )
-    if config.projection == "cartesian":
-        return Cartesian(dimension, bins=config.bins, reach=config.reach)
-    if config.projection == "vector":
-        return Vector(dimension, bins=config.bins, reach=config.reach)
-    return Spherical(dimension, bins=config.bins, reach=config.reach, reflections=config.mirror)
+    if isinstance(options, config.Cartesian):
+        return Cartesian(dimension, bins=options.bins, reach=options.extent)
+    if isinstance(options, config.Vector):
+        return Vector(dimension, bins=options.bins, reach=options.extent)
+    if isinstance(options, config.Spherical):
+        return Spherical(dimension, bins=options.bins, reach=options.extent, reflections=options.mirror)
+    return None
 
 
-def build_flow(config: FlowConfig, target: Target, scale: float, *, key: PRNGKeyArray) -> AbstractFlow:
+def build_flow(options: config.Flow, target: Target, scale: float, *, key: PRNGKeyArray) -> AbstractFlow:
     """The flow that a configuration names, for a target, with fresh parameters.
 
     Raises:
-        ConfigError: if it is not made for the target's number of dimensions.
+        ConfigError: if it is not made for the target's number of dimensions, or nobody says how it is built.
     """
-    if config.family == "eacf":
-        coupling = config.coupling
+    size = {"n_particles": target.n_particles, "dimension": target.dimension, "scale": scale}
+    if isinstance(options, config.EACF):
         prior = Normal()
-        if coupling.base == "harmonic":
-            prior = Harmonic(target.bonds, target.n_particles, coupling.stiffness)
-        stack = build_coupling(coupling, target.classes, target.dimension, key=key)
+        if isinstance(options.base, config.Harmonic):
+            prior = Harmonic(target.bonds, target.n_particles, options.base.stiffness)
         return AugmentedCouplingFlow(
-            stack=stack,
+            stack=build_coupling(options, target.classes, target.dimension, key=key),
             prior=prior,
-            n_particles=target.n_particles,
-            dimension=target.dimension,
-            augmented=coupling.augmented,
-            noise=coupling.noise,
-            scale=scale,
-            marginal_draws=coupling.marginal_draws,
+            augmented=options.augmented,
+            noise=options.noise,
+            marginal_draws=options.marginal_draws,
+            **size,
         )
-    if config.network == "two-interaction" and target.dimension == 1:
-        raise ConfigError("flow.network=two-interaction describes surroundings by directions, of which a line has none; choose egnn.")
-    field = build_field(config, target.classes, scale, key=key)
-    return ContinuousFlow(field=field, n_particles=target.n_particles, dimension=target.dimension, scale=scale, solver=config.solver)
+    if isinstance(options, config.ECNF):
+        if isinstance(options.network, config.TwoInteraction) and target.dimension == 1:
+            raise ConfigError("flow.network=two-interaction describes surroundings by directions, of which a line has none; choose egnn.")
+        return ContinuousFlow(field=build_field(options.network, target.classes, scale, key=key), solver=options.solver, **size)
+    raise ConfigError(f"nobody says how the flow {options.variant} is built.")

@@ -1,14 +1,14 @@
 """The equivariant continuous normalizing flow (E-CNF): prior and vector field, sampled and evaluated by integrating an ODE."""
 
 import math
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from boltzflow.config import SolverConfig
+from boltzflow.config import RK4, Adaptive, DivergenceName, Dopri5, GaussLegendre, Hutchinson, Solver
 from boltzflow.flows import prior, quadrature
 from boltzflow.flows.base import AbstractFlow, FlowSolution
 from boltzflow.flows.divergence import draw_probes, velocity_and_divergence
@@ -36,7 +36,7 @@ class ContinuousFlow(AbstractFlow):
     n_particles: int = eqx.field(static=True)
     dimension: int = eqx.field(static=True)
     scale: float = eqx.field(static=True, default=1.0)
-    solver: SolverConfig = eqx.field(static=True, default=SolverConfig())
+    solver: Solver = eqx.field(static=True, default=Dopri5())
 
     @property
     def network(self) -> AbstractVectorField:
@@ -50,7 +50,16 @@ class ContinuousFlow(AbstractFlow):
     @property
     def settings(self) -> dict[str, str]:
         """Divergence and solver."""
-        return {"divergence": self.solver.divergence, "solver": str(self.solver)}
+        return {"divergence": self._divergence, "solver": str(self.solver)}
+
+    @property
+    def unsaid(self) -> str:
+        """Probes and the largest number of steps, where they count."""
+        return self.solver.unsaid
+
+    @property
+    def _divergence(self) -> DivergenceName:
+        return cast(DivergenceName, self.solver.divergence.variant)
 
     @property
     def mirror_symmetric(self) -> bool:
@@ -86,12 +95,13 @@ class ContinuousFlow(AbstractFlow):
     ) -> tuple[Float[Array, "N D"], Float[Array, ""], FlowSolution]:
         """End point, integral of the divergence along the path, and the record of the solve."""
         probes = None
-        if self.solver.divergence == "hutchinson":
-            probes = draw_probes(self.solver.probes, self.n_particles, self.dimension, key=jax.random.key(0) if key is None else key)
-        if self.solver.method == "gauss-legendre":
-            options = {"grading": self.solver.grading, "method": self.solver.divergence, "probes": probes}
-            end, change, length = quadrature.transport(self.field, start, self.solver.steps, reverse=t1 < t0, **options)
-            solved, nfe, reached = True, jnp.asarray(4 * (self.solver.steps + 1)), jnp.asarray(t1)
+        solver, divergence = self.solver, self.solver.divergence
+        if isinstance(divergence, Hutchinson):
+            probes = draw_probes(divergence.probes, self.n_particles, self.dimension, key=jax.random.key(0) if key is None else key)
+        if isinstance(solver, GaussLegendre):
+            options = {"grading": solver.grading, "method": self._divergence, "probes": probes}
+            end, change, length = quadrature.transport(self.field, start, solver.nodes, reverse=t1 < t0, **options)
+            solved, nfe, reached = True, jnp.asarray(4 * (solver.nodes + 1)), jnp.asarray(t1)
         else:
             end, change, length, solved, nfe, reached = self._integrate(start, t0, t1, probes)
         # A solver that shrinks its steps in vain, or steps past a pole, is told by the field itself.
@@ -110,10 +120,13 @@ class ContinuousFlow(AbstractFlow):
         from boltzflow.flows.solvers import solver_and_controller
 
         def velocity(t: Any, state: tuple[Array, Array, Array], _: PyTree) -> tuple[Array, Array, Array]:
-            v, divergence = velocity_and_divergence(self.field, jnp.asarray(t), state[0], method=self.solver.divergence, probes=probes)
+            v, divergence = velocity_and_divergence(self.field, jnp.asarray(t), state[0], method=self._divergence, probes=probes)
             # The speed is signed so that the path length grows in both directions of time.
             return v, divergence, jnp.sqrt(jnp.sum(v**2)) * (1.0 if t1 > t0 else -1.0)
 
+        if not isinstance(self.solver, RK4 | Adaptive):
+            raise TypeError(f"{self.solver.variant} is no solver of diffrax")
+        most = self.solver.steps + 1 if isinstance(self.solver, RK4) else self.solver.max_steps
         solver, controller, first_step, stages = solver_and_controller(self.solver)
         zero = jnp.zeros((), start.dtype)
         solution = diffrax.diffeqsolve(
@@ -124,7 +137,7 @@ class ContinuousFlow(AbstractFlow):
             None if first_step is None else first_step * (t1 - t0),
             (start, zero, zero),
             stepsize_controller=controller,
-            max_steps=self.solver.steps + 1 if self.solver.method == "rk4" else self.solver.max_steps,
+            max_steps=most,
             throw=False,
         )
         end, change, length = jax.tree.map(lambda a: a[-1], solution.ys)

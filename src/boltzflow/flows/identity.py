@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from boltzflow.flows.base import AbstractFlow
-from boltzflow.flows.continuous import ContinuousFlow
 
 _DIGITS = 16
 
@@ -45,10 +44,5 @@ def identity(flow: AbstractFlow) -> dict[str, str]:
         **flow.settings,
         "precision": str(jnp.zeros(()).dtype),
     }
-    unsaid = ""
-    if isinstance(flow, ContinuousFlow):
-        solver = flow.solver
-        unsaid += f"probes {solver.probes}" if solver.divergence == "hutchinson" else ""
-        unsaid += f"max_steps {solver.max_steps}" if solver.method in ("dopri5", "tsit5") else ""
-    text = "|".join([*(f"{key}={known[key]}" for key in sorted(known)), unsaid])
+    text = "|".join([*(f"{key}={known[key]}" for key in sorted(known)), flow.unsaid])
     return {**known, "identity": hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]}

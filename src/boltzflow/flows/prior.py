@@ -64,12 +64,10 @@ class Harmonic(eqx.Module):
     def __check_init__(self) -> None:
         """Raises TargetError where the bonds leave the particles in pieces that could drift apart."""
         if not self.bonds:
-            raise TargetError("a harmonic prior needs a target with bonds, but this one has none; choose flow.coupling.base=normal.")
+            raise TargetError("a harmonic prior needs a target with bonds, but this one has none; choose flow.base=normal.")
         precisions = np.linalg.eigvalsh(self._laplacian())
         if precisions[1] < 1e-9:
-            raise TargetError(
-                "a harmonic prior needs bonds that join all particles; add the missing ones, or choose flow.coupling.base=normal."
-            )
+            raise TargetError("a harmonic prior needs bonds that join all particles; add the missing ones, or choose flow.base=normal.")
 
     def _laplacian(self) -> Float[np.ndarray, "N N"]:
         laplacian = np.zeros((self.n_particles, self.n_particles))

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from boltzflow.config import SolverConfig
+from boltzflow.config import RK4 as RK4Options
+from boltzflow.config import Adaptive, Dopri5
 
 
 class RK4(diffrax.AbstractERK):
@@ -32,10 +33,12 @@ def position_and_density_norm(scaled_error: tuple[Array, Array, Array]) -> Float
     return jnp.sqrt((jnp.sum(positions**2) + log_density**2) / (positions.size + 1))
 
 
-def solver_and_controller(config: SolverConfig) -> tuple[diffrax.AbstractERK, diffrax.AbstractStepSizeController, float | None, int]:
+def solver_and_controller(
+    options: RK4Options | Adaptive,
+) -> tuple[diffrax.AbstractERK, diffrax.AbstractStepSizeController, float | None, int]:
     """Solver, step-size controller, first step (None: chosen by the controller) and evaluations per step beyond the first."""
-    if config.method == "rk4":
-        return RK4(), diffrax.ConstantStepSize(), 1.0 / config.steps, 4
-    solver = diffrax.Dopri5() if config.method == "dopri5" else diffrax.Tsit5()
-    controller = diffrax.PIDController(rtol=config.rtol, atol=config.atol, norm=position_and_density_norm)
+    if isinstance(options, RK4Options):
+        return RK4(), diffrax.ConstantStepSize(), 1.0 / options.steps, 4
+    solver = diffrax.Dopri5() if isinstance(options, Dopri5) else diffrax.Tsit5()
+    controller = diffrax.PIDController(rtol=options.rtol, atol=options.atol, norm=position_and_density_norm)
     return solver, controller, None, 6

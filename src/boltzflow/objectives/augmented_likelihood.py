@@ -1,63 +1,76 @@
 """Maximum likelihood of the joint density of an augmented coupling flow."""
 
 import dataclasses
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from boltzflow import config
+from boltzflow.errors import ConfigError
 from boltzflow.flows.augmented import AugmentedCouplingFlow
 from boltzflow.flows.coupling import CouplingStack
-from boltzflow.objectives.flow_matching import Batch
+from boltzflow.objectives.base import AbstractObjective, Proposal
+
+
+class Copied(NamedTuple):
+    """Frames of one step, in units of the prior.
+
+    Attributes:
+        data: frames, (B, N, D).
+        noise: normal noise of the copies of each, (B, N, k, D).
+    """
+
+    data: Float[Array | np.ndarray, "B N D"]
+    noise: Float[Array | np.ndarray, "B N k D"]
 
 
 @dataclasses.dataclass(frozen=True)
-class AugmentedLikelihood:
-    """-log q(x, a) of frames with one draw of their copies each, and the penalty against degenerate frames.
+class AugmentedLikelihood(config.AugmentedLikelihood, AbstractObjective):
+    """-log q(x, a) of frames with one draw of their copies each, and the penalty against degenerate frames in three dimensions.
 
     Source: Midgley, Stimper et al., NeurIPS 2023, arXiv:2308.10364, sections 3.3 and 4.
-
-    Attributes:
-        flow: the flow; its coupling layers are those given to `losses`.
-        collinearity: weight of the penalty.
-        turn: rotate (and reflect, where that is a symmetry) each frame at random, for networks that do not know these symmetries.
     """
 
-    flow: AugmentedCouplingFlow
-    collinearity: float = 0.0
-    turn: bool = False
+    def check(self) -> None:
+        """Refuses a weight of the penalty where there are no frames of three particles."""
+        super().check()
+        dimension = self.setting.flow.dimension
+        if dimension != 3 and self.collinearity not in (0.0, config.AugmentedLikelihood().collinearity):
+            raise ConfigError(
+                f"collinearity={self.collinearity} would have no effect: the target has {dimension} dimensions, and frames degenerate in "
+                "three alone; leave it out."
+            )
 
-    def prepare(self, frames: Float[np.ndarray, "n N D"], *, batch_size: int, seed: int, step: int, reflections: bool = False) -> Batch:
-        """Draws the frames and the noise of their copies of one step on the host; they depend on `seed` and `step` alone.
+    def propose(self, state: Any, network: Any, frames: Float[np.ndarray, "n N D"], *, step: int, key: Any = None) -> Proposal:
+        """Draws the frames and the noise of their copies of one step on the host; they depend on the seed and the step alone.
 
-        Args:
-            frames: data in units of the prior, centred.
-            batch_size: frames B.
-            seed: seed of the run.
-            step: number of the step.
-            reflections: whether reflections are a symmetry.
+        For a network that does not know rotations (and reflections, where these are a symmetry), each frame is turned at random.
         """
-        rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 3, step]))
-        data = frames[rng.integers(len(frames), size=batch_size)]
+        setting, flow = self.setting, cast(AugmentedCouplingFlow, self.setting.flow)
+        rng = setting.rng(3, step)
+        data = frames[rng.integers(len(frames), size=setting.batch_size)]
         n, dimension = data.shape[1:]
-        if self.turn:
-            turns = random_turns(rng, batch_size, dimension, reflections=reflections).astype(data.dtype)
+        if not flow.equivariant:
+            turns = random_turns(rng, setting.batch_size, dimension, reflections=setting.target.reflections).astype(data.dtype)
             data = np.einsum("bij,bkj->bki", turns, data)
-        noise = rng.standard_normal((batch_size, n, self.flow.augmented, dimension), dtype=data.dtype.type)
-        return Batch(data, data, np.zeros(batch_size, data.dtype), noise)
+        noise = rng.standard_normal((setting.batch_size, n, flow.augmented, dimension), dtype=data.dtype.type)
+        return Proposal(state, Copied(data, noise))
 
-    def losses(self, network: CouplingStack, batch: Batch) -> Float[Array, " B"]:
+    def losses(self, network: CouplingStack, batch: Copied) -> Float[Array, " B"]:
         """Negative joint log-likelihood of each frame in nats and units of the prior, less log pi(a|x), with the weighted penalty.
 
         Subtracting log pi(a|x), which no parameter changes, makes the mean an upper bound of the NLL of the positions.
         """
-        flow = self.flow.with_network(network)
+        flow = cast(AugmentedCouplingFlow, self.setting.flow.with_network(network))
+        collinearity = self.collinearity if flow.dimension == 3 else 0.0
 
         def loss(frame: Float[Array, "N D"], noise: Float[Array, "N K D"]) -> Float[Array, ""]:
             channels = flow.with_copies(frame, noise)
             density = flow.joint(channels)
-            return flow.log_conditional(channels) - density.log_q + self.collinearity * density.collinearity
+            return flow.log_conditional(channels) - density.log_q + collinearity * density.collinearity
 
         return jax.vmap(loss)(jnp.asarray(batch.data), jnp.asarray(batch.noise))
 

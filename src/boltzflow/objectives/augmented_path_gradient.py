@@ -6,6 +6,7 @@ Stimper et al., NeurIPS 2023, arXiv:2308.10364).
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, cast
 
 import equinox as eqx
 import jax
@@ -13,55 +14,60 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from boltzflow.config import RefinementConfig
+from boltzflow import config
 from boltzflow.flows.augmented import AugmentedCouplingFlow
 from boltzflow.flows.coupling import CouplingStack
-from boltzflow.objectives.flow_matching import Batch
+from boltzflow.objectives.base import AbstractObjective, Needs, Proposal
 from boltzflow.objectives.path_gradient import bounded, with_gradient
 
 
-@dataclasses.dataclass(frozen=True)
-class AugmentedPathGradient:
-    """Path gradients of KL(q|p) over flow samples, of KL(p|q) over reference frames, or of their mean.
-
-    The densities are joint ones, q(x, a) and p(x) pi(a|x).
+class Ends(NamedTuple):
+    """Where the paths of one step begin, in units of the prior.
 
     Attributes:
-        options: the refinement's configuration; it has no use for nodes.
-        energy: reduced energy of one configuration in data units; of the configuration that counts for one of the flow, which may be its
-            mirror image (`flows.images.energy_that_counts`).
-        flow: the flow; its coupling layers are those given to `losses`.
+        prior: latent positions, (B, N, D).
+        data: frames, (B, N, D).
+        noise: normal noise of the copies of the frames and of the latent positions, (B, N, 2k, D).
     """
 
-    options: RefinementConfig
-    energy: Callable[[Float[Array, "N D"]], Float[Array, ""]]
-    flow: AugmentedCouplingFlow
+    prior: Float[Array | np.ndarray, "B N D"]
+    data: Float[Array | np.ndarray, "B N D"]
+    noise: Float[Array | np.ndarray, "B N copies D"]
 
-    def prepare(self, frames: Float[np.ndarray, "n N D"], *, seed: int, step: int) -> Batch:
-        """Draws latent positions, frames and the noise of the copies of both; they depend on `seed` and `step` alone.
 
-        Args:
-            frames: data in units of the prior, centred.
-            seed: seed of the run.
-            step: number of the step, counted from the beginning of the run.
-        """
-        rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 4, step]))
-        size, (n, dimension) = self.options.batch_size, frames.shape[1:]
+@dataclasses.dataclass(frozen=True)
+class AugmentedPathGradient(config.AugmentedPathGradient, AbstractObjective):
+    """Path gradients of KL(q|p) over flow samples, of KL(p|q) over reference frames, or of their mean.
+
+    The densities are joint ones, q(x, a) and p(x) pi(a|x). The energy is that of the configuration that counts for one of the flow, which
+    may be its mirror image (`flows.images`).
+    """
+
+    needs: ClassVar[Needs] = Needs(frames=True, energy=True, gradient=True)
+
+    @property
+    def _flow(self) -> AugmentedCouplingFlow:
+        return cast(AugmentedCouplingFlow, self.setting.flow)
+
+    def propose(self, state: Any, network: Any, frames: Float[np.ndarray, "n N D"], *, step: int, key: Any = None) -> Proposal:
+        """Draws latent positions, frames and the noise of the copies of both; they depend on the seed and the step alone."""
+        rng, flow = self.setting.rng(4, step), self._flow
+        size, (n, dimension) = self.setting.batch_size, frames.shape[1:]
         data = frames[rng.integers(len(frames), size=size)]
         keys = jax.random.split(jax.random.key(int(rng.integers(2**31))), size)
-        prior = np.asarray(jax.vmap(lambda key: self.flow.prior.sample(n, dimension, key=key))(keys), data.dtype)
-        noise = rng.standard_normal((size, n, 2 * self.flow.augmented, dimension), dtype=data.dtype.type)
-        return Batch(prior, data, np.zeros(size, data.dtype), noise)
+        prior = np.asarray(jax.vmap(lambda key: flow.prior.sample(n, dimension, key=key))(keys), data.dtype)
+        noise = rng.standard_normal((size, n, 2 * flow.augmented, dimension), dtype=data.dtype.type)
+        return Proposal(state, Ends(prior, data, noise))
 
-    def losses(self, network: CouplingStack, batch: Batch) -> Float[Array, " B"]:
+    def losses(self, network: CouplingStack, batch: Ends) -> Float[Array, " B"]:
         """Divergence of each pair up to log Z, which cancels for "both", with the path gradient as its gradient."""
-        flow = self.flow.with_network(network)
+        flow = self._flow.with_network(network)
         precision = jnp.result_type(batch.prior, *jax.tree.leaves(eqx.filter(network, eqx.is_inexact_array)))
         latents, frames, noise = (jnp.asarray(part, precision) for part in (batch.prior, batch.data, batch.noise))
         parts = []
-        if self.options.divergence in ("reverse", "both"):
+        if self.direction in ("reverse", "both"):
             parts.append(jax.vmap(lambda x, e: self._reverse(flow, x, e))(latents, noise[:, :, flow.augmented :]))
-        if self.options.divergence in ("forward", "both"):
+        if self.direction in ("forward", "both"):
             parts.append(jax.vmap(lambda x, e: self._forward(flow, x, e))(frames, noise[:, :, : flow.augmented]))
         return jnp.mean(jnp.stack(parts), axis=0)
 
@@ -88,11 +94,11 @@ class AugmentedPathGradient:
     def _pulled(self, log_ratio: Callable[[Float[Array, "N K D"]], Float[Array, ""]], end: Float[Array, "N K D"]) -> Float[Array, ""]:
         """Logarithm of the ratio of two densities at `end`, with the gradient of moving `end` alone."""
         value, pull = jax.value_and_grad(log_ratio)(jax.lax.stop_gradient(end))
-        return with_gradient(value, bounded(pull, self.options.clip), end)
+        return with_gradient(value, bounded(pull, self.clip), end)
 
     def _log_target(self, channels: Float[Array, "N K D"]) -> Float[Array, ""]:
         """Log p(x) pi(a|x) up to log Z, of channels in units of the prior."""
-        return self.flow.log_conditional(channels) - self.energy(channels[:, 0] * self.flow.scale)
+        return self._flow.log_conditional(channels) - self.setting.energy(channels[:, 0] * self._flow.scale)
 
 
 def _frozen(flow: AugmentedCouplingFlow) -> AugmentedCouplingFlow:

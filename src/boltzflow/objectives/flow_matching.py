@@ -1,20 +1,21 @@
 """Flow matching on given paths between paired prior and data samples."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from boltzflow.config import ObjectiveConfig, ObjectiveName
+from boltzflow import config
 from boltzflow.nets.base import AbstractVectorField
-from boltzflow.objectives.pairing import PairingInfo, pair
+from boltzflow.objectives.base import AbstractObjective, Proposal
+from boltzflow.objectives.pairing import pair
 from boltzflow.objectives.paths import path
 
 
-class Batch(NamedTuple):
+class Pairs(NamedTuple):
     """Paired samples of one training step, in units of the prior.
 
     Attributes:
@@ -31,52 +32,39 @@ class Batch(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class FlowMatching(ObjectiveConfig):
+class FlowMatching(config.FlowMatching, AbstractObjective):
     """Conditional flow matching: |v(t, x_t) - dx_t/dt|² at x_t = b x0 + a x1 + sigma·noise; on the linear path b = 1-t, a = t.
 
     Other paths have times at which the velocity is many times larger than at others; there the error is divided by half the sum of the
     squared rates of b and a, which is 1 on the linear path and moves no minimum.
 
-    Source: Klein, Krämer and Noé, NeurIPS 2023, arXiv:2306.15030, section 4; Lipman et al., ICLR 2023, arXiv:2210.02747, section 4; the
-    options are those of `ObjectiveConfig`.
+    Source: Klein, Krämer and Noé, NeurIPS 2023, arXiv:2306.15030, section 4; Lipman et al., ICLR 2023, arXiv:2210.02747, section 4.
     """
 
-    method: ObjectiveName | None = "flow-matching"
-
-    def prepare(
-        self,
-        frames: Float[np.ndarray, "n N D"],
-        *,
-        batch_size: int,
-        seed: int,
-        step: int,
-        classes: np.ndarray,
-        reflections: bool,
-        threads: int = 1,
-    ) -> tuple[Batch, PairingInfo]:
+    def propose(self, state: Any, network: Any, frames: Float[np.ndarray, "n N D"], *, step: int, key: Any = None) -> Proposal:
         """Draws and pairs the batch of one step on the host.
 
-        All that is random comes from `seed` and `step` alone, so that a resumed run sees the same batches. Times are stratified over
-        the batch, which lowers the variance of the loss.
-
-        Args:
-            frames: data in units of the prior, centred.
-            batch_size: pairs B.
-            seed: seed of the run.
-            step: number of the step.
-            classes: interchangeability class of each particle.
-            reflections: whether reflections are a symmetry.
-            threads: threads of the pairing.
+        All that is random comes from the seed and the step alone, so that a resumed run sees the same batches. Times are stratified over
+        the batch, which lowers the variance of the loss. Where the flow cannot tell mirror images apart it learns the density of both,
+        and for that one they are a symmetry.
         """
-        rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, step]))
-        shape = (batch_size, *frames.shape[1:])
-        data = frames[rng.integers(len(frames), size=batch_size)]
+        setting, size = self.setting, self.setting.batch_size
+        rng = setting.rng(0, step)
+        shape = (size, *frames.shape[1:])
+        data = frames[rng.integers(len(frames), size=size)]
         prior, noise = (centred_normal(rng, shape, data.dtype) for _ in range(2))
         prior, data, info = pair(
-            prior, data, pairing=self.pairing, full_cost=self.full_cost, classes=classes, reflections=reflections, threads=threads
+            prior,
+            data,
+            pairing=cast(config.PairingName, self.pairing.variant),
+            full_cost=getattr(self.pairing, "full_cost", False),
+            classes=np.asarray(setting.target.classes),
+            reflections=setting.target.reflections or setting.flow.mirror_symmetric,
+            threads=setting.threads,
         )
-        quantile = (rng.permutation(batch_size) + rng.random(batch_size)) / batch_size
-        return Batch(prior, data, self._times(quantile).astype(data.dtype), noise), info
+        quantile = (rng.permutation(size) + rng.random(size)) / size
+        batch = Pairs(prior, data, self._times(quantile).astype(data.dtype), noise)
+        return Proposal(state, batch, {"pairing_cost": info.cost_after})
 
     def _times(self, quantile: Float[np.ndarray, " B"]) -> Float[np.ndarray, " B"]:
         """Uniform times, a share of which is mapped to a density that grows as 1/sqrt(1-t) towards the data."""
@@ -86,7 +74,7 @@ class FlowMatching(ObjectiveConfig):
         late = quantile < share
         return np.where(late, 1.0 - (quantile / share) ** 2, (quantile - share) / (1.0 - share))
 
-    def losses(self, field: AbstractVectorField, batch: Batch) -> Float[Array, " B"]:
+    def losses(self, field: AbstractVectorField, batch: Pairs) -> Float[Array, " B"]:
         """Squared error of the velocity of each pair; `field` is vmapped here."""
         batch = jax.tree.map(jnp.asarray, batch)
         at = path(self.path, jnp.asarray(batch.time)[:, None, None])

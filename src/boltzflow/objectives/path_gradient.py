@@ -6,8 +6,7 @@ arXiv:2206.09016; Vaitl, Winkler, Richter and Kessel, ICLR 2024, arXiv:2403.1588
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,59 +14,61 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from boltzflow.config import RefinementConfig
+from boltzflow import config
 from boltzflow.flows import quadrature
 from boltzflow.flows.divergence import velocity_and_divergence
 from boltzflow.nets.base import AbstractVectorField
-from boltzflow.objectives.flow_matching import Batch, centred_normal
+from boltzflow.objectives.base import AbstractObjective, Needs, Proposal
+from boltzflow.objectives.flow_matching import centred_normal
+
+
+class Ends(NamedTuple):
+    """Where the paths of one step begin, in units of the prior.
+
+    Attributes:
+        prior: prior samples, (B, N, D).
+        data: frames, (B, N, D).
+    """
+
+    prior: Float[Array | np.ndarray, "B N D"]
+    data: Float[Array | np.ndarray, "B N D"]
 
 
 @dataclasses.dataclass(frozen=True)
-class PathGradient:
+class PathGradient(config.PathGradient, AbstractObjective):
     """Path gradients of KL(q|p) over flow samples, of KL(p|q) over reference frames, or of their mean.
 
-    Attributes:
-        options: the refinement's configuration.
-        energy: reduced energy of one configuration in data units; of the configuration that counts for one of the flow, which may be its
-            mirror image (`flows.images.energy_that_counts`).
-        scale: one unit of the prior in data units.
+    The energy is that of the configuration that counts for one of the flow, which may be its mirror image (`flows.images`).
     """
 
-    options: RefinementConfig
-    energy: Callable[[Float[Array, "N D"]], Float[Array, ""]]
-    scale: float
+    needs: ClassVar[Needs] = Needs(frames=True, energy=True, gradient=True)
 
-    def prepare(self, frames: Float[np.ndarray, "n N D"], *, seed: int, step: int) -> Batch:
-        """Draws prior samples and frames of one step on the host; they depend on `seed` and `step` alone.
+    def propose(self, state: Any, network: Any, frames: Float[np.ndarray, "n N D"], *, step: int, key: Any = None) -> Proposal:
+        """Draws prior samples and frames of one step on the host; they depend on the seed and the step alone."""
+        rng = self.setting.rng(1, step)
+        data = frames[rng.integers(len(frames), size=self.setting.batch_size)]
+        return Proposal(state, Ends(centred_normal(rng, data.shape, data.dtype), data))
 
-        Args:
-            frames: data in units of the prior, centred.
-            seed: seed of the run.
-            step: number of the step, counted from the beginning of the run.
-        """
-        rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 1, step]))
-        shape = (self.options.batch_size, *frames.shape[1:])
-        data = frames[rng.integers(len(frames), size=shape[0])]
-        prior = centred_normal(rng, shape, data.dtype)
-        time = np.zeros(shape[0], data.dtype)
-        return Batch(prior, data, time, prior)
-
-    def losses(self, field: AbstractVectorField, batch: Batch) -> Float[Array, " B"]:
+    def losses(self, field: AbstractVectorField, batch: Ends) -> Float[Array, " B"]:
         """Divergence of each pair up to a constant, which is zero for "both", with the path gradient as its gradient."""
         precision = jnp.result_type(batch.prior, *jax.tree.leaves(eqx.filter(field, eqx.is_inexact_array)))
         parts = []
-        if self.options.divergence in ("reverse", "both"):
+        if self.direction in ("reverse", "both"):
             parts.append(jax.vmap(lambda x: self._reverse(field, x))(jnp.asarray(batch.prior, precision)))
-        if self.options.divergence in ("forward", "both"):
+        if self.direction in ("forward", "both"):
             parts.append(jax.vmap(lambda x: self._forward(field, x))(jnp.asarray(batch.data, precision)))
         return jnp.mean(jnp.stack(parts), axis=0)
 
+    def _energy(self, x: Float[Array, "N D"]) -> Float[Array, ""]:
+        """Reduced energy of a configuration in units of the prior."""
+        return self.setting.energy(x * self.setting.flow.scale)
+
     def _reverse(self, field: AbstractVectorField, latent: Float[Array, "N D"]) -> Float[Array, ""]:
         """Log q(x) + u(x) of one flow sample; its gradient pulls x along the difference of the two scores."""
-        end, score, change = transport_with_score(field, latent, -latent, self.options.nodes, grading=self.options.grading)
-        energy, gradient = jax.value_and_grad(lambda x: self.energy(x * self.scale))(end)
-        pull = bounded(score + gradient, self.options.clip)
-        path = _path(field, latent, self.options.nodes, grading=self.options.grading)
+        end, score, change = transport_with_score(field, latent, -latent, self.nodes, grading=self.grading)
+        energy, gradient = jax.value_and_grad(self._energy)(end)
+        pull = bounded(score + gradient, self.clip)
+        path = _path(field, latent, self.nodes, grading=self.grading)
         return with_gradient(-0.5 * jnp.sum(latent**2) - change + energy, pull, path)
 
     def _forward(self, field: AbstractVectorField, frame: Float[Array, "N D"]) -> Float[Array, ""]:
@@ -75,13 +76,11 @@ class PathGradient:
 
         In the latent space the frames' density is drawn towards the prior.
         """
-        energy, gradient = jax.value_and_grad(lambda x: self.energy(x * self.scale))(frame)
+        energy, gradient = jax.value_and_grad(self._energy)(frame)
         score = -gradient
-        latent, pulled_back, change = transport_with_score(
-            field, frame, score, self.options.nodes, grading=self.options.grading, reverse=True
-        )
-        pull = bounded(pulled_back + latent, self.options.clip)
-        path = _path(field, frame, self.options.nodes, grading=self.options.grading, reverse=True)
+        latent, pulled_back, change = transport_with_score(field, frame, score, self.nodes, grading=self.grading, reverse=True)
+        pull = bounded(pulled_back + latent, self.clip)
+        path = _path(field, frame, self.nodes, grading=self.grading, reverse=True)
         return with_gradient(0.5 * jnp.sum(latent**2) - change - energy, pull, path)
 
 

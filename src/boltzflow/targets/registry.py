@@ -46,6 +46,24 @@ _TARGETS: dict[str, tuple[Callable[[], Target], str, str]] = {
 }
 
 
+def add(name: str, make: Callable[[], Target], description: str = "") -> None:
+    """Makes a target known by a name.
+
+    Args:
+        name: the name.
+        make: makes the target; called when it is first asked for.
+        description: one line for `boltzflow targets`.
+
+    Raises:
+        TargetError: if another target has the name.
+    """
+    there = _TARGETS.get(name)
+    if there is not None and getattr(there[0], "__module__", None) != make.__module__:
+        raise TargetError(f"there is a target {name!r} already; choose another name.")
+    # Its own name is not known before it is made; see `name_of`.
+    _TARGETS[name] = (make, "", description)
+
+
 def get(name: str) -> Target:
     """The target of that name.
 
@@ -72,7 +90,7 @@ def names() -> dict[str, str]:
 def name_of(target: Target) -> str | None:
     """The name under which a target of the same fingerprint is registered; None if there is none.
 
-    Only targets that share the target's own name are made to compare.
+    Only targets that share the target's own name, and those of plug-ins, are made to compare.
     """
-    candidates = (name for name, (_, own_name, _) in _TARGETS.items() if own_name == target.name)
+    candidates = (name for name, (_, own_name, _) in _TARGETS.items() if own_name in (target.name, ""))
     return next((name for name in candidates if get(name).fingerprint == target.fingerprint), None)

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,14 @@ class Checkpoints:
     A checksum of all arrays is stored beside them, because a file that was cut or changed later is not noticed by its reader.
     """
 
-    def __init__(self, folder: Path, *, keep: int, identity: str, keep_step: int | None = None) -> None:
+    def __init__(self, folder: Path, *, keep: int, identity: str, keep_steps: Sequence[int] = ()) -> None:
         """Opens the folder, which is made if need be.
 
         Args:
             folder: where the checkpoints lie.
             keep: how many are kept.
             identity: what the run is; a checkpoint of another identity is refused.
-            keep_step: a step whose checkpoint is kept whatever comes after it.
+            keep_steps: steps whose checkpoints are kept whatever comes after them.
         """
         import orbax.checkpoint as ocp
 
@@ -35,7 +36,9 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._ocp = ocp
         self._identity = identity
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, keep_period=keep_step, enable_async_checkpointing=False)
+        policies = ocp.checkpoint_managers.preservation_policy
+        kept = policies.AnyPreservationPolicy([policies.LatestN(keep), policies.CustomSteps(list(keep_steps))])
+        options = ocp.CheckpointManagerOptions(preservation_policy=kept, enable_async_checkpointing=False)
         self._folder = folder.absolute()
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
@@ -59,11 +62,11 @@ class Checkpoints:
                 f"the checkpoint of step {step} cannot be written ({files.reason(error)}); the one before it is whole."
             ) from error
 
-    def restore(self, like: PyTree, warn: Any) -> tuple[PyTree, dict[str, Any]] | None:
+    def restore(self, like: Callable[[dict[str, Any]], PyTree], warn: Any) -> tuple[PyTree, dict[str, Any]] | None:
         """The newest checkpoint that is whole and belongs to this run, or None if there is no checkpoint at all.
 
         Args:
-            like: a state of the same structure.
+            like: gives a state of the same structure, from what was saved beside it.
             warn: called with one sentence for each checkpoint that is passed over; those are moved to the folder `...-refused`.
 
         Raises:
@@ -98,18 +101,23 @@ class Checkpoints:
             raise RunError(f"the refused checkpoint of step {step} cannot be moved to {aside} ({error.strerror}); move it away.") from error
         self._manager.reload()
 
-    def _read(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
-        abstract = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in _to_arrays(like).items()}
+    def _read(self, step: int, like: Callable[[dict[str, Any]], PyTree]) -> tuple[PyTree, dict[str, Any]]:
+        template = None
         try:
             # The metadata comes first and alone: the arrays of a foreign checkpoint have other shapes.
             meta = self._manager.restore(step, args=self._ocp.args.Composite(meta=self._ocp.args.JsonRestore()))["meta"]
             arrays = {}
             foreign = meta["identity"] != self._identity
             if not foreign:
+                template = like(meta)
+                abstract = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in _to_arrays(template).items()}
                 restored = self._manager.restore(
                     step, args=self._ocp.args.Composite(state=self._ocp.args.StandardRestore(_as_numpy(abstract)))
                 )
                 arrays = {name: np.asarray(a) for name, a in restored["state"].items()}
+        except RunError:
+            # The checkpoint is sound, but what is wanted of it is not what it holds.
+            raise
         except Exception as error:  # orbax and tensorstore raise many kinds
             raise CheckpointError(
                 f"the checkpoint of step {step} is damaged, incomplete or of another version of boltzflow ({type(error).__name__})."
@@ -118,7 +126,7 @@ class Checkpoints:
             raise CheckpointError(f"the checkpoint of step {step} belongs to another run ({meta['identity']}, not {self._identity}).")
         if _checksum(arrays) != meta["checksum"]:
             raise CheckpointError(f"the checkpoint of step {step} is damaged: its checksum does not match.")
-        leaves, structure = jax.tree.flatten(like)
+        leaves, structure = jax.tree.flatten(template)
         values = [arrays[f"{index:05d}"] for index in range(len(leaves))]
         return jax.tree.unflatten(structure, [jax.numpy.asarray(v, leaf.dtype) for v, leaf in zip(values, leaves, strict=True)]), meta
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from boltzflow import config_io, files
-from boltzflow.config import Precision, RunConfig
+from boltzflow.config import Flow, Network, Precision, Projection, RunConfig, fields_of
 from boltzflow.errors import CheckpointError, TargetError, nearest
 from boltzflow.flows.base import AbstractFlow
 from boltzflow.flows.build import build_flow
@@ -23,6 +23,8 @@ from boltzflow.targets import Target
 from boltzflow.training.folder import target_of
 
 MODEL_FILE = "model.safetensors"
+# Options that decide the shapes of parameters.
+_SHAPES = "layers depth hidden radial channels typed_pairs width bins blocks augmented features scaling".split()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,19 +150,24 @@ def with_parameters_of(flow: AbstractFlow, name: str | os.PathLike[str]) -> Abst
     try:
         network = _with_arrays(template, arrays, path)
     except CheckpointError as error:
-        there = config.flow
-        own = there.coupling if there.family == "eacf" else there
-        prefix, names = (
-            ("flow.coupling", "projection blocks augmented layers features width bins scaling")
-            if there.family == "eacf"
-            else ("flow", "network layers hidden radial channels typed_pairs")
-        )
-        options = " ".join([f"flow.family={there.family}", *(f"{prefix}.{name}={getattr(own, name)}" for name in names.split())])
+        options = " ".join(f"{name}={value}" for name, value in _sizes(config.flow).items())
         raise CheckpointError(
             f"training cannot start from the model {str(name)!r}, whose network is another ({options}); choose these options, or another "
             "model."
         ) from error
     return flow.with_network(network)
+
+
+def _sizes(flow: Flow) -> dict[str, Any]:
+    """Options of a flow that its network hangs on, by dotted name."""
+    found: dict[str, Any] = {"flow": flow.variant}
+    for name, value in ((name, getattr(flow, name)) for name in fields_of(type(flow))):
+        if isinstance(value, Network | Projection):
+            found[f"flow.{name}"] = value.variant
+            found |= {f"flow.{name}.{option}": getattr(value, option) for option in fields_of(type(value)) if option in _SHAPES}
+        elif name in _SHAPES:
+            found[f"flow.{name}"] = value
+    return found
 
 
 def shipped_models() -> dict[str, Path]:

@@ -1,19 +1,17 @@
 """The run folder: what it holds, and which configurations may go on in it."""
 
 import contextlib
-import dataclasses
 import datetime
 import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from boltzflow import command, config_io, datasets, files, targets
-from boltzflow.config import RefinementConfig, RunConfig
+from boltzflow.config import RunConfig, differences
 from boltzflow.datasets import Dataset
 from boltzflow.errors import RunError
 from boltzflow.targets import Target
@@ -22,38 +20,26 @@ from boltzflow.training.logging import versions
 LOCK = ".lock"
 
 
-def refinement_identity(config: RunConfig) -> str:
-    """What a checkpoint of the refinement must agree on besides; only what differs from the defaults counts, as in `identity`."""
-    plain = _differences(dataclasses.asdict(config.refinement), dataclasses.asdict(RefinementConfig()))
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+_BOOKKEEPING = ("log_every", "checkpoint_every", "keep_checkpoints", "evaluate_every", "evaluate_n", "tensorboard")
 
 
 def identity(config: RunConfig) -> str:
-    """What a checkpoint must agree on to be continued: everything but the solver, how often is logged and saved, and the refinement.
+    """What a checkpoint must agree on to be continued: everything but the solver, how often is logged and saved, and the stages.
 
-    The refinement is left out so that a finished run can be refined; that one already under way is the same is checked on its own.
+    The stages are left out so that a finished run can be given more of them; that those under way are the same is checked on its own.
 
     Only what differs from the defaults counts, so that an option that a later version adds does not orphan a run.
     """
-    plain = _differences(dataclasses.asdict(config), dataclasses.asdict(RunConfig(target="")))
-    plain.pop("description", None)
-    plain.pop("refinement", None)
-    for name in ("log_every", "checkpoint_every", "keep_checkpoints", "evaluate_every", "evaluate_n", "tensorboard"):
-        plain.get("training", {}).pop(name, None)
-    plain.get("flow", {}).pop("solver", None)
-    natural = "maximum-likelihood" if config.flow.family == "eacf" else "flow-matching"
-    if config.objective.method == natural:
-        # Named or not, it is the same.
-        plain["objective"].pop("method")
-        if not plain["objective"]:
-            del plain["objective"]
+    plain = differences(config)
+    for name in ("description", "plugins", "stages"):
+        plain.pop(name, None)
+    for name in _BOOKKEEPING:
+        plain.get("run", {}).pop(name, None)
+    for options in plain.get("flow", {}).values():
+        options.pop("solver", None)
+    plain = {name: value for name, value in plain.items() if value not in ({}, {config.flow.variant: {}})}
+    plain["flow"] = {config.flow.variant: plain.get("flow", {}).get(config.flow.variant, {})}
     return "configuration " + hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _differences(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """Entries that differ from the defaults, section by section."""
-    nested = {k: _differences(v, defaults[k]) for k, v in values.items() if isinstance(v, dict)}
-    return {k: v for k, v in values.items() if not isinstance(v, dict) and v != defaults[k]} | {k: v for k, v in nested.items() if v}
 
 
 def target_of(config: RunConfig, folder: Path | None) -> Target:

@@ -83,7 +83,5 @@ def _tensorboard(folder: Path) -> Any:
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:
-        raise ConfigError(
-            'training.tensorboard needs the extra `tracking`; install it with `pip install "boltzflow[tracking]"`.'
-        ) from error
+        raise ConfigError('run.tensorboard needs the extra `tracking`; install it with `pip install "boltzflow[tracking]"`.') from error
     return SummaryWriter(str(folder))

@@ -3,10 +3,7 @@
 import contextlib
 import dataclasses
 import os
-import signal
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +12,22 @@ import numpy as np
 
 from boltzflow import config_io, datasets, files, runtime, seeds
 from boltzflow.config import RunConfig
-from boltzflow.config_check import check_for_dimension
 from boltzflow.datasets import Dataset
-from boltzflow.errors import BoltzflowError, ConfigError, RunError, RunInterrupted
+from boltzflow.errors import ConfigError, RunInterrupted
 from boltzflow.flows.base import AbstractFlow
 from boltzflow.flows.build import build_flow
-from boltzflow.objectives.flow_matching import Batch
-from boltzflow.objectives.pairing import PairingInfo
-from boltzflow.progress import FractionOf, Progress, Silent
+from boltzflow.progress import Progress, Silent
 from boltzflow.targets import Target
-from boltzflow.targets.molecule_folder import FILES
-from boltzflow.training.batches import prefetch
+from boltzflow.training import outcome, stages
 from boltzflow.training.checkpoint import Checkpoints
-from boltzflow.training.export import MODEL_FILE, save_model, with_parameters_of
-from boltzflow.training.folder import identity, locked, open_folder, record, refinement_identity, require_same_frames, target_of
-from boltzflow.training.logging import MetricsLog, versions
-from boltzflow.training.parameters import with_parameters
-from boltzflow.training.phases import Phase, phases
+from boltzflow.training.export import with_parameters_of
+from boltzflow.training.folder import identity, locked, open_folder, record, target_of
+from boltzflow.training.frames import Frames, frames_of, scale_of
+from boltzflow.training.interruption import Interruption, interruptible
+from boltzflow.training.logging import MetricsLog
+from boltzflow.training.parameters import flat
 from boltzflow.training.sharding import data_mesh
-from boltzflow.training.state import StepFunction, TrainState, initial_state, place_batch, place_state, refined_from
+from boltzflow.training.state import StepMetrics, TrainState, place_state
 
 
 def train(
@@ -53,7 +47,7 @@ def train(
     Args:
         config: what is trained on what, and how.
         out: the run folder.
-        resume: continue the run that the folder holds.
+        resume: continue the run that the folder holds; stages that have not begun may be others by now, and more of them.
         progress: told loss and step.
         target: the target, if it is not a registered one.
         dataset: the frames, if they are neither generated nor read from `config.data.path`.
@@ -67,7 +61,7 @@ def train(
         CheckpointError: if `resume` and no checkpoint can be used, or the model to start from cannot be.
         DataError: if the data cannot be used.
         ConfigError: if an option has a wrong type or value or would have no effect, if batch size, microbatch and devices do not fit
-            together, or a density without energy, or without gradients, is to be refined.
+            together, or an objective needs an energy, or its gradient, that the target does not have.
     """
     progress = Silent() if progress is None else progress
     folder = files.named(out, "the name of the run folder")
@@ -82,238 +76,190 @@ def train(
             return _train(config, folder, resume, progress, target, dataset)
 
 
-def require_named_frames(config: RunConfig, folder: Path, target: Target | None) -> None:
-    """Refuses to go on with a run whose file of frames, `data.path`, holds other frames by now; one that is gone is not missed.
-
-    Raises:
-        RunError: says which frames the run has.
-        DataError: if the file cannot be read.
-    """
-    path, own = config.data.path, folder / "data.h5"
-    if path is None or not Path(path).is_file() or not own.is_file() or Path(path).resolve() == own.resolve():
-        return
-    target = target_of(config, folder) if target is None else target
-    require_same_frames(folder, datasets.frames_in(path, target), f"the frames in {path}")
-
-
 def _check(config: RunConfig, target: Target, resume: bool) -> None:
     """Finds out before anything is made what would stop the run."""
-    training = config.training
-    check_for_dimension(config, target.dimension)
-    data_mesh(training.devices, training.batch_size, training.microbatch)
-    if config.refinement.steps:
-        if not target.has_energy:
-            raise ConfigError(f"path gradients need an energy, and target {target.name!r} has none; set refinement.steps=0.")
-        if not datasets.has_gradient(target):
-            raise ConfigError(f"path gradients need forces, and the energy of target {target.name!r} has none; set refinement.steps=0.")
-        data_mesh(training.devices, config.refinement.batch_size, config.refinement.microbatch, section="refinement")
+    meshes = [
+        data_mesh(config.run.devices, stage.batch_size, stage.microbatch, section=f"stages.{index}")
+        for index, stage in enumerate(config.stages)
+    ]
     # The bonds that the prior needs, and the like.
     flow = build_flow(config.flow, target, 1.0, key=jax.random.key(0))
-    if training.start_from is not None and not resume:
+    for part in stages.parts(config, flow, target, meshes[0]):
+        if part.objective.needs.gradient and not datasets.has_gradient(target):
+            raise ConfigError(
+                f"the objective {part.objective.variant} needs forces, and the energy of target {target.name!r} has none; leave stage "
+                f"{part.index} out."
+            )
+    if config.run.start_from is not None and not resume:
         # Whether the model can be started from is told before the frames are made, which can take long; a run that is continued does not
         # need it any more.
-        with_parameters_of(flow, training.start_from)
+        with_parameters_of(flow, config.run.start_from)
 
 
 def _train(config: RunConfig, folder: Path, resume: bool, progress: Progress, target: Target, dataset: Dataset | None) -> Path:
     """`train` in a folder that is this process's own."""
-    training = config.training
-    mesh = data_mesh(training.devices, training.batch_size, training.microbatch)
-    there = open_folder(folder, config, target, resume, dataset)
-    try:
-        frames, reference_seconds = _data(config, target, folder, dataset, progress)
-        train_set, validation_set = frames.split(validation=config.data.validation, seed=config.data.split_seed)
-    except BoltzflowError:
-        # The folder is free again for a run with better data.
-        for name in {"config.yaml", "versions.json", "data.h5", *FILES} - there:
-            (folder / name).unlink(missing_ok=True)
-        raise
-
-    scale = _scale(config, target, train_set)
-    flow = build_flow(config.flow, target, scale, key=seeds.key(training.seed))
-    state = initial_state(flow.network, training)
-    checkpoints = Checkpoints(
-        folder / "checkpoints",
-        keep=training.keep_checkpoints,
-        identity=f"{target.fingerprint}; {identity(config)}",
-        # The end of flow matching: refinements begin there.
-        keep_step=training.steps,
-    )
-    found = checkpoints.restore(state, progress.message) if resume else None
-    meta: dict[str, Any] = {"seconds": 0.0, "losses": [], "costs": []}
-    if found is not None:
-        state, meta = found
-    elif training.start_from is not None:
-        state = initial_state(with_parameters_of(flow, training.start_from).network, training)
-    first, last = int(state.step), training.steps + config.refinement.steps
-    if first > training.steps and meta.get("refinement") != refinement_identity(config):
-        raise RunError(f"the run in {folder} was refined with other options; choose another folder.")
-    record(folder, config, target)
-    state = place_state(state, mesh)
-    log = MetricsLog(folder, keep_until=first, tensorboard=training.tensorboard)
-    losses, costs = list(meta["losses"]), list(meta["costs"])
-    began = time.perf_counter() - meta["seconds"]
-    matching, refining = phases(config, flow, target, train_set.positions / scale, mesh)
-
-    def save(state: TrainState) -> None:
-        meta = {"seconds": time.perf_counter() - began, "losses": losses, "costs": costs, "refinement": refinement_identity(config)}
-        checkpoints.save(int(state.step), state, meta)
-
-    def due(step: int) -> bool:
-        """Whether a checkpoint is due; steps of the refinement are dear."""
-        return step in (training.steps, last) or step % (training.checkpoint_every if step <= training.steps else 10) == 0
-
-    def batches() -> Iterator[tuple[Phase, StepFunction, Batch, PairingInfo | None]]:
-        """Batches of both phases with the step that takes them."""
-        for phase in (matching, refining):
-            begin = max(first, phase.start)
-            if begin < phase.stop:
-                progress.start(phase.stop, phase.name)
-                advance = phase.compile()
-                for batch, info in prefetch(phase.prepare, begin, phase.stop):
-                    yield phase, advance, batch, info
-
-    with contextlib.closing(checkpoints), contextlib.closing(log), _interruptible() as interrupted:
-        for step, (phase, advance, batch, info) in enumerate(batches(), start=first + 1):
-            if step == training.steps + 1:
-                state = place_state(refined_from(state, flow.network, refining.training), mesh)
-                losses.clear()
-                costs.clear()
-            state, metrics = advance(state, place_batch(batch, mesh))
-            loss = float(metrics.loss)
-            losses.append(loss)
-            if info is not None:
-                costs.append(info.cost_after)
-            if step % training.log_every == 0 or step in (training.steps, last) or step > training.steps:
-                log.write(
-                    step=step,
-                    **{phase.measure: float(np.mean(losses))},
-                    **({"pairing_cost": float(np.mean(costs))} if costs else {}),
-                    grad_norm=float(metrics.grad_norm),
-                    learning_rate=float(metrics.learning_rate),
-                    skipped=int(state.skipped),
-                    masked=int(state.masked),
-                    seconds=round(time.perf_counter() - began, 3),
-                )
-                progress.update(step, **{phase.measure: float(np.mean(losses))})
-                losses.clear()
-                costs.clear()
-            if training.evaluate_every and step % training.evaluate_every == 0 and step < last:
-                averaged = _averaged(flow, state)
-                log.write(step=step, **_periodic_evaluation(averaged, target, validation_set, training.evaluate_n, training.seed))
-                _write_model(folder, averaged, config, target, _card(config, frames, reference_seconds, time.perf_counter() - began, step))
-            if interrupted.is_set() or due(step):
-                save(state)
-            if interrupted.is_set() and step < last:
-                progress.stop()
-                raise RunInterrupted(
-                    f"interrupted at step {step} of {last}; the state is saved, continue with `boltzflow resume {folder}`.", interrupted.by
-                )
-    progress.stop()
-    averaged = _averaged(flow, state)
-    seconds = time.perf_counter() - began if first < last else meta["seconds"]
-    _write_model(folder, averaged, config, target, _card(config, frames, reference_seconds, seconds, last))
+    frames = frames_of(config, target, folder, dataset, progress, open_folder(folder, config, target, resume, dataset))
+    scale = scale_of(config, target, frames.train)
+    flow = build_flow(config.flow, target, scale, key=seeds.key(config.run.seed))
+    mesh = data_mesh(config.run.devices, config.stages[0].batch_size, config.stages[0].microbatch, section="stages.0")
+    session = _Session(config, folder, progress, target, flow, frames, mesh)
+    with contextlib.closing(session), interruptible() as interrupted:
+        state, part = session.restored() if resume else (None, None)
+        if state is None and config.run.start_from is not None:
+            session.flow = with_parameters_of(flow, config.run.start_from)
+        record(folder, config, target)
+        session.open_log(0 if state is None else int(state.step))
+        # Batches are drawn in the precision of the frames.
+        positions = np.asarray(frames.train.positions / scale, flat(flow.network).dtype)
+        for following in session.parts:
+            if part is not None and following.index < part.index:
+                continue
+            if part is None or following.index > part.index:
+                state = stages.begun(following, session.flow.network, state, mesh)
+            if state is None:
+                raise AssertionError("a stage begins with a state")
+            if int(state.step) < following.end:
+                state = session.do(following, state, positions, interrupted)
+        session.finish(state)
     return folder
 
 
-def _data(config: RunConfig, target: Target, folder: Path, dataset: Dataset | None, progress: Progress) -> tuple[Dataset, float | None]:
-    """The frames, and the seconds that making them took (None where they came from outside)."""
-    from boltzflow import reference
+@dataclasses.dataclass
+class _Session:
+    """A run while it is under way: what it writes down, and when.
 
-    own = folder / "data.h5"
-    allow = config.data.allow_virial_mismatch
-    if not own.is_file():
-        if dataset is not None:
-            datasets.checked(dataset, target, allow_virial_mismatch=allow).save(own)
-        elif config.data.path is not None:
-            datasets.load(config.data.path, target, allow_virial_mismatch=allow).save(own)
-        else:
-            result = reference.sample(target, config.data.n, seed=config.data.seed, progress=FractionOf(progress, "reference data"))
-            progress.stop()
-            progress.message(result.sentence())
-            result.dataset.save_or_rescue(own)
-    # Always as it is read back: a resumed run must see the same bits, and reading centres the frames once more.
-    frames = datasets.load(own, target, allow_virial_mismatch=allow)
-    seconds = frames.provenance.get("seconds")
-    return frames, float(seconds) if seconds is not None else None
-
-
-def _scale(config: RunConfig, target: Target, train_set: Dataset) -> float:
-    """One unit of the prior in data units."""
-    if config.flow.scale is not None:
-        return config.flow.scale
-    return 1.0 if target.units == "reduced" else float(np.std(train_set.positions))
-
-
-def _averaged(flow: AbstractFlow, state: TrainState) -> AbstractFlow:
-    """The flow with the averaged parameters on one device."""
-    return flow.with_network(with_parameters(flow.network, jax.device_put(np.asarray(state.average))))
-
-
-def _periodic_evaluation(flow: AbstractFlow, target: Target, validation: Dataset, n: int, seed: int) -> dict[str, Any]:
-    """NLL of validation frames and reverse ESS, from few samples."""
-    from boltzflow.analysis import correlation, metrics, weights
-    from boltzflow.sampling.generate import generate, log_density
-    from boltzflow.sampling.hands import log_images
-
-    result: dict[str, Any] = {}
-    if target.has_energy:
-        # Without an energy all weights are equal, which says nothing.
-        result["ess_reverse"] = weights.reverse_ess(generate(flow, target, n, seed=seed).log_weight).as_dict()
-    if validation.n:
-        solution = log_density(flow, validation.spread(n, seed=seed).positions)
-        log_q = np.asarray(solution.log_q, np.float64) + log_images(flow, target)
-        log_q = log_q[(np.asarray(solution.status) == 0) & np.isfinite(log_q)]
-        if len(log_q):
-            result["validation_nll"] = metrics.mean(-log_q, correlation=correlation.of_series(log_q)).as_dict()
-    return result
-
-
-def _card(config: RunConfig, frames: Dataset, reference_seconds: float | None, seconds: float, step: int) -> dict[str, Any]:
-    return {
-        "description": config.description,
-        "steps": step,
-        "frames": frames.n,
-        "data": {key: value for key, value in frames.provenance.items() if isinstance(value, str | int | float)},
-        "seconds": {"reference": reference_seconds, "training": round(seconds, 1)},
-        "versions": versions(),
-    }
-
-
-def _write_model(folder: Path, flow: AbstractFlow, config: RunConfig, target: Target, card: dict[str, Any]) -> None:
-    try:
-        save_model(folder / MODEL_FILE, flow, config, target, card)
-    except OSError as error:
-        raise RunError(f"the model cannot be written to {folder}: {files.reason(error)}; the checkpoints are kept.") from error
-
-
-class _Interruption(threading.Event):
-    """Set when the run is to end; `by` is the number of the signal."""
-
-    by: int = signal.SIGINT
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[_Interruption]:
-    """Turns Ctrl-C and SIGTERM into an event while the block runs, so that a step is finished and saved before the process ends.
-
-    A second signal is handled as it was before: Ctrl-C raises at once.
+    Attributes:
+        config: of the run.
+        folder: of the run.
+        progress: told loss and step.
+        target: the target.
+        flow: the flow before the first step.
+        frames: what it learns from.
+        mesh: devices that share each batch.
     """
-    event = _Interruption()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
 
-    def note(number: int, _: Any) -> None:
-        event.by = number
-        event.set()
-        signal.signal(number, before[number])
+    config: RunConfig
+    folder: Path
+    progress: Progress
+    target: Target
+    flow: AbstractFlow
+    frames: Frames
+    mesh: jax.sharding.Mesh
 
-    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield event
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def __post_init__(self) -> None:
+        self.parts = stages.parts(self.config, self.flow, self.target, self.mesh)
+        run = self.config.run
+        self.checkpoints = Checkpoints(
+            self.folder / "checkpoints",
+            keep=run.keep_checkpoints,
+            identity=f"{self.target.fingerprint}; {identity(self.config)}",
+            # The ends of stages: others begin there.
+            keep_steps=[part.end for part in self.parts],
+        )
+        self.log: MetricsLog | None = None
+        self.seen: dict[str, list[float]] = {}
+        self.seconds_before, self.began, self.worked = 0.0, time.perf_counter(), False
+
+    @property
+    def last(self) -> int:
+        """Steps of the run when all its stages are done."""
+        return self.parts[-1].end
+
+    def restored(self) -> tuple[TrainState | None, stages.Part | None]:
+        """The state of the newest checkpoint and the stage that it was made in; None where there is no checkpoint."""
+
+        def like(meta: dict[str, Any]) -> TrainState:
+            part = stages.under_way(meta, self.parts, self.folder)
+            return stages.initial_state(self.flow.network, part.stage, part.kept())
+
+        found = self.checkpoints.restore(like, self.progress.message)
+        if found is None:
+            return None, None
+        state, meta = found
+        self.seconds_before = meta["seconds"]
+        self.seen = {name: list(values) for name, values in meta["seen"].items()}
+        return place_state(state, self.mesh), self.parts[meta["stage"]]
+
+    def open_log(self, step: int) -> None:
+        """Opens the log after a step; from here on the time counts."""
+        self.log = MetricsLog(self.folder, keep_until=step, tensorboard=self.config.run.tensorboard)
+        self.began = time.perf_counter() - self.seconds_before
+
+    def do(self, part: stages.Part, state: TrainState, positions: np.ndarray, interrupted: Interruption) -> TrainState:
+        """Does what is left of a stage.
+
+        Raises:
+            RunInterrupted: if the run was interrupted; the state is saved.
+        """
+        self.worked = True
+        self.progress.start(part.end, part.objective.variant)
+        for after, metrics, figures in part.steps(state, self.flow.network, positions, self.mesh):
+            state, step = after, int(after.step)
+            self._note(part, state, metrics, {part.objective.measure: metrics.loss, **figures})
+            every = self.config.run.evaluate_every
+            if every and step % every == 0 and step < self.last:
+                self._evaluate(state)
+            if interrupted.is_set() or part.saves(step):
+                self._save(part, state)
+            if interrupted.is_set() and step < self.last:
+                self.progress.stop()
+                raise RunInterrupted(
+                    f"interrupted at step {step} of {self.last}; the state is saved, continue with `boltzflow resume {self.folder}`.",
+                    interrupted.by,
+                )
+        return state
+
+    def _note(self, part: stages.Part, state: TrainState, metrics: StepMetrics, figures: dict[str, Any]) -> None:
+        """Gathers the figures of a step, and writes their means down when it is time."""
+        for name, value in figures.items():
+            self.seen.setdefault(name, []).append(float(value))
+        step = int(state.step)
+        if self.log is None or not part.logs(step):
+            return
+        means = {name: float(np.mean(values)) for name, values in self.seen.items()}
+        self.log.write(
+            step=step,
+            **means,
+            grad_norm=float(metrics.grad_norm),
+            learning_rate=float(metrics.learning_rate),
+            skipped=int(state.left_out),
+            masked=int(state.masked),
+            seconds=round(time.perf_counter() - self.began, 3),
+        )
+        self.progress.update(step, **{part.objective.measure: means[part.objective.measure]})
+        self.seen = {}
+
+    def _save(self, part: stages.Part, state: TrainState) -> None:
+        meta = {
+            "seconds": time.perf_counter() - self.began,
+            "seen": self.seen,
+            "stage": part.index,
+            "stages": [other.identity for other in self.parts],
+        }
+        self.checkpoints.save(int(state.step), state, meta)
+
+    def _evaluate(self, state: TrainState) -> None:
+        """Figures of the model as it is now, from few samples, and the model itself."""
+        run, averaged = self.config.run, outcome.averaged(self.flow, state)
+        figures = outcome.periodic_evaluation(averaged, self.target, self.frames.validation, run.evaluate_n, run.seed)
+        if self.log is not None:
+            self.log.write(step=int(state.step), **figures)
+        self._write(averaged, time.perf_counter() - self.began, int(state.step))
+
+    def finish(self, state: TrainState | None) -> None:
+        """Writes the model."""
+        self.progress.stop()
+        if state is None:
+            raise AssertionError("a run has at least one stage")
+        seconds = time.perf_counter() - self.began if self.worked else self.seconds_before
+        self._write(outcome.averaged(self.flow, state), seconds, self.last)
+
+    def _write(self, flow: AbstractFlow, seconds: float, step: int) -> None:
+        card = outcome.card(self.config, self.frames, seconds, step)
+        outcome.write_model(self.folder, flow, self.config, self.target, card)
+
+    def close(self) -> None:
+        """Closes what is open."""
+        self.checkpoints.close()
+        if self.log is not None:
+            self.log.close()

@@ -8,33 +8,51 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from boltzflow.config import TrainingConfig
+from boltzflow.config import Muon, Optimiser
+from boltzflow.training import transforms
 from boltzflow.training.parameters import flat, with_parameters
 
 
-def schedule(config: TrainingConfig) -> optax.Schedule:
-    """Linear warm-up, then a cosine to the final learning rate."""
-    warmup = min(config.warmup_steps, max(config.steps - 1, 0))
+def schedule(options: Optimiser, steps: int) -> optax.Schedule:
+    """Linear warm-up, then a cosine to the final learning rate.
+
+    Args:
+        options: the learning rates and the steps of the warm-up.
+        steps: those of the stage.
+    """
+    warmup = min(options.warmup_steps, max(steps - 1, 0))
     return optax.warmup_cosine_decay_schedule(
-        init_value=0.0 if warmup else config.learning_rate,
-        peak_value=config.learning_rate,
+        init_value=0.0 if warmup else options.learning_rate,
+        peak_value=options.learning_rate,
         warmup_steps=warmup,
-        decay_steps=max(config.steps, warmup + 1),
-        end_value=config.final_learning_rate,
+        decay_steps=max(steps, warmup + 1),
+        end_value=options.final_learning_rate,
     )
 
 
-def optimiser(config: TrainingConfig, network: eqx.Module) -> optax.GradientTransformation:
-    """Adam or Muon, on gradients clipped by their global norm; the learning rate is applied in the step.
+def optimiser(options: Optimiser, steps: int, network: eqx.Module) -> optax.GradientTransformationExtraArgs:
+    """What turns the flat gradient of a stage into the step that is added to the flat parameters.
+
+    From the outside in: steps that are not finite are left out, gradients clipped by the median norm, steps far above it left out,
+    gradients clipped by their global norm, turned by Adam or Muon, weights decayed, the learning rate applied and the average kept.
 
     Args:
-        config: the optimiser and its options.
-        network: what is trained, for the shapes of its weights.
+        options: the optimiser's.
+        steps: those of the stage.
+        network: what is trained, for the names and shapes of its parameters.
     """
-    clip = optax.clip_by_global_norm(config.clip_norm)
-    steps = _muon(network) if config.optimiser == "muon" else optax.scale_by_adam()
-    decay = [_decay(config.weight_decay, network)] if config.weight_decay else []
-    return optax.chain(clip, steps, *decay)
+    inner = optax.chain(
+        optax.clip_by_global_norm(options.clip_norm),
+        _muon(network) if isinstance(options, Muon) else optax.scale_by_adam(),
+        *([_decay(options.weight_decay, network)] if options.weight_decay else []),
+        transforms.scale_by_schedule(schedule(options, steps)),
+        transforms.average(options.ema_decay),
+    )
+    if options.skip_median is not None:
+        inner = transforms.skip_above_median(inner, options.skip_median)
+    if options.clip_median is not None:
+        inner = optax.chain(transforms.clip_by_median(options.clip_median), inner)
+    return transforms.skip_nonfinite(inner)
 
 
 def _decay(weight_decay: float, network: eqx.Module) -> optax.GradientTransformation:

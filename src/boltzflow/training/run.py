@@ -2,12 +2,14 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from boltzflow import config_io, datasets, runtime, seeds
-from boltzflow.config import DataConfig, FamilyName, FlowConfig, ObjectiveConfig, Precision, RunConfig, TrainingConfig
+from boltzflow.config import DataConfig, Flow, Objective, Precision, RunConfig, RunOptions, Stage
 from boltzflow.datasets import Dataset
+from boltzflow.errors import ConfigError
 from boltzflow.progress import Progress
 from boltzflow.sampling.samples import Samples
 from boltzflow.targets import Target, name_of
@@ -57,9 +59,10 @@ def fit(
     target: Target,
     data: Dataset | Any,
     *,
-    flow: FamilyName | FlowConfig = "ecnf",
-    objective: ObjectiveConfig | None = None,
-    training: TrainingConfig | None = None,
+    flow: str | Flow = "ecnf",
+    stages: Sequence[Stage] | None = None,
+    objective: Objective | None = None,
+    options: RunOptions | None = None,
     out: str | os.PathLike[str],
     validation: int | None = None,
     precision: Precision | None = None,
@@ -72,25 +75,30 @@ def fit(
         target: the target, registered or not.
         data: the frames: a `Dataset`, the result of `reference.sample`, the name of a file, an array (n, N, D) in the target's units, or an
             MDTraj trajectory; see `datasets.of`.
-        flow: "ecnf" or "eacf", or the full configuration of the flow.
-        objective: what is minimised; default: flow matching for a continuous flow, maximum likelihood for a coupling flow.
-        training: optimiser and loop; default `TrainingConfig()`.
+        flow: "ecnf" or "eacf", or the options of the flow.
+        stages: what is done one after the other; default: one stage with what the flow is made for.
+        objective: what is minimised, for one stage with the default optimiser; instead of `stages`.
+        options: seed, devices, and how often is logged and saved; default `RunOptions()`.
         out: the run folder.
         validation: frames held out; default a tenth, at most 10 000.
         precision: "single" or "double", of the training and of what the run is asked for later; default: that of this process.
-        resume: continue the run that the folder holds; the frames must be those that it was begun with.
+        resume: continue the run that the folder holds, with more stages if there are more now; the frames must be those that it was begun
+            with.
         progress: told loss and step.
 
     Raises:
+        ConfigError: if both stages and an objective are given.
         BoltzflowError: see `boltzflow.training.loop.train`.
     """
+    if stages is not None and objective is not None:
+        raise ConfigError("give stages or an objective, not both; each stage has an objective of its own.")
     # Words and numbers first: the check of the frames can take long.
     config = RunConfig(
         target=name_of(target) or target.name,
         data=DataConfig(n=2, validation=0 if validation is None else min(seeds.checked(validation, "validation"), 1)),
-        flow=flow if isinstance(flow, FlowConfig) else FlowConfig(family=flow),
-        objective=ObjectiveConfig() if objective is None else objective,
-        training=TrainingConfig() if training is None else training,
+        flow=Flow.named(flow)() if isinstance(flow, str) else flow,
+        stages=(Stage(objective=objective),) if stages is None else tuple(stages),
+        run=RunOptions() if options is None else options,
         precision=("double" if runtime.in_double() else "single") if precision is None else precision,
     )
     config_io.checked(config, strict=not resume)

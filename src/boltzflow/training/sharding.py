@@ -6,7 +6,7 @@ import numpy as np
 from boltzflow.errors import ConfigError
 
 
-def data_mesh(devices: int, batch_size: int, microbatch: int, *, section: str = "training") -> jax.sharding.Mesh:
+def data_mesh(devices: int, batch_size: int, microbatch: int, *, section: str = "stages.0") -> jax.sharding.Mesh:
     """Mesh with one axis "data" over the first `devices` devices (0: all); one device is the trivial mesh.
 
     Raises:
@@ -16,7 +16,7 @@ def data_mesh(devices: int, batch_size: int, microbatch: int, *, section: str = 
     count = devices or len(available)
     if count > len(available):
         raise ConfigError(
-            f"training.devices is {devices} but JAX sees {len(available)}; lower it, or set the environment variable "
+            f"run.devices is {devices} but JAX sees {len(available)}; lower it, or set the environment variable "
             f"XLA_FLAGS=--xla_force_host_platform_device_count={devices} to split the processor."
         )
     if batch_size % (microbatch * count):

@@ -6,7 +6,7 @@ network has, which compiles in a fraction of the time.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -14,214 +14,212 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from boltzflow.config import TrainingConfig
-from boltzflow.objectives.flow_matching import Batch
+from boltzflow.config import Stage
+from boltzflow.objectives.base import AbstractObjective
+from boltzflow.training import transforms
 from boltzflow.training.optimisers import optimiser, schedule
 from boltzflow.training.parameters import flat, with_parameters
-
-
-class Objective(Protocol):
-    """What is minimised."""
-
-    def losses(self, network: Any, batch: Batch, /) -> Float[Array, " B"]:
-        """Loss of each pair of a batch."""
-        ...
-
-
-class MedianState(NamedTuple):
-    """Gradient norms of the last steps that were taken, and what is guarded by their median.
-
-    Attributes:
-        norms: ring of norms before clipping; NaN where there is none yet.
-        taken: steps taken.
-        optimiser: state of the optimiser.
-    """
-
-    norms: Float[Array, " 100"]
-    taken: Int[Array, ""]
-    optimiser: PyTree
 
 
 class TrainState(NamedTuple):
     """All that changes from step to step.
 
     Attributes:
-        step: optimiser steps done, skipped ones included: a skipped step does not hold the schedule back.
+        step: optimiser steps done in the whole run, those that were left out included.
+        done: those of the present stage: a step that is left out does not hold the schedule back.
         parameters: all arrays of the network, one after the other (`flat`).
-        average: exponential moving average of the parameters; the one that samples.
-        optimiser: state of the optimiser; with limits by the median norm a `MedianState`.
-        skipped: steps without a single finite pair, or whose gradient was far above the median, and that changed nothing.
-        masked: pairs whose loss or gradient was not finite and that were left out.
+        optimiser: state of the optimiser, in which are the average that samples and the steps left out in the present stage.
+        objective: what the objective keeps.
+        skipped: steps left out in the stages before: those without a single finite configuration, or whose gradient was far above the
+            median, and that changed nothing.
+        masked: configurations whose loss or gradient was not finite and that were left out.
     """
 
     step: Int[Array, ""]
+    done: Int[Array, ""]
     parameters: Float[Array, " P"]
-    average: Float[Array, " P"]
     optimiser: PyTree
+    objective: PyTree
     skipped: Int[Array, ""]
     masked: Int[Array, ""]
 
+    @property
+    def average(self) -> Float[Array, " P"]:
+        """Moving average of the parameters, the one that samples."""
+        return transforms.averaged(self.optimiser)
+
+    @property
+    def left_out(self) -> Int[Array, ""]:
+        """Steps left out in the whole run."""
+        return self.skipped + transforms.skipped(self.optimiser)
+
 
 class StepMetrics(NamedTuple):
-    """Loss per pair over the pairs kept, global gradient norm before clipping, and the learning rate."""
+    """Loss over the configurations kept, global gradient norm before clipping, and the learning rate."""
 
     loss: Float[Array, ""]
     grad_norm: Float[Array, ""]
     learning_rate: Float[Array, ""]
 
 
-StepFunction = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
+StepFunction = Callable[[TrainState, PyTree], tuple[TrainState, StepMetrics]]
 
 Sums = tuple[Float[Array, ""], Int[Array, ""], Float[Array, " P"]]
-"""Over pairs: of the losses, of the pairs themselves, and of the gradients."""
+"""Over configurations: of the losses, of the configurations themselves, and of the gradients."""
 
 
-def _initial_optimiser(network: eqx.Module, parameters: Float[Array, " P"], config: TrainingConfig) -> PyTree:
-    """State of the optimiser before its first step."""
-    inner = optimiser(config, network).init(parameters)
-    if config.clip_median is None and config.skip_median is None:
-        return inner
-    return MedianState(jnp.full(100, jnp.nan, parameters.dtype), jnp.zeros((), jnp.int32), inner)
+def initial_state(network: eqx.Module, stage: Stage, kept: PyTree = ()) -> TrainState:
+    """State before the first step of the first stage.
 
-
-def _limited(
-    gradient: Float[Array, " P"], norm: Float[Array, ""], state: MedianState, config: TrainingConfig
-) -> tuple[Float[Array, " P"], Bool[Array, ""], MedianState]:
-    """Gradient scaled down to `clip_median` times the median norm, whether it is below `skip_median` times it, and the norms to come.
-
-    Source: Midgley, Stimper et al., NeurIPS 2023, arXiv:2308.10364, appendix on training.
+    Args:
+        network: what is trained.
+        stage: the first.
+        kept: what its objective keeps.
     """
-    median = jnp.where(state.taken > 0, jnp.nanmedian(state.norms), jnp.inf)
-    clip = jnp.inf if config.clip_median is None else config.clip_median * median
-    keep = jnp.asarray(True) if config.skip_median is None else norm <= config.skip_median * median
-    gradient = gradient * jnp.minimum(1.0, clip / (norm + 1e-12))
-    norms = state.norms.at[state.taken % state.norms.size].set(norm)
-    return gradient, keep, MedianState(norms, state.taken + 1, state.optimiser)
-
-
-def refined_from(state: TrainState, network: eqx.Module, config: TrainingConfig) -> TrainState:
-    """State before the first step of a refinement: the averaged parameters and a fresh optimiser; counters go on."""
-    parameters, average = jnp.copy(state.average), jnp.copy(state.average)
-    return state._replace(parameters=parameters, average=average, optimiser=_initial_optimiser(network, parameters, config))
-
-
-def initial_state(network: eqx.Module, config: TrainingConfig) -> TrainState:
-    """State before the first step."""
     # Every array has a buffer of its own, because the step donates the whole state.
-    parameters, average = jnp.copy(flat(network)), jnp.copy(flat(network))
-    step, skipped, masked = (jnp.zeros((), jnp.int32) for _ in range(3))
-    return TrainState(step, parameters, average, _initial_optimiser(network, parameters, config), skipped, masked)
+    parameters = jnp.copy(flat(network))
+    zeros = (jnp.zeros((), jnp.int32) for _ in range(4))
+    return TrainState(next(zeros), next(zeros), parameters, _fresh(network, stage, parameters), _owned(kept), next(zeros), next(zeros))
 
 
-def make_step(
-    network: eqx.Module, objective: Objective, config: TrainingConfig, mesh: jax.sharding.Mesh, *, begin: int = 0
-) -> StepFunction:
+def next_state(state: TrainState, network: eqx.Module, stage: Stage, kept: PyTree = ()) -> TrainState:
+    """State before the first step of a later stage: the averaged parameters and a fresh optimiser; counters go on."""
+    parameters = jnp.copy(state.average)
+    return state._replace(
+        done=jnp.zeros((), jnp.int32),
+        parameters=parameters,
+        optimiser=_fresh(network, stage, parameters),
+        objective=_owned(kept),
+        skipped=state.left_out,
+    )
+
+
+def _fresh(network: eqx.Module, stage: Stage, parameters: Float[Array, " P"]) -> PyTree:
+    return _owned(optimiser(stage.optimiser, stage.steps, network).init(parameters))
+
+
+def _owned(tree: PyTree) -> PyTree:
+    return jax.tree.map(jnp.array, tree)
+
+
+def make_step(network: eqx.Module, objective: AbstractObjective, stage: Stage, mesh: jax.sharding.Mesh) -> StepFunction:
     """The compiled training step.
 
     The batch is split over the axis "data" of the mesh; on each device the gradient is accumulated over microbatches that stay in the
-    processor's cache. A pair whose loss or gradient is not finite costs itself alone: the step is that of the others. Which pair it is
-    that spoils the gradient of its microbatch is found by going through the batch pair by pair, which is compiled when it is first needed.
-    Without a single finite pair nothing changes but the counters.
+    processor's cache. A configuration whose loss or gradient is not finite costs itself alone: the step is that of the others. Which one
+    it is that spoils the gradient of its microbatch is found by going through the batch one by one, which is compiled when it is first
+    needed. Without a single finite configuration nothing changes but the counters.
 
     Args:
         network: gives the structure of what is trained; its parameters are taken from the state.
-        objective: gives the loss of each pair.
-        config: the optimiser and the loop.
+        objective: gives the loss of each configuration.
+        stage: optimiser and batch sizes.
         mesh: devices with one axis, "data".
-        begin: step at which schedule and averaging begin.
     """
-    transform, rate = optimiser(config, network), schedule(config)
+    transform, rate = optimiser(stage.optimiser, stage.steps, network), schedule(stage.optimiser, stage.steps)
     every, split = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("data")
 
-    def chunk_loss(network: eqx.Module, batch: Batch) -> tuple[Float[Array, ""], Int[Array, ""]]:
-        parts = (batch.data, batch.prior, batch.noise)
-        usable = jnp.all(jnp.stack([jnp.all(jnp.isfinite(a), axis=tuple(range(1, a.ndim))) for a in map(jnp.asarray, parts)]), axis=0)
-        # A masked pair must be finite too: zero times NaN in the backward pass is NaN.
-        batch = jax.tree.map(lambda a: jnp.where(usable.reshape((-1,) + (1,) * (a.ndim - 1)), a, 0.5), batch)
-        losses = objective.losses(network, batch)
-        kept = usable & jnp.isfinite(losses)
-        return jnp.sum(jnp.where(kept, losses, 0.0)), jnp.sum(kept, dtype=jnp.int32)
-
-    def sums(parameters: Float[Array, " P"], own: Batch, size: int, *, guarded: bool) -> Sums:
-        """Sums over the pairs of all devices, each of which has its own part of the batch; they exchange their sums once.
-
-        Args:
-            parameters: of the network.
-            own: this device's part of the batch.
-            size: pairs whose gradient is taken at once.
-            guarded: leave out those whose gradient is not finite.
-        """
-        chunks = jax.tree.map(lambda a: a.astype(parameters.dtype).reshape(-1, size, *a.shape[1:]), own)
-        unfolded = with_parameters(network, parameters)
-
-        def accumulate(carry: Sums, part: Batch) -> tuple[Sums, None]:
-            (loss, kept), gradient = eqx.filter_value_and_grad(chunk_loss, has_aux=True)(unfolded, part)
-            found: Sums = (loss, kept, flat(gradient))
-            if guarded:
-                # Of the square, too: no square root of what overflows.
-                sound = jnp.isfinite(jnp.sum(found[2] ** 2))
-                found = jax.tree.map(lambda a: jnp.where(sound, a, jnp.zeros_like(a)), found)
-            return jax.tree.map(jnp.add, carry, found), None
-
-        start = (jnp.zeros((), parameters.dtype), jnp.zeros((), jnp.int32), jnp.zeros_like(parameters))
-        return jax.lax.psum(jax.lax.scan(accumulate, start, chunks)[0], "data")
-
     # Without the check, gradients stay local until the sum at the end; with it they are summed in each chunk.
-    def over_devices(size: int, *, guarded: bool) -> Callable[[Float[Array, " P"], Batch], Sums]:
-        own = functools.partial(sums, size=size, guarded=guarded)
+    def total(size: int, *, guarded: bool) -> Callable[[Float[Array, " P"], PyTree], Sums]:
+        own = functools.partial(_sums, network, objective, size=size, guarded=guarded)
         return jax.shard_map(own, mesh=mesh, in_specs=(every, split), out_specs=every, check_vma=False)
 
-    def taken(total: Callable[[Float[Array, " P"], Batch], Sums], state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        loss, kept, gradient = total(state.parameters, batch)
+    def taken(sums: Callable[[Float[Array, " P"], PyTree], Sums], state: TrainState, batch: PyTree) -> tuple[TrainState, StepMetrics]:
+        loss, kept, gradient = sums(state.parameters, batch)
         count = jnp.maximum(kept, 1)
         loss = loss / count
         gradient = gradient / count
         norm = jnp.sqrt(jnp.sum(gradient**2))
-        usable = jnp.isfinite(norm) & (kept > 0)
-
-        inner, guard = state.optimiser, None
-        if isinstance(inner, MedianState):
-            gradient, below, guard = _limited(gradient, norm, inner, config)
-            # The norm of a step that is left out counts, else a change for good would be left out for ever.
-            guard = jax.tree.map(lambda new, old: jnp.where(usable, new, old), guard, inner)
-            usable, inner = usable & below, inner.optimiser
-        updates, new_inner = transform.update(gradient, inner, state.parameters)
-        updates = jnp.asarray(updates)
-        learning_rate = jnp.asarray(rate(state.step - begin))
-        parameters = state.parameters - learning_rate.astype(updates.dtype) * updates
-        # A short memory at first, so that the average forgets the initial parameters.
-        decay = jnp.minimum(config.ema_decay, (1.0 + state.step - begin) / (10.0 + state.step - begin))
-        average = state.average + (1.0 - decay).astype(parameters.dtype) * (parameters - state.average)
-        parameters, average, new_inner = jax.tree.map(
-            lambda new, old: jnp.where(usable, new, old), (parameters, average, new_inner), (state.parameters, state.average, inner)
+        # A gradient of nothing is no gradient.
+        known = jnp.where(kept > 0, norm, jnp.nan)
+        updates, inner = transform.update(gradient, state.optimiser, state.parameters, norm=known, step=state.done)
+        metrics = StepMetrics(loss, norm, jnp.asarray(rate(state.done)))
+        state = state._replace(
+            step=state.step + 1,
+            done=state.done + 1,
+            parameters=state.parameters + jnp.asarray(updates),
+            optimiser=inner,
+            masked=state.masked + _size(batch) - kept,
         )
-        new_optimiser = new_inner if guard is None else guard._replace(optimiser=new_inner)
-        masked = state.masked + batch.time.shape[0] - kept
-        skipped = state.skipped + (~usable).astype(jnp.int32)
-        state = TrainState(state.step + 1, parameters, average, new_optimiser, skipped, masked)
-        return state, StepMetrics(loss, norm, learning_rate)
+        return state, metrics
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics, Bool[Array, ""]]:
+    def step(state: TrainState, batch: PyTree) -> tuple[TrainState, StepMetrics, Bool[Array, ""]]:
         """The step, and whether its gradient is finite; if it is not, the state is the old one."""
-        after, metrics = taken(over_devices(config.microbatch, guarded=False), state, batch)
+        after, metrics = taken(total(stage.microbatch, guarded=False), state, batch)
         sound = jnp.isfinite(metrics.grad_norm)
         return jax.tree.map(lambda new, old: jnp.where(sound, new, old), after, state), metrics, sound
 
-    def pair_by_pair(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        return taken(over_devices(1, guarded=True), state, batch)
+    def one_by_one(state: TrainState, batch: PyTree) -> tuple[TrainState, StepMetrics]:
+        return taken(total(1, guarded=True), state, batch)
 
     whole, shared = (jax.sharding.NamedSharding(mesh, part) for part in (every, split))
     options: dict[str, Any] = {"donate_argnums": 0, "in_shardings": (whole, shared), "out_shardings": whole}
-    quick, careful = jax.jit(step, **options), jax.jit(pair_by_pair, **options)
+    quick, careful = jax.jit(step, **options), jax.jit(one_by_one, **options)
 
-    def advance(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+    def advance(state: TrainState, batch: PyTree) -> tuple[TrainState, StepMetrics]:
         state, metrics, sound = quick(state, batch)
         return (state, metrics) if bool(sound) else careful(state, batch)
 
     return advance
 
 
-def place_batch(batch: Batch, mesh: jax.sharding.Mesh) -> Batch:
+def _sums(
+    network: eqx.Module, objective: AbstractObjective, parameters: Float[Array, " P"], own: PyTree, *, size: int, guarded: bool
+) -> Sums:
+    """Sums over the configurations of all devices, each of which has its own part of the batch; they exchange their sums once.
+
+    Args:
+        network: what is trained.
+        objective: gives the losses.
+        parameters: of the network.
+        own: this device's part of the batch.
+        size: configurations whose gradient is taken at once.
+        guarded: leave out those whose gradient is not finite.
+    """
+
+    def cast(leaf: Array) -> Array:
+        leaf = leaf.astype(parameters.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+        return leaf.reshape(-1, size, *leaf.shape[1:])
+
+    chunks = jax.tree.map(cast, own)
+    unfolded = with_parameters(network, parameters)
+
+    def accumulate(carry: Sums, part: PyTree) -> tuple[Sums, None]:
+        (loss, kept), gradient = eqx.filter_value_and_grad(_chunk_loss, has_aux=True)(unfolded, objective, part)
+        found: Sums = (loss, kept, flat(gradient))
+        if guarded:
+            # Of the square, too: no square root of what overflows.
+            sound = jnp.isfinite(jnp.sum(found[2] ** 2))
+            found = jax.tree.map(lambda a: jnp.where(sound, a, jnp.zeros_like(a)), found)
+        return jax.tree.map(jnp.add, carry, found), None
+
+    start = (jnp.zeros((), parameters.dtype), jnp.zeros((), jnp.int32), jnp.zeros_like(parameters))
+    return jax.lax.psum(jax.lax.scan(accumulate, start, chunks)[0], "data")
+
+
+def _chunk_loss(network: eqx.Module, objective: AbstractObjective, batch: PyTree) -> tuple[Float[Array, ""], Int[Array, ""]]:
+    """Sum of the losses of the configurations that are finite, and their number."""
+    numbers = [leaf for leaf in jax.tree.leaves(batch) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    finite = [jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim))) for leaf in numbers]
+    usable = jnp.all(jnp.stack(finite), axis=0) if finite else jnp.ones(_size(batch), bool)
+
+    def masked(leaf: Array) -> Array:
+        # What is left out must be finite too: zero times NaN in the backward pass is NaN.
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            return leaf
+        return jnp.where(usable.reshape((-1,) + (1,) * (leaf.ndim - 1)), leaf, jnp.asarray(0.5, leaf.dtype))
+
+    losses = objective.losses(network, jax.tree.map(masked, batch))
+    kept = usable & jnp.isfinite(losses)
+    return jnp.sum(jnp.where(kept, losses, 0.0)), jnp.sum(kept, dtype=jnp.int32)
+
+
+def _size(batch: PyTree) -> int:
+    """Configurations in a batch."""
+    return jax.tree.leaves(batch)[0].shape[0]
+
+
+def place_batch(batch: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
     """Puts a host batch on the devices of the mesh, split over the axis "data"."""
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     return jax.tree.map(lambda a: jax.device_put(np.asarray(a), sharding), batch)

@@ -32,6 +32,11 @@ class CouplingStack(eqx.Module):
     scalings: Scaling | None = None
 
     @property
+    def equivariant(self) -> bool:
+        """Whether the layers are equivariant under rotations."""
+        return isinstance(self.layers, CouplingLayer)
+
+    @property
     def mirror_symmetric(self) -> bool:
         """Whether the layers are equivariant under reflections."""
         return isinstance(self.layers, CouplingLayer) and self.layers.projection.mirror_symmetric

@@ -1,0 +1,139 @@
+"""Options of the objectives; what they do stands in `boltzflow.objectives`."""
+
+import dataclasses
+from typing import ClassVar, Literal
+
+from boltzflow.config.options import Options
+from boltzflow.config.ranges import AtLeastOne, Count, NotNegative, Positive, Share
+
+PairingName = Literal["independent", "optimal-transport", "equivariant-optimal-transport"]
+PathName = Literal["linear", "diffusion"]
+DivergenceName = Literal["exact", "brute-force", "hutchinson"]
+DirectionName = Literal["reverse", "forward", "both"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairing(Options, kind="pairing"):
+    """Which prior sample is matched with which data sample."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Independent(Pairing, name="independent"):
+    """At random."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimalTransport(Pairing, name="optimal-transport"):
+    """The cheapest assignment of the batch."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EquivariantOptimalTransport(Pairing, name="equivariant-optimal-transport"):
+    """The cheapest assignment up to rotations, reflections where they are a symmetry, and permutations (Klein, Krämer and Noé, 2023).
+
+    Attributes:
+        full_cost: minimise over all B×B pairs as published; false aligns pairs that the batch assignment has already matched.
+    """
+
+    full_cost: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective(Options, kind="objective"):
+    """What is minimised, configuration by configuration.
+
+    Class attributes that are no options:
+        flows: names of the flows that it is made for; empty: any.
+        measure: what the log calls the mean of the losses.
+        expensive: whether a step takes so long that each is logged and every tenth saved.
+    """
+
+    flows: ClassVar[tuple[str, ...]] = ()
+    measure: ClassVar[str] = "loss"
+    expensive: ClassVar[bool] = False
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowMatching(Objective, name="flow-matching"):
+    """Flow matching (Klein, Krämer and Noé, 2023; Lipman et al., 2023).
+
+    Attributes:
+        path: "linear", or "diffusion" for the variance-preserving diffusion path, whose flow is the probability flow of a diffusion model
+            where the pairing is independent.
+        pairing: which prior sample is matched with which data sample.
+        sigma: standard deviation of the noise around the path, in units of the prior.
+        late_time: share of the times that are drawn near t = 1, where the fine structure of the density is decided; 0: uniform times.
+    """
+
+    flows: ClassVar[tuple[str, ...]] = ("ecnf",)
+
+    path: PathName = "linear"
+    pairing: Pairing = EquivariantOptimalTransport()
+    sigma: NotNegative = 0.01
+    late_time: Share = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class MaximumLikelihood(Objective, name="maximum-likelihood"):
+    """The negative log-likelihood of frames, through the ODE: many times as expensive a step as one of flow matching.
+
+    Attributes:
+        nodes: nodes of the Gauss-Legendre rule along each path.
+        divergence: how the divergence of the vector field is computed; "hutchinson" takes one probe vector for each frame.
+    """
+
+    flows: ClassVar[tuple[str, ...]] = ("ecnf",)
+
+    nodes: Count = 10
+    divergence: DivergenceName = "exact"
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentedLikelihood(Objective, name="augmented-likelihood"):
+    """The negative log-likelihood of frames and their copies (Midgley, Stimper et al., 2023).
+
+    Attributes:
+        collinearity: weight of the penalty against degenerate frames, which there are in three dimensions alone.
+    """
+
+    flows: ClassVar[tuple[str, ...]] = ("eacf",)
+
+    collinearity: NotNegative = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class PathGradient(Objective, name="path-gradient"):
+    """Path gradients of the Kullback-Leibler divergence, for a flow that is trained already (Vaitl et al., 2022, 2024).
+
+    Attributes:
+        direction: "reverse" (KL(q|p) over flow samples), "forward" (KL(p|q) over reference frames) or "both".
+        nodes: nodes of the Gauss-Legendre rule along each path.
+        grading: exponent that moves these nodes towards the data, as that of the solver gauss-legendre.
+        clip: largest difference of scores, in units of the prior, with which one configuration pulls.
+    """
+
+    flows: ClassVar[tuple[str, ...]] = ("ecnf",)
+    measure: ClassVar[str] = "divergence"
+    expensive: ClassVar[bool] = True
+
+    direction: DirectionName = "both"
+    nodes: Count = 12
+    grading: AtLeastOne = 1.0
+    clip: Positive = 100.0
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentedPathGradient(Objective, name="augmented-path-gradient"):
+    """Path gradients of the divergence of the joint densities of positions and copies.
+
+    Attributes:
+        direction: "reverse" (KL(q|p) over flow samples), "forward" (KL(p|q) over reference frames) or "both".
+        clip: largest difference of scores, in units of the prior, with which one configuration pulls.
+    """
+
+    flows: ClassVar[tuple[str, ...]] = ("eacf",)
+    measure: ClassVar[str] = "divergence"
+    expensive: ClassVar[bool] = True
+
+    direction: DirectionName = "both"
+    clip: Positive = 100.0

@@ -1,0 +1,149 @@
+"""Everything that determines a run."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Literal
+
+from boltzflow.config.flows import ECNF, Flow
+from boltzflow.config.objectives import Objective
+from boltzflow.config.optimisers import Adam, Optimiser
+from boltzflow.config.options import Options
+from boltzflow.config.ranges import Count, CountOrNone, Seed
+
+Precision = Literal["single", "double"]
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig(Options):
+    """Where the frames come from.
+
+    Attributes:
+        path: data set file (HDF5, .npy, .npz); null makes reference data with the built-in sampler.
+        n: frames to generate where `path` is null.
+        seed: seed of the reference sampler.
+        validation: frames held out for validation.
+        split_seed: seed of the split into training and validation frames.
+        allow_virial_mismatch: use data that fail the virial check.
+    """
+
+    path: str | None = None
+    n: Count = 100_000
+    seed: Seed = 0
+    validation: CountOrNone = 10_000
+    split_seed: Seed = 0
+    allow_virial_mismatch: bool = False
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Something must be left to train on."""
+        if self.path is None and self.n <= self.validation:
+            yield "n", f"({self.n}) must be larger than data.validation ({self.validation}), or nothing is left to train on"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage(Options):
+    """Steps of a run that have an objective and an optimiser in common.
+
+    The first stage starts from the parameters of the flow, each other one from the averaged parameters of the one before.
+
+    Attributes:
+        objective: what is minimised; null: what the flow is made for.
+        optimiser: what turns gradients into steps.
+        steps: optimiser steps.
+        batch_size: configurations per step.
+        microbatch: configurations per chunk of the gradient accumulation; small chunks stay in the processor's cache.
+    """
+
+    objective: Objective | None = None
+    optimiser: Optimiser = Adam()
+    steps: Count = 10_000
+    batch_size: Count = 256
+    microbatch: Count = 32
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Batches fall into whole chunks."""
+        if self.batch_size % self.microbatch:
+            yield "microbatch", f"must divide batch_size, but {self.batch_size} is no multiple of {self.microbatch}"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions(Options):
+    """The loop.
+
+    Attributes:
+        start_from: model (name, run folder or file) whose parameters training starts from; it may be of another target if its network has
+            the same options. null: fresh parameters.
+        seed: seed of everything that is random in training, from 0 to 2^64 - 1.
+        devices: devices that share each batch; 0: all there are.
+        log_every: steps between two lines of metrics.
+        checkpoint_every: steps between two checkpoints.
+        keep_checkpoints: checkpoints that are kept.
+        evaluate_every: steps between two evaluations (NLL and reverse ESS) during training; 0: never.
+        evaluate_n: samples of a periodic evaluation.
+        tensorboard: also write TensorBoard event files (extra `tracking`).
+    """
+
+    start_from: str | None = None
+    seed: Seed = 0
+    devices: CountOrNone = 1
+    log_every: Count = 100
+    checkpoint_every: Count = 1_000
+    keep_checkpoints: Count = 3
+    evaluate_every: CountOrNone = 0
+    evaluate_n: Count = 500
+    tensorboard: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig(Options):
+    """Everything that determines a run.
+
+    Attributes:
+        target: name of a registered target.
+        plugins: modules, or .py files, that add targets, networks, objectives and more; they are imported first.
+        data: the frames.
+        flow: the flow.
+        stages: what is done one after the other.
+        run: the loop.
+        precision: "single" or "double".
+        description: a sentence for `boltzflow presets`.
+    """
+
+    target: str
+    data: DataConfig = DataConfig()
+    flow: Flow = ECNF()
+    stages: tuple[Stage, ...] = (Stage(),)
+    run: RunOptions = RunOptions()
+    precision: Precision = "single"
+    plugins: tuple[str, ...] = ()
+    description: str = ""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """A flow and its objectives belong together, and batches are shared by the devices."""
+        if not self.stages:
+            yield "stages", "must hold at least one stage, such as `- {steps: 1000}`"
+        for index, stage in enumerate(self.stages):
+            objective = stage.objective
+            if objective is not None and objective.flows and self.flow.variant not in objective.flows:
+                yield (
+                    f"stages.{index}.objective",
+                    f"is {objective.variant}, which is made for the flow {' or '.join(objective.flows)}, and the flow here is "
+                    f"{self.flow.variant}; choose another, such as stages.{index}.objective={_fitting(objective, self.flow)}",
+                )
+            if self.run.devices > 1 and stage.batch_size % self.run.devices:
+                yield (
+                    f"stages.{index}.batch_size",
+                    f"must be a multiple of run.devices, but {stage.batch_size} is no multiple of {self.run.devices}",
+                )
+
+    def completed(self) -> "RunConfig":
+        """The same configuration, each stage with its objective named."""
+        natural = Objective.variants[self.flow.natural_objective]
+        stages = [dataclasses.replace(stage, objective=natural()) if stage.objective is None else stage for stage in self.stages]
+        return dataclasses.replace(self, stages=tuple(stages))
+
+
+def _fitting(objective: Objective, flow: Flow) -> str:
+    """An objective for the flow that comes nearest to one for another."""
+    fitting = [name for name, cls in Objective.variants.items() if flow.variant in cls.flows]  # pyright: ignore[reportAttributeAccessIssue]
+    alike = [name for name in fitting if objective.variant.rpartition("-")[2] == name.rpartition("-")[2]]
+    return next(iter(alike), flow.natural_objective)

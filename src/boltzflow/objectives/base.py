@@ -1,0 +1,166 @@
+"""What all objectives have in common: what they keep between steps, what a step learns from, and the loss of each configuration."""
+
+import abc
+import dataclasses
+import functools
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple, Self, cast
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from boltzflow import config
+from boltzflow.errors import ConfigError
+from boltzflow.flows.base import AbstractFlow
+from boltzflow.flows.images import energy_that_counts
+from boltzflow.targets.base import Target
+
+
+class Needs(NamedTuple):
+    """What an objective asks for; checked before the first step.
+
+    Attributes:
+        frames: configurations of the target; without the need, it is given none.
+        energy: its energy.
+        gradient: the gradient of its energy, too.
+    """
+
+    frames: bool = True
+    energy: bool = False
+    gradient: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What an objective is told once, before its first step.
+
+    Attributes:
+        flow: the flow as it is before the first step; the network that is trained is given to each method.
+        target: the target.
+        batch_size: configurations B of a step.
+        seed: seed of the run.
+        threads: threads for work on the host.
+        mesh: devices that share the batch, with one axis "data"; None: where JAX puts it.
+    """
+
+    flow: AbstractFlow
+    target: Target
+    batch_size: int
+    seed: int = 0
+    threads: int = 1
+    mesh: jax.sharding.Mesh | None = None
+
+    @functools.cached_property
+    def energy(self) -> Callable[[Float[Array, "N D"]], Float[Array, ""]]:
+        """Reduced energy of the configuration that counts for one of the flow, in data units (`flows.images`)."""
+        return energy_that_counts(self.flow, self.target)
+
+    def rng(self, stream: int, step: int) -> np.random.Generator:
+        """Random numbers that depend on the seed and the step alone; objectives have streams of their own."""
+        return np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, stream, step]))
+
+
+class Proposal(NamedTuple):
+    """What a step learns from.
+
+    Attributes:
+        state: what the objective keeps for the next step.
+        batch: a pytree of arrays with the leading axis B; a configuration with a number that is not finite is left out.
+        figures: numbers for the log by name.
+    """
+
+    state: PyTree
+    batch: PyTree
+    figures: Mapping[str, Any] = {}  # noqa: RUF012 (never changed)
+
+
+@dataclasses.dataclass(frozen=True)
+class AbstractObjective(config.Objective, abc.ABC):
+    """What is minimised: a frozen dataclass of options, with three methods.
+
+    `init` makes what is kept between steps, `propose` makes the batch of a step, `losses` gives the loss of each of its configurations.
+
+    Class attributes:
+        needs: what must be there.
+        on_host: True: `propose` depends on frames and step alone, keeps no state, and is called ahead in a thread, with no network. False:
+            it is compiled, and gets the state and the network with its present parameters.
+        flows, measure, expensive: as in `config.Objective`.
+
+    Attributes:
+        setting: what it was told; see `told`.
+    """
+
+    needs: ClassVar[Needs] = Needs()
+    on_host: ClassVar[bool] = True
+
+    setting: Setting = dataclasses.field(default=cast(Setting, None), kw_only=True, repr=False, compare=False, metadata={"option": False})
+
+    def told(self, setting: Setting) -> Self:
+        """The objective in a setting.
+
+        Raises:
+            ConfigError: if what it needs is not there.
+        """
+        told = dataclasses.replace(self, setting=setting)
+        told.check()
+        return told
+
+    def check(self) -> None:
+        """Refuses a setting that it cannot work in.
+
+        Raises:
+            ConfigError: says what is missing.
+        """
+        if (self.needs.energy or self.needs.gradient) and not self.setting.target.has_energy:
+            raise ConfigError(
+                f"the objective {self.variant} needs an energy, and target {self.setting.target.name!r} has none; leave its stage out."
+            )
+
+    def init(self, *, key: PRNGKeyArray) -> PyTree:
+        """What is kept between steps: arrays of fixed shapes, saved with every checkpoint. By default nothing."""
+        return ()
+
+    @abc.abstractmethod
+    def propose(self, state: PyTree, network: Any, frames: Any, *, step: Any, key: PRNGKeyArray | None) -> Proposal:
+        """Makes the batch of a step, and the state after it.
+
+        Args:
+            state: what is kept; `()` on the host.
+            network: what is trained, with its present parameters; None on the host.
+            frames: data in units of the prior, centred, (n, N, D), in the precision of the run; none of them where `needs` does not name
+                them.
+            step: steps done before in the whole run.
+            key: depends on seed and step alone; None on the host, where `setting.rng` serves.
+        """
+
+    @abc.abstractmethod
+    def losses(self, network: Any, batch: Any, /) -> Float[Array, " B"]:
+        """Loss of each configuration of a batch, whose mean is minimised; one that is not finite is left out and counted."""
+
+
+# Where the objectives are whose options stand in `boltzflow.config`.
+_HOMES = {
+    "flow-matching": ("flow_matching", "FlowMatching"),
+    "maximum-likelihood": ("maximum_likelihood", "MaximumLikelihood"),
+    "augmented-likelihood": ("augmented_likelihood", "AugmentedLikelihood"),
+    "path-gradient": ("path_gradient", "PathGradient"),
+    "augmented-path-gradient": ("augmented_path_gradient", "AugmentedPathGradient"),
+}
+
+
+def made(options: config.Objective, setting: Setting) -> AbstractObjective:
+    """The objective with these options in a setting.
+
+    Raises:
+        ConfigError: if what it needs is not there, or the options are of no objective.
+    """
+    if isinstance(options, AbstractObjective):
+        return options.told(setting)
+    if options.variant not in _HOMES:
+        raise ConfigError(f"the objective {options.variant} must be derived from boltzflow.AbstractObjective.")
+    module, name = _HOMES[options.variant]
+    implementation = getattr(importlib.import_module(f"boltzflow.objectives.{module}"), name)
+    values = {field: getattr(options, field) for field in config.fields_of(type(options))}
+    return implementation(**values).told(setting)

@@ -1,0 +1,99 @@
+"""The frames that a run learns from."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from boltzflow import datasets
+from boltzflow.config import RunConfig
+from boltzflow.datasets import Dataset
+from boltzflow.errors import BoltzflowError
+from boltzflow.progress import FractionOf, Progress
+from boltzflow.targets import Target
+from boltzflow.targets.molecule_folder import FILES
+from boltzflow.training.folder import require_same_frames, target_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Frames:
+    """The frames of a run.
+
+    Attributes:
+        all: as they lie in the run folder.
+        train: those that train.
+        validation: those held out.
+        seconds: what making them took; None where they came from outside.
+    """
+
+    all: Dataset
+    train: Dataset
+    validation: Dataset
+    seconds: float | None
+
+
+def frames_of(config: RunConfig, target: Target, folder: Path, dataset: Dataset | None, progress: Progress, there: set[str]) -> Frames:
+    """The frames of a run, made or read where the folder does not hold them yet.
+
+    Args:
+        config: of the run.
+        target: the target.
+        folder: of the run.
+        dataset: the frames, if they are neither generated nor read from `config.data.path`.
+        progress: told how far making them is.
+        there: names of what was in the folder before; if there are no frames, the rest goes again.
+
+    Raises:
+        DataError: if the data cannot be used.
+    """
+    try:
+        frames, seconds = _data(config, target, folder, dataset, progress)
+        return Frames(frames, *frames.split(validation=config.data.validation, seed=config.data.split_seed), seconds)
+    except BoltzflowError:
+        # The folder is free again for a run with better data.
+        for name in {"config.yaml", "versions.json", "data.h5", *FILES} - there:
+            (folder / name).unlink(missing_ok=True)
+        raise
+
+
+def _data(config: RunConfig, target: Target, folder: Path, dataset: Dataset | None, progress: Progress) -> tuple[Dataset, float | None]:
+    """The frames, and the seconds that making them took (None where they came from outside)."""
+    from boltzflow import reference
+
+    own = folder / "data.h5"
+    allow = config.data.allow_virial_mismatch
+    if not own.is_file():
+        if dataset is not None:
+            datasets.checked(dataset, target, allow_virial_mismatch=allow).save(own)
+        elif config.data.path is not None:
+            datasets.load(config.data.path, target, allow_virial_mismatch=allow).save(own)
+        else:
+            result = reference.sample(target, config.data.n, seed=config.data.seed, progress=FractionOf(progress, "reference data"))
+            progress.stop()
+            progress.message(result.sentence())
+            result.dataset.save_or_rescue(own)
+    # Always as it is read back: a resumed run must see the same bits, and reading centres the frames once more.
+    frames = datasets.load(own, target, allow_virial_mismatch=allow)
+    seconds = frames.provenance.get("seconds")
+    return frames, float(seconds) if seconds is not None else None
+
+
+def require_named_frames(config: RunConfig, folder: Path, target: Target | None) -> None:
+    """Refuses to go on with a run whose file of frames, `data.path`, holds other frames by now; one that is gone is not missed.
+
+    Raises:
+        RunError: says which frames the run has.
+        DataError: if the file cannot be read.
+    """
+    path, own = config.data.path, folder / "data.h5"
+    if path is None or not Path(path).is_file() or not own.is_file() or Path(path).resolve() == own.resolve():
+        return
+    target = target_of(config, folder) if target is None else target
+    require_same_frames(folder, datasets.frames_in(path, target), f"the frames in {path}")
+
+
+def scale_of(config: RunConfig, target: Target, train_set: Dataset) -> float:
+    """One unit of the prior in data units."""
+    if config.flow.scale is not None:
+        return config.flow.scale
+    return 1.0 if target.units == "reduced" else float(np.std(train_set.positions))

@@ -1,0 +1,67 @@
+"""What comes out of a run: its model and card, and evaluations on the way."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from boltzflow import files
+from boltzflow.config import RunConfig
+from boltzflow.datasets import Dataset
+from boltzflow.errors import RunError
+from boltzflow.flows.base import AbstractFlow
+from boltzflow.targets import Target
+from boltzflow.training.export import MODEL_FILE, save_model
+from boltzflow.training.frames import Frames
+from boltzflow.training.logging import versions
+from boltzflow.training.parameters import with_parameters
+from boltzflow.training.state import TrainState
+
+
+def averaged(flow: AbstractFlow, state: TrainState) -> AbstractFlow:
+    """The flow with the averaged parameters on one device."""
+    return flow.with_network(with_parameters(flow.network, jax.device_put(np.asarray(state.average))))
+
+
+def periodic_evaluation(flow: AbstractFlow, target: Target, validation: Dataset, n: int, seed: int) -> dict[str, Any]:
+    """NLL of validation frames and reverse ESS, from few samples."""
+    from boltzflow.analysis import correlation, metrics, weights
+    from boltzflow.sampling.generate import generate, log_density
+    from boltzflow.sampling.hands import log_images
+
+    result: dict[str, Any] = {}
+    if target.has_energy:
+        # Without an energy all weights are equal, which says nothing.
+        result["ess_reverse"] = weights.reverse_ess(generate(flow, target, n, seed=seed).log_weight).as_dict()
+    if validation.n:
+        solution = log_density(flow, validation.spread(n, seed=seed).positions)
+        log_q = np.asarray(solution.log_q, np.float64) + log_images(flow, target)
+        log_q = log_q[(np.asarray(solution.status) == 0) & np.isfinite(log_q)]
+        if len(log_q):
+            result["validation_nll"] = metrics.mean(-log_q, correlation=correlation.of_series(log_q)).as_dict()
+    return result
+
+
+def card(config: RunConfig, frames: Frames, seconds: float, step: int) -> dict[str, Any]:
+    """How a model was made."""
+    return {
+        "description": config.description,
+        "steps": step,
+        "frames": frames.all.n,
+        "data": {key: value for key, value in frames.all.provenance.items() if isinstance(value, str | int | float)},
+        "seconds": {"reference": frames.seconds, "training": round(seconds, 1)},
+        "versions": versions(),
+    }
+
+
+def write_model(folder: Path, flow: AbstractFlow, config: RunConfig, target: Target, card: dict[str, Any]) -> None:
+    """Writes the model and its card into the run folder.
+
+    Raises:
+        RunError: if they cannot be written.
+    """
+    try:
+        save_model(folder / MODEL_FILE, flow, config, target, card)
+    except OSError as error:
+        raise RunError(f"the model cannot be written to {folder}: {files.reason(error)}; the checkpoints are kept.") from error
