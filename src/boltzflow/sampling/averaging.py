@@ -106,10 +106,10 @@ def average_to(
     """
     progress = Silent() if progress is None else progress
     piece = _CHUNKS * flow.chunk_size
-    _require_copies(samples, flow, target)
+    draws = _require_copies(samples, flow, target).marginal_draws + 1
     # Of which samples: the first of them tell drawings apart that have their settings in common.
     origin = hashlib.sha256(np.ascontiguousarray(samples.positions[:piece]).tobytes() + str(samples.n).encode()).hexdigest()[:16]
-    meta = {**samples.meta, "draws": flow.marginal_draws + 1, "averaged": origin}
+    meta = {**samples.meta, "draws": draws, "averaged": origin}
     with SamplesWriter(Path(out), meta, resume=resume) as writer:
         progress.start(samples.n, "averaging")
         progress.update(writer.n_written)
@@ -120,4 +120,4 @@ def average_to(
             writer.append(dataclasses.replace(part, meta={**told, "averaged": origin}))
             progress.update(writer.n_written)
     progress.stop()
-    return Samples.load(out, target)
+    return Samples.load(Path(out), target)

@@ -4,7 +4,7 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -49,7 +49,19 @@ def structure_text(target: Target) -> str:
     return text.getvalue()
 
 
-def texts(target: Target) -> dict[str, str]:
+class Texts(TypedDict):
+    """What data and samples say of their molecule.
+
+    Attributes:
+        structure: a PDB file for viewers; empty where there is none.
+        molecule: JSON of a `Description`; empty where there is nothing to say.
+    """
+
+    structure: str
+    molecule: str
+
+
+def texts(target: Target) -> Texts:
     """What goes wherever positions of a target are stored.
 
     Returns:
