@@ -500,7 +500,7 @@ class TestLibrary:
         stage = Stage(
             objective=bf.FlowMatching(pairing=bf.config.OptimalTransport()),
             optimiser=Adam(warmup_steps=10, learning_rate=5e-3, ema_decay=0.9),
-            steps=150,
+            steps=1000,
             batch_size=64,
         )
         return bf.fit(
