@@ -129,7 +129,7 @@ def uneven() -> Target:
 @pytest.mark.parametrize("name", SYMMETRIC)
 def test_energies_are_those_of_the_positions_stored(name):
     target, n = uneven(), 3000
-    samples = generate(flow_of(**SYMMETRIC[name]), target, n, seed=0)
+    samples = generate(flow_of(SYMMETRIC[name]), target, n, seed=0)
     assert 0.4 * n < samples.meta["reflected"] < 0.6 * n
     np.testing.assert_allclose(samples.u, target.energies(jnp.asarray(samples.positions)), atol=1e-5)
     # The truth by plain Monte Carlo of the harmonic part on the zero-CoM subspace, one hand of which counts.
@@ -168,5 +168,5 @@ def test_dear_energies_are_computed_once_and_only_where_they_count():
         assert len(calls) == 13
         assert np.isfinite(samples.u).all()
         calls.clear()
-        apart = generate(flow_of(family="eacf", coupling=COUPLING), target, 13, seed=0)
+        apart = generate(flow_of(COUPLING), target, 13, seed=0)
         assert len(calls) == 13 - apart.n_other_hand < 13

@@ -98,7 +98,7 @@ def test_evaluation_takes_samples_of_the_model_only(tmp_path):
     for meta, told in (
         ({"fingerprint": "something else"}, "samples belong to something else"),
         ({"weights": "0"}, "the weights of the flow"),
-        ({"solver": GaussLegendre(2, divergence=Hutchinson())}, "the divergence"),
+        ({"divergence": "hutchinson"}, "the divergence"),
     ):
         with pytest.raises(DataError, match=told):
             evaluate(model, frames, 16, 0, samples=dataclasses.replace(samples, meta={**samples.meta, **meta}))
