@@ -311,7 +311,10 @@ class TestSamples:
         assert set(KEYS) <= set(figures)
         for name in ("nll", "nll_minus_entropy", "ess_reverse", "ess_forward", "log_z", "path_length", "nfe"):
             assert set(figures[name]) - {"kind", "note", "n_effective"} == {"value", "low", "high", "n"}
-            assert figures[name]["low"] <= figures[name]["value"] <= figures[name]["high"]
+            # An end that is not there is that of a one-sided statement.
+            low, high = figures[name]["low"], figures[name]["high"]
+            assert low is None or low <= figures[name]["value"]
+            assert high is None or figures[name]["value"] <= high
             # All 64 samples, and the 50 frames that the run has held out.
             assert figures[name]["n"] == (50 if name in ("nll", "nll_minus_entropy", "ess_forward") else 64)
         assert (figures["target"], figures["model"], figures["n"], figures["failed"]) == ("dw4", str(run_folder), 64, 0)
