@@ -92,15 +92,19 @@ def named(path: str | os.PathLike[str], what: str = "the name of a file") -> Pat
     return Path(text)
 
 
-def require_writable(path: Path) -> None:
+def require_writable(path: Path, *, longest: int = _LONGEST) -> None:
     """Makes sure that a file or folder of this name can be made, and leaves nothing behind; folders above it need not exist yet.
+
+    Args:
+        path: the file or folder.
+        longest: bytes that its name may have; 255 where what is written meanwhile has a short name of its own.
 
     Raises:
         RunError: says why not.
     """
     size = len(os.fsencode(path.name))
-    if size > _LONGEST:
-        raise RunError(f"cannot write: the name {path.name[:40]}... is too long ({size} bytes, at most {_LONGEST}); choose a shorter one.")
+    if size > longest:
+        raise RunError(f"cannot write: the name {path.name[:40]}... is too long ({size} bytes, at most {longest}); choose a shorter one.")
     above = path.parent
     try:
         while not above.exists():

@@ -311,10 +311,9 @@ class TestSamples:
         assert set(KEYS) <= set(figures)
         for name in ("nll", "nll_minus_entropy", "ess_reverse", "ess_forward", "log_z", "path_length", "nfe"):
             assert set(figures[name]) - {"kind", "note", "n_effective"} == {"value", "low", "high", "n"}
-            # An end that is not there is that of a one-sided statement.
-            low, high = figures[name]["low"], figures[name]["high"]
-            assert low is None or low <= figures[name]["value"]
-            assert high is None or figures[name]["value"] <= high
+            # Of so few samples of a flow so small the tail of the weights may be too heavy for a limit on one side.
+            low, high = (figures[name][side] for side in ("low", "high"))
+            assert (-np.inf if low is None else low) <= figures[name]["value"] <= (np.inf if high is None else high)
             # All 64 samples, and the 50 frames that the run has held out.
             assert figures[name]["n"] == (50 if name in ("nll", "nll_minus_entropy", "ess_forward") else 64)
         assert (figures["target"], figures["model"], figures["n"], figures["failed"]) == ("dw4", str(run_folder), 64, 0)

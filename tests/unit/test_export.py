@@ -286,7 +286,7 @@ for limit in (2_000, 60_000):
             file.write("what was there before")
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
         try:
-            export(frames, f"out.{suffix}", topology=topology)
+            export(frames, f"out.{suffix}", topology=topology, overwrite=True)
             print(suffix, "written")
         except RunError as error:
             assert str(error).startswith(f"cannot write out.{suffix}: ") and len(str(error)) < 250, error

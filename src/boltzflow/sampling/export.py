@@ -102,7 +102,7 @@ def export(
         raise DataError(f"cannot export to {path}: {ending} names no known format; known are {', '.join(known)}.")
     if path.exists() and not overwrite:
         raise RunError(f"{path} exists already; choose another file, or pass overwrite=True.")
-    files.require_writable(path)
+    files.require_writable(path, longest=255)
     frames = _frames(samples, resampled, n, seed)
     if suffix in TOPOLOGY_FORMATS and topology is None and not frames.structure:
         raise DataError(
