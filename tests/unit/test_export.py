@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from boltzflow import cli, datasets
-from boltzflow.errors import DataError, RunError
+from boltzflow.errors import ConfigError, DataError, RunError
 from boltzflow.sampling import SamplesWriter
 from boltzflow.sampling.export import export
 from boltzflow.sampling.samples import Samples
@@ -319,7 +319,7 @@ class TestPlaces:
 
     def test_names_that_fill_a_folder_entry(self, tmp_path: Path) -> None:
         export(make(), tmp_path / f"{'n' * 250}.xyz")
-        with pytest.raises(RunError, match="too long"):
+        with pytest.raises(ConfigError, match="too long"):
             export(make(), tmp_path / f"{'n' * 260}.xyz")
         assert len(list(tmp_path.iterdir())) == 1
 
