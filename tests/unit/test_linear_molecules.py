@@ -27,7 +27,9 @@ def molecule(symbols, x, bonds, angles, torsions):
         stretch.addBond(i, j, float(np.linalg.norm(x[i] - x[j])), 3e5)
     for i, j, k in angles:
         u, v = x[i] - x[j], x[k] - x[j]
-        bend.addAngle(i, j, k, float(np.arccos(np.clip(u @ v / np.linalg.norm(u) / np.linalg.norm(v), -1, 1))), 400.0)
+        angle = float(np.arccos(np.clip(u @ v / np.linalg.norm(u) / np.linalg.norm(v), -1, 1)))
+        # Rounded, so that atoms that are alike have angles that are.
+        bend.addAngle(i, j, k, round(angle, 2), 400.0)
     for i, j, k, m, strength in torsions:
         twist.addTorsion(i, j, k, m, 3, 0.0, strength)
     for force in (stretch, bend, twist):

@@ -100,7 +100,13 @@ class Tail:
             if power == 1:
                 return u + first
             second = np.where(k < 0.5, 2.0 * sigma**2 / ((1.0 - k) * (1.0 - 2.0 * k)), np.inf)
-        return u * u + 2.0 * u * first + second
+        return u * u + (2.0 * u * first if u > 0.0 else 0.0) + second
+
+
+def times(share: Float[np.ndarray, " R"], mean: Float[np.ndarray, " R"]) -> Float[np.ndarray, " R"]:
+    """What a tail adds to a mean; nothing where a replica has no sample in it, however large the tail's own mean."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.where(share > 0.0, share * mean, 0.0)
 
 
 def fit(weights: Float[np.ndarray, " n"]) -> Tail:
@@ -176,6 +182,6 @@ def replicated_sums(
     plain, above, share, mass = means[:, :m], means[:, m : 2 * m], means[:, 2 * m], means[:, 2 * m + 1]
     worth = None if grouping is None else tail.size * grouping.n_effective / grouping.n
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        factor = share * tail.means(replicas, seed, size=worth) / mass
+        factor = times(share, tail.means(replicas, seed, size=worth)) / mass
     factor = np.where(mass > 0, np.minimum(factor, 1e100), 1.0)
     return plain, plain + above * (factor - 1.0)[:, None]
