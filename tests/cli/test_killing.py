@@ -79,3 +79,34 @@ def test_sample(tmp_path):
         return b"".join(np.asarray(getattr(found, name)).tobytes() for name in ("positions", "log_q", "u", "status"))
 
     assert killing.resumes_alike(words, words, samples, tmp_path, times=TIMES) >= TIMES // 2
+
+
+def test_reference(tmp_path):
+    def words(place: Path) -> list[object]:
+        return ["reference", "dw4", "-n", "20000", "--chains", "64", "--seed", "2", "-o", place / "frames.h5", "--resume"]
+
+    def found(place: Path) -> bytes:
+        data = bf.datasets.read(place / "frames.h5")
+        assert not (place / "frames.h5.parts").exists()
+        return np.asarray(data.positions).tobytes()
+
+    # Once there, the file is not made again: the kill may come after the end.
+    def again(place: Path) -> list[object]:
+        return ["targets"] if (place / "frames.h5").exists() else words(place)
+
+    assert killing.resumes_alike(words, again, found, tmp_path, times=TIMES) >= TIMES // 2
+
+
+def test_average(tmp_path):
+    drawn = tmp_path / "drawn.h5"
+    killing.run(["sample", "dw4-eacf", "-n", "6000", "--seed", "1", "-o", drawn])
+
+    def words(place: Path) -> list[object]:
+        return ["average", "dw4-eacf", drawn, "-o", place / "averaged.h5", "--resume"]
+
+    def found(place: Path) -> bytes:
+        samples = bf.Samples.load(place / "averaged.h5")
+        assert samples.n == 6000
+        return np.asarray(samples.log_weight).tobytes() + np.asarray(samples.positions).tobytes()
+
+    assert killing.resumes_alike(words, words, found, tmp_path, times=TIMES) >= TIMES // 2

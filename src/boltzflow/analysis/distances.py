@@ -88,7 +88,9 @@ def inverted(
     low, value, high = crossing(2), crossing(1), crossing(0)
     if seen >= rising[-1, 0]:
         high = max(high, seen + (seen - floor))
-    return Distance(value, low, min(largest, max(high, value)), n, seen=seen, floor=floor)
+    # Sums of probabilities may be rounded above the largest distance.
+    low, value, high, seen = (min(part, largest) for part in (low, value, max(high, value), seen))
+    return Distance(value, low, high, n, seen=seen, floor=floor)
 
 
 def joined(found: Sequence[Distance]) -> Distance:
