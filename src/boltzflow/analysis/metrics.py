@@ -174,7 +174,8 @@ def total_variation_distance(
         counts.append(n)
         notes += [note] if note else []
     difference = found[0] - found[1]
-    seen, n = float(0.5 * np.abs(difference).sum()), min(counts)
+    # Sums of probabilities may be rounded above 1.
+    seen, n = min(1.0, float(0.5 * np.abs(difference).sum())), min(counts)
     if notes or n < 2:
         return distances.unknown(seen, n, notes[0] if notes else "one sample is too few", largest=1.0)
     rows = min(len(part) for part in noise)
