@@ -136,7 +136,7 @@ class SamplesWriter:
             part = self._parts / f"{self.n_written:012d}.h5"
             temporary = part.with_suffix(".tmp")
             temporary.write_bytes(buffer.getbuffer())
-            _commit(temporary, part)
+            files.commit(temporary, part)
         self.n_written += samples.n
         self._shape = shape
 
@@ -204,7 +204,7 @@ def save(samples: Samples, path: Path, *, overwrite: bool) -> None:
             _describe(file, samples.n, samples.meta)
         # Parts of other samples must not be taken as a continuation of these.
         shutil.rmtree(parts_folder(path), ignore_errors=True)
-        _commit(temporary, path)
+        files.commit(temporary, path)
     except (OSError, RuntimeError) as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -357,7 +357,7 @@ def _join(path: Path, temporary: Path, chain: list[tuple[int, Path]]) -> None:
                 _create(file, total, samples.positions.shape[1:], samples.positions.dtype)
             _fill(file, start, samples)
         _describe(file, total, meta)
-    _commit(temporary, path)
+    files.commit(temporary, path)
 
 
 def _hdf5(source: Any, mode: str) -> Any:
@@ -404,19 +404,6 @@ def _require_space(path: Path, size: int) -> None:
             if shutil.disk_usage(path.parent).free < size + _TABLES_BYTES:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     path.unlink()
-
-
-def _commit(temporary: Path, path: Path) -> None:
-    """Gives a finished file its name once its content is on the disk, so that no crash leaves half of it under that name."""
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _plain(value: Any) -> Any:
