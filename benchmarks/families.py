@@ -19,9 +19,9 @@ def main() -> None:
 
     from boltzflow.config import BruteForce
     from boltzflow.flows import AbstractFlow, ContinuousFlow
+    from boltzflow.models.model import load_model
     from boltzflow.sampling.generate import generate
     from boltzflow.targets import Target
-    from boltzflow.training.export import load_model
 
     def seconds(flow: AbstractFlow, target: Target, n: int) -> float:
         """Seconds per 1 000 samples, once the program is compiled."""

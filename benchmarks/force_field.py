@@ -40,8 +40,8 @@ def main() -> None:
     import numpy as np
     import openmm
 
+    from boltzflow.chemistry.force_field import compile_system
     from boltzflow.targets import peptide
-    from boltzflow.targets.force_field import compile_system
 
     force_field = arguments.force_field[0] if len(arguments.force_field) == 1 else arguments.force_field
     target = peptide(arguments.sequence, force_field)

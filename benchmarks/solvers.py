@@ -36,8 +36,8 @@ def main() -> None:
 
     from boltzflow.analysis import weights
     from boltzflow.config import RK4, Solver
+    from boltzflow.models.model import load_model
     from boltzflow.sampling.generate import draw, log_density, sample_keys
-    from boltzflow.training.export import load_model
 
     model = load_model(arguments.model)
     flow = model.flow

@@ -23,9 +23,9 @@ from rich.table import Table
 from boltzflow import datasets, targets
 from boltzflow.analysis import agreement, free_energy, internal_coordinates
 from boltzflow.analysis.estimate import Estimate
+from boltzflow.chemistry.chirality import hands
 from boltzflow.cli import molecules
 from boltzflow.targets import Target
-from boltzflow.targets.chirality import hands
 
 
 def read(path: Path, target: Target) -> np.ndarray:

@@ -9,8 +9,8 @@ import dataclasses
 import numpy as np
 
 from boltzflow.analysis import weights
+from boltzflow.sampling.enantiomers import log_images
 from boltzflow.sampling.generate import log_density
-from boltzflow.sampling.hands import log_images
 from boltzflow.sampling.samples import Samples
 from boltzflow.training import load_model
 

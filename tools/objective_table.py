@@ -120,7 +120,7 @@ def main() -> None:
         data = options.data or options.out / options.preset / "data.h5"
         if not data.is_file():
             data.parent.mkdir(parents=True, exist_ok=True)
-            from boltzflow import config_io
+            from boltzflow.config import io as config_io
 
             preset = config_io.load_preset(options.preset)
             boltzflow("reference", preset.target, "-n", str(preset.data.n), "--seed", str(preset.data.seed), "-o", str(data))

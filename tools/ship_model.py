@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from boltzflow import config_io
+from boltzflow.config import io as config_io
 
 FIGURES = "n nll nll_one_draw nll_minus_entropy ess_reverse ess_forward log_z path_length nfe pareto_k solver_error failed".split()
 
@@ -46,7 +46,7 @@ def main() -> None:
         return
     if not (arguments.name and arguments.command):
         parser.error("a name and --command are needed")
-    folder = Path(__file__).parents[1] / "src" / "boltzflow" / "pretrained"
+    folder = Path(__file__).parents[1] / "src" / "boltzflow" / "models" / "shipped"
     evaluation = json.loads((arguments.run / "evaluation.json").read_text())
     card = json.loads((arguments.run / "model.json").read_text())
     card["command"] = arguments.command

@@ -22,13 +22,14 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from boltzflow import config_io, datasets, progress, reference, runtime, targets
+from boltzflow import datasets, progress, reference, runtime, targets
 from boltzflow.config import RunConfig
+from boltzflow.config import io as config_io
 from boltzflow.datasets import Dataset
 from boltzflow.errors import RunError
+from boltzflow.evaluation.evaluate import evaluate
 from boltzflow.flows.build import build_flow
-from boltzflow.sampling.evaluate import evaluate
-from boltzflow.training.export import load_model
+from boltzflow.models.model import load_model
 from boltzflow.training.loop import train
 from boltzflow.training.sharding import data_mesh
 from boltzflow.training.stages import begun, parts

@@ -40,15 +40,15 @@ if TYPE_CHECKING:
     from boltzflow.config import RunOptions as RunOptions
     from boltzflow.config import Stage as Stage
     from boltzflow.config import TwoInteraction as TwoInteraction
-    from boltzflow.config_io import load_preset as load_preset
+    from boltzflow.config.io import load_preset as load_preset
     from boltzflow.datasets import Dataset as Dataset
     from boltzflow.errors import BoltzflowError as BoltzflowError
     from boltzflow.flows import ContinuousFlow as ContinuousFlow
+    from boltzflow.models import load_model as load_model
     from boltzflow.objectives import AbstractObjective as AbstractObjective
     from boltzflow.sampling import Samples as Samples
     from boltzflow.targets import Target as Target
     from boltzflow.training import fit as fit
-    from boltzflow.training import load_model as load_model
     from boltzflow.training import train as train
 
 __all__ = [
@@ -122,8 +122,8 @@ _HOMES = {
     "Target": "targets",
     "TwoInteraction": "config",
     "fit": "training",
-    "load_model": "training",
-    "load_preset": "config_io",
+    "load_model": "models",
+    "load_preset": "config.io",
     "train": "training",
 }
 

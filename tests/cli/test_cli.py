@@ -13,8 +13,9 @@ import sys
 
 import pytest
 
-from boltzflow import cli, config_io, runtime
+from boltzflow import cli, runtime
 from boltzflow.config import RunConfig
+from boltzflow.config import io as config_io
 from boltzflow.errors import ConfigError, RunError
 
 HEAVY = ("jax", "numpy", "pydantic", "diffrax", "equinox", "matplotlib", "h5py", "typeguard")

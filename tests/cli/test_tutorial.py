@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from boltzflow import runtime
+from boltzflow.chemistry.peptides import build_peptide
 from boltzflow.sampling import Samples
-from boltzflow.targets.peptides import build_peptide
 
 mdtraj = pytest.importorskip("mdtraj", reason="mdtraj (extra `molecules`) is not installed")
 pytest.importorskip("openmm", reason="OpenMM (extra `molecules`) is not installed")

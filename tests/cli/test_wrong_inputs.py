@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 import boltzflow as bf
-from boltzflow import cli, config_io
+from boltzflow import cli
+from boltzflow.config import io as config_io
 from boltzflow.datasets import Dataset
 from boltzflow.errors import BoltzflowError
 from boltzflow.sampling.generate import generate

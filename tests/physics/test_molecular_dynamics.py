@@ -139,8 +139,8 @@ def test_the_faster_platform_is_taken(target, monkeypatch):
 
 
 def test_a_trial_counts_steps(target):
-    from boltzflow.blackbox.dynamics import speed
     from boltzflow.reference import dynamics
+    from boltzflow.reference.dynamics_worker import speed
 
     settings = dynamics._settings(target, 1.0, 0.001, "Reference")
     assert speed(settings, np.asarray(target.structure), 0.05) > 100
@@ -174,7 +174,7 @@ def test_seeds_and_progress(target):
 
 
 def test_hand_of_an_l_molecule_is_kept():
-    from boltzflow.targets.chirality import hands
+    from boltzflow.chemistry.chirality import hands
 
     molecule = targets.alanine_dipeptide()
     result = reference.molecular_dynamics(molecule, 32, chains=2, interval=0.02, equilibration=0.2)

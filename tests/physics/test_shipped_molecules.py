@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from boltzflow.analysis.internal_coordinates import backbones, torsions
+from boltzflow.chemistry.chirality import hands
 from boltzflow.sampling.generate import generate
-from boltzflow.targets.chirality import hands
 from boltzflow.training import load_model
 
 # Means of two runs of the tempering sampler and log Z of 50 000 samples (docs/results.md).

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from boltzflow import config, config_io
+from boltzflow import config
 from boltzflow.config import ECNF, EGNN, DataConfig, FlowMatching, Options, RunConfig, RunOptions, Stage, plain
+from boltzflow.config import io as config_io
 from boltzflow.config.options import fields_of, items_in, members, section_in, union_in
 from boltzflow.config.ranges import Range
 from boltzflow.errors import ConfigError

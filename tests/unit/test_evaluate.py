@@ -8,8 +8,8 @@ import pytest
 from boltzflow.cli import output
 from boltzflow.config import RK4, Dopri5, Exact, GaussLegendre, Hutchinson
 from boltzflow.datasets import Dataset
-from boltzflow.sampling.evaluate import evaluate
-from boltzflow.training.export import Model, load_model
+from boltzflow.evaluation.evaluate import evaluate
+from boltzflow.models.model import Model, load_model
 
 
 @pytest.fixture(scope="module")

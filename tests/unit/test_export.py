@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from boltzflow import cli, datasets
+from boltzflow.chemistry.peptides import build_peptide
 from boltzflow.errors import ConfigError, DataError, RunError
 from boltzflow.sampling import SamplesWriter
 from boltzflow.sampling.export import export
 from boltzflow.sampling.samples import Samples
 from boltzflow.targets import Target
 from boltzflow.targets.molecule_folder import structure_text
-from boltzflow.targets.peptides import build_peptide
 
 
 def make(n: int = 6, particles: int = 4, dimension: int = 3, units: str = "reduced") -> Samples:

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from boltzflow.chemistry.force_field import compile_system
+from boltzflow.chemistry.force_field.expressions import Expression
+from boltzflow.chemistry.force_field.parser import ARITY
 from boltzflow.errors import TargetError
-from boltzflow.targets.force_field import compile_system
-from boltzflow.targets.force_field.expressions import Expression
-from boltzflow.targets.force_field.parser import ARITY
 
 openmm = pytest.importorskip("openmm")
 

@@ -35,7 +35,8 @@ from boltzflow.datasets import Dataset
 from boltzflow.datasets import loading as loading_module
 from boltzflow.errors import ConfigError, DataError, RunError
 from boltzflow.flows.build import build_flow
-from boltzflow.objectives.base import Setting, made
+from boltzflow.objectives.base import Setting
+from boltzflow.objectives.making import made
 from boltzflow.targets.base import Target
 from boltzflow.training.folder import LOCK, locked
 from boltzflow.training.loop import train

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from boltzflow.chemistry.force_field import compile_system
+from boltzflow.chemistry.force_field.expressions import Expression
 from boltzflow.errors import TargetError
-from boltzflow.targets.force_field import compile_system
-from boltzflow.targets.force_field.expressions import Expression
 
 mm = pytest.importorskip("openmm")
 N = 9

@@ -14,8 +14,8 @@ from boltzflow import targets
 from boltzflow.cli.sample import summarize
 from boltzflow.config import EACF, ECNF, EGNN, Flow, GaussLegendre, Spherical, Vector
 from boltzflow.flows.build import build_flow
+from boltzflow.sampling.enantiomers import log_images, with_right_hand
 from boltzflow.sampling.generate import generate
-from boltzflow.sampling.hands import log_images, with_right_hand
 from boltzflow.sampling.samples import Samples
 from boltzflow.targets import ChiralCentre, Target, hands
 

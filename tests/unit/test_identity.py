@@ -8,16 +8,17 @@ import jax
 import numpy as np
 import pytest
 
-from boltzflow import config_io, targets
+from boltzflow import targets
 from boltzflow.config import ECNF, EGNN, Dopri5, GaussLegendre, Hutchinson, RunConfig, Solver
+from boltzflow.config import io as config_io
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError, RunError
+from boltzflow.evaluation.evaluate import evaluate
 from boltzflow.flows.build import build_flow
 from boltzflow.flows.identity import identity
+from boltzflow.models.model import load_model, precision_of, save_model, weights_of
 from boltzflow.report import contents
-from boltzflow.sampling.evaluate import evaluate
 from boltzflow.sampling.generate import generate
-from boltzflow.training.export import load_model, precision_of, save_model, weights_of
 
 NETWORK = EGNN(layers=1, hidden=8)
 CONFIG = RunConfig(target="dw4", flow=ECNF(NETWORK, GaussLegendre(2))).completed()

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from boltzflow import targets
+from boltzflow.chemistry.openmm_systems import Mechanics, context
 from boltzflow.errors import TargetError
-from boltzflow.targets._openmm import Mechanics, context
 
 openmm = pytest.importorskip("openmm")
 app = pytest.importorskip("openmm.app")

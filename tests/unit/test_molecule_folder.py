@@ -16,11 +16,11 @@ from boltzflow.config import EACF, Harmonic, RunConfig, Spherical
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError, TargetError
 from boltzflow.flows.build import build_flow
+from boltzflow.models.model import MODEL_FILE, load_model, save_model, shipped_models
 from boltzflow.sampling.export import export
 from boltzflow.sampling.generate import log_density
 from boltzflow.sampling.samples import Samples
 from boltzflow.targets import description, molecule_folder
-from boltzflow.training.export import MODEL_FILE, load_model, save_model, shipped_models
 from boltzflow.training.folder import record
 from boltzflow.training.run import fit
 
@@ -29,7 +29,7 @@ mdtraj = pytest.importorskip("mdtraj")
 from openmm import app  # noqa: E402
 from safetensors import safe_open  # noqa: E402
 
-from boltzflow.targets._openmm import system_hash  # noqa: E402
+from boltzflow.chemistry.openmm_systems import system_hash  # noqa: E402
 
 # 1-chloro-1-fluoroethane: two centres, of which one is chiral, and a methyl group.
 ELEMENTS = ["C", "F", "Cl", "H", "C", "H", "H", "H"]
@@ -346,7 +346,7 @@ def test_shipped_models_have_present_fingerprints():
 
 
 def test_labels_of_force_fields_have_no_folders():
-    from boltzflow.targets.molecule_files import label
+    from boltzflow.chemistry.systems import label
 
     assert label("/home/someone/ff/my.xml") == "my"
     assert label(("/scratch/job1/my.xml", "implicit/gbn2.xml")) == "my+gbn2"

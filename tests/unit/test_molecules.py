@@ -14,18 +14,19 @@ import pytest
 
 from boltzflow import reference, targets
 from boltzflow.analysis import weights
+from boltzflow.chemistry import chirality, symmetry
 from boltzflow.cli import main
 from boltzflow.errors import TargetError
 from boltzflow.sampling.samples import Samples
-from boltzflow.targets import chirality, molecule_folder, symmetry
+from boltzflow.targets import molecule_folder
 
 openmm = pytest.importorskip("openmm")
 from openmm import app, unit  # noqa: E402
 
-from boltzflow.targets._openmm import Mechanics, in_unit, system_hash  # noqa: E402
+from boltzflow.chemistry.openmm_systems import Mechanics, in_unit, system_hash  # noqa: E402
+from boltzflow.chemistry.peptides import build_peptide  # noqa: E402
+from boltzflow.chemistry.systems import create_system, load_force_field  # noqa: E402
 from boltzflow.targets.base import BOLTZMANN  # noqa: E402
-from boltzflow.targets.molecule_files import create_system, load_force_field  # noqa: E402
-from boltzflow.targets.peptides import build_peptide  # noqa: E402
 
 FF99 = ("amber99sbildn.xml", "amber99_obc.xml")
 

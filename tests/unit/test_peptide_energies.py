@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from boltzflow.chemistry.force_field import compile_system
 from boltzflow.targets.base import BOLTZMANN
-from boltzflow.targets.force_field import compile_system
 
 mm = pytest.importorskip("openmm")
 
-from boltzflow.targets._openmm import Mechanics  # noqa: E402
-from boltzflow.targets.molecule_files import create_system, load_force_field  # noqa: E402
-from boltzflow.targets.peptides import build_peptide  # noqa: E402
+from boltzflow.chemistry.openmm_systems import Mechanics  # noqa: E402
+from boltzflow.chemistry.peptides import build_peptide  # noqa: E402
+from boltzflow.chemistry.systems import create_system, load_force_field  # noqa: E402
 
 # Compiling without optimisation takes a third less time.
 FAST = {"xla_backend_optimization_level": 0}

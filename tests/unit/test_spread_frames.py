@@ -6,10 +6,10 @@ import pytest
 from boltzflow.analysis import correlation, metrics
 from boltzflow.datasets import Dataset
 from boltzflow.datasets.virial import VirialCheck
+from boltzflow.evaluation.evaluate import evaluate
+from boltzflow.models.model import load_model
 from boltzflow.report import contents
-from boltzflow.sampling.evaluate import evaluate
 from boltzflow.sampling.export import export
-from boltzflow.training.export import load_model
 
 
 def labelled(n: int, **provenance: int) -> Dataset:
@@ -86,7 +86,7 @@ def test_evaluation_report_and_export_see_all_frames(tmp_path, monkeypatch):
         raise Seen(positions)
 
     for name, instead in (("_seconds_of_chunk", lambda *_: 0.0), ("generate", lambda *_, **__: None), ("log_density", caught)):
-        monkeypatch.setattr(f"boltzflow.sampling.evaluate.{name}", instead)
+        monkeypatch.setattr(f"boltzflow.evaluation.evaluate.{name}", instead)
     with pytest.raises(Seen) as seen:
         evaluate(model, data, 64, 0)
     np.testing.assert_array_equal(np.bincount(sizes_in(seen.value.args[0])), 16)

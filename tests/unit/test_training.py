@@ -17,18 +17,19 @@ import pytest
 
 from boltzflow import targets
 from boltzflow.config import EACF, ECNF, EGNN, Adam, DataConfig, FlowMatching, Optimiser, PathGradient, RunConfig, RunOptions, Stage
-from boltzflow.config_io import load_config
+from boltzflow.config.io import load_config
 from boltzflow.errors import CheckpointError, ConfigError, DataError, RunError, TargetError
 from boltzflow.flows import ContinuousFlow
 from boltzflow.flows.build import build_flow
+from boltzflow.models.model import MODEL_FILE, load_model, save_model, with_parameters_of
 from boltzflow.nets.base import AbstractVectorField
 from boltzflow.nets.mlp import Dense
-from boltzflow.objectives.base import AbstractObjective, Needs, Proposal, Setting, made
+from boltzflow.objectives.base import AbstractObjective, Needs, Proposal, Setting
 from boltzflow.objectives.flow_matching import Pairs
+from boltzflow.objectives.making import made
 from boltzflow.targets.base import Target
 from boltzflow.training.batches import prefetch
 from boltzflow.training.checkpoint import Checkpoints
-from boltzflow.training.export import MODEL_FILE, load_model, save_model, with_parameters_of
 from boltzflow.training.logging import MetricsLog
 from boltzflow.training.loop import train
 from boltzflow.training.optimisers import optimiser, schedule

@@ -35,8 +35,9 @@ def run(
     arguments.seed(seed)
     folder = arguments.new_folder(out)
     arguments.room(n, 8, folder)
-    from boltzflow import config_io, progress
+    from boltzflow import progress
     from boltzflow.cli.train import holds, train
+    from boltzflow.config import io as config_io
 
     began = time.perf_counter()
     config = config_io.apply_overrides(config_io.load_preset(PRESET), [f"run.seed={seed}"])
@@ -55,9 +56,9 @@ def run(
 def _measure(folder: Path, bar: "Progress", *, n: int, seed: int) -> tuple[dict[str, Any], Path]:
     """Draws and evaluates samples, and writes the report; returns the figures and the report's path."""
     from boltzflow import files, report
-    from boltzflow.sampling.evaluate import evaluate
+    from boltzflow.evaluation.evaluate import evaluate
+    from boltzflow.models.model import load_model
     from boltzflow.sampling.generate import generate
-    from boltzflow.training.export import load_model
 
     model = load_model(folder)
     samples = generate(model.flow, model.target, n, seed=seed, out=folder / "samples.h5", resume=True, progress=bar)

@@ -47,11 +47,11 @@ def run(
         plugins.load(name)
 
     runtime.configure()
-    from boltzflow.training.export import load_model, precision_of
+    from boltzflow.models.model import load_model, precision_of
 
     runtime.configure(precision or precision_of(model))
     from boltzflow import datasets, files
-    from boltzflow.sampling.evaluate import evaluate
+    from boltzflow.evaluation.evaluate import evaluate
 
     loaded = load_model(model)
     arguments.room(n, loaded.target.n_particles * loaded.target.dimension)

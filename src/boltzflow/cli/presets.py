@@ -17,7 +17,7 @@ def run(
     Args:
         name: Print this preset instead of the list.
     """
-    from boltzflow import config_io
+    from boltzflow.config import io as config_io
 
     if name is not None:
         print(config_io.explain(config_io.load_preset(name)), end="")

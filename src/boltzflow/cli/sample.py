@@ -47,7 +47,7 @@ def run(
         plugins.load(name)
 
     runtime.configure()
-    from boltzflow.training.export import load_model, precision_of
+    from boltzflow.models.model import load_model, precision_of
 
     runtime.configure(precision or precision_of(model))
     from boltzflow.sampling.generate import generate

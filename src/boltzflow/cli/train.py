@@ -44,7 +44,8 @@ def run(
     arguments.seed(seed)
     arguments.given(preset, "PRESET")
     folder = arguments.new_folder(f"runs/{Path(preset).stem}" if out is None else out)
-    from boltzflow import config_io, plugins, progress, runtime
+    from boltzflow import plugins, progress, runtime
+    from boltzflow.config import io as config_io
 
     loaded = [plugins.load(name) for name in plugin]
     overrides = [*set, *([] if seed is None else [f"run.seed={seed}"])]
@@ -85,7 +86,7 @@ def train(config: "RunConfig", folder: Path, bar: "Progress", *, resume: bool, t
 
 def holds(folder: Path, config: "RunConfig") -> bool:
     """Whether a folder holds a run of this configuration, whatever its description says; it may be given other stages later."""
-    from boltzflow import config_io
+    from boltzflow.config import io as config_io
     from boltzflow.errors import ConfigError
 
     path = folder / "config.yaml"

@@ -1,6 +1,6 @@
 """The typed configuration of a run: what is trained on what, and how; importable without JAX.
 
-`boltzflow.config_io` reads configurations from YAML and applies overrides. What a variant can do stands elsewhere: flows and networks are
+`boltzflow.config.io` reads configurations from YAML and applies overrides. What a variant can do stands elsewhere: flows and networks are
 built by `boltzflow.flows.build`, objectives are those of `boltzflow.objectives`.
 """
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
+from boltzflow.chemistry.chirality import hands
 from boltzflow.errors import DataError
 from boltzflow.targets.base import Target
-from boltzflow.targets.chirality import hands
 
 # Mirror images whose energies are compared with those of the frames; energies can be dear.
 _COMPARED = 16

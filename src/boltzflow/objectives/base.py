@@ -3,7 +3,6 @@
 import abc
 import dataclasses
 import functools
-import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, Self, cast
 
@@ -138,29 +137,3 @@ class AbstractObjective(config.Objective, abc.ABC):
     @abc.abstractmethod
     def losses(self, network: Any, batch: Any, /) -> Float[Array, " B"]:
         """Loss of each configuration of a batch, whose mean is minimised; one that is not finite is left out and counted."""
-
-
-# Where the objectives are whose options stand in `boltzflow.config`.
-_HOMES = {
-    "flow-matching": ("flow_matching", "FlowMatching"),
-    "maximum-likelihood": ("maximum_likelihood", "MaximumLikelihood"),
-    "augmented-likelihood": ("augmented_likelihood", "AugmentedLikelihood"),
-    "path-gradient": ("path_gradient", "PathGradient"),
-    "augmented-path-gradient": ("augmented_path_gradient", "AugmentedPathGradient"),
-}
-
-
-def made(options: config.Objective, setting: Setting) -> AbstractObjective:
-    """The objective with these options in a setting.
-
-    Raises:
-        ConfigError: if what it needs is not there, or the options are of no objective.
-    """
-    if isinstance(options, AbstractObjective):
-        return options.told(setting)
-    if options.variant not in _HOMES:
-        raise ConfigError(f"the objective {options.variant} must be derived from boltzflow.AbstractObjective.")
-    module, name = _HOMES[options.variant]
-    implementation = getattr(importlib.import_module(f"boltzflow.objectives.{module}"), name)
-    values = {field: getattr(options, field) for field in config.fields_of(type(options))}
-    return implementation(**values).told(setting)

@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Float
 
 from boltzflow.analysis import internal_coordinates
-from boltzflow.blackbox import dynamics
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError, TargetError
+from boltzflow.reference import dynamics_worker as dynamics
 from boltzflow.reference.result import (
     Progress,
     ReferenceResult,
@@ -153,7 +153,7 @@ def _settings(target: Target, friction: float, time_step: float, platform: str) 
             f"molecular dynamics needs a molecule made from an OpenMM system, and target {target.name!r} has none; use the tempering "
             "sampler."
         )
-    from boltzflow.targets._openmm import platforms
+    from boltzflow.chemistry.openmm_systems import platforms
 
     known = platforms()
     if platform not in known:
@@ -206,7 +206,7 @@ class _Chains:
 
     def choose_platform(self) -> str:
         """Takes the CPU platform where it is faster than the Reference platform on one core, and tells which one is taken."""
-        from boltzflow.targets._openmm import platforms
+        from boltzflow.chemistry.openmm_systems import platforms
 
         structure = self._states[0][0]
         speeds = {}
@@ -218,7 +218,7 @@ class _Chains:
         return self._settings.platform
 
     def _results(self, futures: "Sequence[concurrent.futures.Future[Any]]") -> list[Any]:
-        from boltzflow.targets._openmm import import_openmm, one_line
+        from boltzflow.chemistry.openmm_systems import import_openmm, one_line
 
         try:
             return [future.result() for future in futures]

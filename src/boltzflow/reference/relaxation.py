@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from boltzflow.chemistry.openmm_systems import in_unit
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError, TargetError
 from boltzflow.seeds import checked
 from boltzflow.targets import molecule_folder
-from boltzflow.targets._openmm import in_unit
 from boltzflow.targets.base import BOLTZMANN, Target
 
 

@@ -188,7 +188,7 @@ def _by_kind(
 
 def _hands(run: Contents) -> str:
     """How many samples have the hand of the reference at every centre."""
-    from boltzflow.targets.chirality import hands
+    from boltzflow.chemistry.chirality import hands
 
     if run.samples is None or run.system is None or not run.system.chiral_centres:
         return ""

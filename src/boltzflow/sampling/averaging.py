@@ -12,8 +12,8 @@ from boltzflow.flows.augmented import AugmentedCouplingFlow
 from boltzflow.flows.base import AbstractFlow
 from boltzflow.flows.images import log_images
 from boltzflow.progress import Progress, Silent
+from boltzflow.sampling.enantiomers import check_samples
 from boltzflow.sampling.generate import log_marginals
-from boltzflow.sampling.hands import check_samples
 from boltzflow.sampling.samples import SUMMED, Samples
 from boltzflow.sampling.writer import SamplesWriter
 from boltzflow.targets.base import Target

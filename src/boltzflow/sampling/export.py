@@ -18,11 +18,11 @@ from jaxtyping import Float, Shaped
 
 from boltzflow import datasets, files
 from boltzflow.analysis import correlation
+from boltzflow.chemistry.openmm_systems import import_openmm
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError, RunError
 from boltzflow.sampling.samples import Samples
 from boltzflow.targets import description
-from boltzflow.targets._openmm import import_openmm
 
 TEXT_FORMATS = {".xyz": "plain coordinates", ".extxyz": "coordinates with u, log_q and log_weight of each frame"}
 TOPOLOGY_FORMATS = {".pdb": "save_pdb", ".xtc": "save_xtc", ".dcd": "save_dcd", ".h5": "save_hdf5"}

@@ -20,7 +20,7 @@ from boltzflow.flows.base import AbstractFlow, FlowSolution
 from boltzflow.flows.identity import identity
 from boltzflow.progress import Progress, Silent
 from boltzflow.runtime import available_cores
-from boltzflow.sampling.hands import with_right_hand
+from boltzflow.sampling.enantiomers import with_right_hand
 from boltzflow.sampling.programs import stored
 from boltzflow.sampling.samples import Samples
 from boltzflow.sampling.writer import SamplesWriter

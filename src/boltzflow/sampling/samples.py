@@ -3,13 +3,11 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from boltzflow import files
 from boltzflow.analysis import free_energy, weights
 from boltzflow.analysis.estimate import Estimate
 from boltzflow.errors import DataError
@@ -93,6 +91,11 @@ class Samples:
     # Set by __post_init__ alone; fields, so that `dataclasses.replace` hands them on.
     _weighed: _Weighed | None = dataclasses.field(default=None, repr=False)
     _drawings: Mapping[object, Mapping[str, Any]] | None = dataclasses.field(default=None, repr=False)
+
+    # The formats know the samples, not the samples the formats: `sampling/__init__.py` binds these.
+    save: ClassVar[Callable[..., None]]
+    load: ClassVar[Callable[..., "Samples"]]
+    export: ClassVar[Callable[..., int]]
 
     def __post_init__(self) -> None:
         positions = np.asarray(self.positions)
@@ -284,38 +287,3 @@ class Samples:
             "path_length": float(length.mean()) if np.isfinite(length).any() else None,
             "seconds": self.meta.get("seconds"),
         }
-
-    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Writes an HDF5 file, whole or not at all.
-
-        Raises:
-            RunError: if the file exists and `overwrite` is False, or it cannot be written.
-        """
-        from boltzflow.sampling import writer
-
-        writer.save(self, files.named(path), overwrite=overwrite)
-
-    @staticmethod
-    def load(path: str | Path, target: Any = None) -> "Samples":
-        """Reads a file of `save` or `SamplesWriter`, also one whose writer was killed.
-
-        Args:
-            path: the file.
-            target: the Target that the samples must belong to; None takes any.
-
-        Raises:
-            DataError: if there is no such file, it holds no samples, or they belong to another target.
-        """
-        from boltzflow.sampling import writer
-
-        samples = writer.load(files.named(path))
-        fingerprint = samples.meta.get("fingerprint")
-        if target is not None and fingerprint != target.fingerprint:
-            raise DataError(f"{path} holds samples of {fingerprint}, not of {target.fingerprint}; choose the matching target or file.")
-        return samples
-
-    def export(self, path: str | Path, topology: Any = None, **options: Any) -> int:
-        """Writes a trajectory that other programs read; see `sampling.export.export`. Returns the number of frames."""
-        from boltzflow.sampling.export import export
-
-        return export(self, path, topology=topology, **options)

@@ -1,12 +1,13 @@
 """Targets: Boltzmann densities exp(-u(x)) of N particles in D dimensions."""
 
+from boltzflow.chemistry.chirality import ChiralCentre as ChiralCentre
+from boltzflow.chemistry.chirality import find_chiral_centres as find_chiral_centres
+from boltzflow.chemistry.chirality import hands as hands
+from boltzflow.chemistry.symmetry import interchangeable as interchangeable
 from boltzflow.targets.base import ExactValues as ExactValues
 from boltzflow.targets.base import Target as Target
 from boltzflow.targets.calculators import failures as failures
 from boltzflow.targets.calculators import from_calculator as from_calculator
-from boltzflow.targets.chirality import ChiralCentre as ChiralCentre
-from boltzflow.targets.chirality import find_chiral_centres as find_chiral_centres
-from boltzflow.targets.chirality import hands as hands
 from boltzflow.targets.double_well import double_well as double_well
 from boltzflow.targets.from_ase import from_ase as from_ase
 from boltzflow.targets.from_ase import gfn2_xtb as gfn2_xtb
@@ -21,4 +22,3 @@ from boltzflow.targets.peptides import peptide as peptide
 from boltzflow.targets.registry import get as get
 from boltzflow.targets.registry import name_of as name_of
 from boltzflow.targets.registry import names as names
-from boltzflow.targets.symmetry import interchangeable as interchangeable

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from boltzflow.chemistry.chirality import ChiralCentre
 from boltzflow.errors import TargetError
-from boltzflow.targets.chirality import ChiralCentre
 from boltzflow.targets.invariance import DOUBLE_ROUNDING, Energies, Trial
 
 BOLTZMANN = 0.00831446261815324

@@ -10,10 +10,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from boltzflow.chemistry.chirality import ChiralCentre
+from boltzflow.chemistry.openmm_systems import import_openmm
 from boltzflow.errors import TargetError
-from boltzflow.targets._openmm import import_openmm
 from boltzflow.targets.base import Target
-from boltzflow.targets.chirality import ChiralCentre
 
 FORMAT = 1
 _BOND_TYPES = ("Single", "Double", "Triple", "Aromatic", "Amide")

@@ -9,14 +9,14 @@ from typing import Any, TypedDict
 import numpy as np
 
 from boltzflow import files
+from boltzflow.chemistry.openmm_systems import import_openmm
+from boltzflow.chemistry.systems import read_system
 from boltzflow.errors import TargetError
 from boltzflow.targets import description
-from boltzflow.targets._openmm import import_openmm
 from boltzflow.targets.base import Target
 from boltzflow.targets.description import Description
-from boltzflow.targets.molecule_files import read_system
 from boltzflow.targets.molecules import assembled
-from boltzflow.targets.registry import name_of
+from boltzflow.targets.registry import get, name_of
 
 DESCRIPTION, SYSTEM, STRUCTURE = "molecule.json", "system.xml", "structure.pdb"
 UNREGISTERED = "target.json"
@@ -158,6 +158,15 @@ def load_description(folder: Path) -> Description | None:
         return description.read(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise TargetError(f"{path} cannot be read; restore it.") from error
+
+
+def target_of(name: str, folder: Path | None) -> Target:
+    """The target of a run or a model: the molecule that its folder keeps, else the registered target of that name.
+
+    Raises:
+        TargetError: if there is neither, or the molecule is damaged.
+    """
+    return load(folder) if folder is not None and holds(folder) else get(name)
 
 
 def _about(folder: Path) -> dict[str, Any]:

@@ -10,16 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from boltzflow.chemistry.bonds import find_bonds, springs, topology_bonds
+from boltzflow.chemistry.chirality import ChiralCentre, adjacency, find_chiral_centres, hands, stereocentres
+from boltzflow.chemistry.openmm_systems import Mechanics, import_openmm, in_unit, system_hash
+from boltzflow.chemistry.symmetry import interchangeable, mirror_symmetric
 from boltzflow.errors import TargetError
-from boltzflow.targets._openmm import Mechanics, import_openmm, in_unit, system_hash
 from boltzflow.targets.base import BOLTZMANN, Target
-from boltzflow.targets.bonds import find_bonds, springs, topology_bonds
-from boltzflow.targets.chirality import ChiralCentre, adjacency, find_chiral_centres, hands, stereocentres
 from boltzflow.targets.invariance import DOUBLE_ROUNDING, Trial
-from boltzflow.targets.symmetry import interchangeable, mirror_symmetric
 
 if TYPE_CHECKING:
-    from boltzflow.targets.force_field import ForceField
+    from boltzflow.chemistry.force_field import ForceField
 
 _COLDEST = 150.0
 _START_NOISE = 0.005
@@ -69,7 +69,7 @@ def from_openmm(
             positive, the positions are not finite, clash beyond repair or lie flat at a chiral centre, or the energy depends on the centre
             of mass or on directions in space.
     """
-    from boltzflow.targets.force_field import check_system, compile_system
+    from boltzflow.chemistry.force_field import check_system, compile_system
 
     _check_types(system, topology)
     kelvin = _kelvin(temperature)
@@ -160,7 +160,7 @@ def assembled(
     Raises:
         TargetError: if the system cannot be compiled, or its compiled energy is not that of OpenMM.
     """
-    from boltzflow.targets.force_field import check_system, compile_system
+    from boltzflow.chemistry.force_field import check_system, compile_system
 
     n = system.getNumParticles()
     if energies == "compiled" and field is None:

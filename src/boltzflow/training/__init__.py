@@ -1,4 +1,4 @@
-"""Training: the loop, its checkpoints, and trained models on disk.
+"""Training: the loop, its stages and its checkpoints.
 
 Names are imported when they are first used: who loads a model to sample from it needs none of what trains one.
 """
@@ -7,13 +7,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from boltzflow.training.export import Model as Model
-    from boltzflow.training.export import load_model as load_model
     from boltzflow.training.loop import train as train
     from boltzflow.training.run import Run as Run
     from boltzflow.training.run import fit as fit
 
-_HOMES = {"Model": "export", "load_model": "export", "train": "loop", "Run": "run", "fit": "run"}
+_HOMES = {"train": "loop", "Run": "run", "fit": "run"}
 
 
 def __getattr__(name: str) -> object:

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from boltzflow import command, config_io, datasets, files, targets
+from boltzflow import command, datasets, files
 from boltzflow.config import RunConfig, differences
+from boltzflow.config import io as config_io
 from boltzflow.datasets import Dataset
 from boltzflow.errors import RunError
+from boltzflow.models.versions import versions
 from boltzflow.targets import Target
-from boltzflow.training.logging import versions
 
 LOCK = ".lock"
 
@@ -40,19 +41,6 @@ def identity(config: RunConfig) -> str:
     plain = {name: value for name, value in plain.items() if value not in ({}, {config.flow.variant: {}})}
     plain["flow"] = {config.flow.variant: plain.get("flow", {}).get(config.flow.variant, {})}
     return "configuration " + hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def target_of(config: RunConfig, folder: Path | None) -> Target:
-    """The target of a run: the molecule that its folder keeps, else the registered target that its configuration names.
-
-    Raises:
-        TargetError: if there is neither, or the molecule is damaged.
-    """
-    from boltzflow.targets import molecule_folder
-
-    if folder is not None and molecule_folder.holds(folder):
-        return molecule_folder.load(folder)
-    return targets.get(config.target)
 
 
 @contextlib.contextmanager

@@ -11,8 +11,8 @@ from boltzflow.datasets import Dataset
 from boltzflow.errors import BoltzflowError
 from boltzflow.progress import FractionOf, Progress
 from boltzflow.targets import Target
-from boltzflow.targets.molecule_folder import FILES
-from boltzflow.training.folder import require_same_frames, target_of
+from boltzflow.targets.molecule_folder import FILES, target_of
+from boltzflow.training.folder import require_same_frames
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,7 @@ def require_named_frames(config: RunConfig, folder: Path, target: Target | None)
     path, own = config.data.path, folder / "data.h5"
     if path is None or not Path(path).is_file() or not own.is_file() or Path(path).resolve() == own.resolve():
         return
-    target = target_of(config, folder) if target is None else target
+    target = target_of(config.target, folder) if target is None else target
     require_same_frames(folder, datasets.frames_in(path, target), f"the frames in {path}")
 
 

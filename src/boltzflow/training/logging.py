@@ -1,27 +1,13 @@
-"""Metrics of a run as JSON lines, optionally also as TensorBoard events, and the versions that made it."""
+"""Metrics of a run as JSON lines, optionally also as TensorBoard events."""
 
 import contextlib
-import importlib.metadata
 import json
 import math
-import platform
 from pathlib import Path
 from typing import Any
 
 from boltzflow import files
 from boltzflow.errors import ConfigError, RunError
-
-
-def versions() -> dict[str, str]:
-    """Versions of this package, of Python and of what computes."""
-    names = ("boltzflow", "jax", "jaxlib", "equinox", "diffrax", "optax", "blackjax", "numpy", "numba", "h5py", "orbax-checkpoint")
-    found = {"python": platform.python_version(), "platform": platform.platform()}
-    found |= {name: importlib.metadata.version(name) for name in names}
-    # What computes the energies of molecules, where it is installed.
-    for name in ("openmm", "mdtraj", "ase", "tblite"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
 
 
 class MetricsLog:

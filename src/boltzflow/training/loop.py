@@ -10,18 +10,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from boltzflow import config_io, datasets, files, runtime, seeds
+from boltzflow import datasets, files, runtime, seeds
 from boltzflow.config import RunConfig
+from boltzflow.config import io as config_io
 from boltzflow.datasets import Dataset
 from boltzflow.errors import ConfigError, RunInterrupted
 from boltzflow.flows.base import AbstractFlow
 from boltzflow.flows.build import build_flow
+from boltzflow.models.model import with_parameters_of
 from boltzflow.progress import Progress, Silent
 from boltzflow.targets import Target
+from boltzflow.targets.molecule_folder import target_of
 from boltzflow.training import outcome, stages
 from boltzflow.training.checkpoint import Checkpoints
-from boltzflow.training.export import with_parameters_of
-from boltzflow.training.folder import identity, locked, open_folder, record, target_of
+from boltzflow.training.folder import identity, locked, open_folder, record
 from boltzflow.training.frames import Frames, frames_of, scale_of
 from boltzflow.training.interruption import Interruption, interruptible
 from boltzflow.training.logging import MetricsLog
@@ -70,7 +72,7 @@ def train(
         progress.message("The run is in double precision, to which this process is set (jax_enable_x64).")
         config = dataclasses.replace(config, precision="double")
     with runtime.precision(config.precision):
-        target = target_of(config, folder) if target is None else target
+        target = target_of(config.target, folder) if target is None else target
         _check(config, target, resume)
         with locked(folder):
             return _train(config, folder, resume, progress, target, dataset)

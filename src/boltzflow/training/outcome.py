@@ -11,10 +11,10 @@ from boltzflow.config import RunConfig
 from boltzflow.datasets import Dataset
 from boltzflow.errors import RunError
 from boltzflow.flows.base import AbstractFlow
+from boltzflow.models.model import MODEL_FILE, save_model
+from boltzflow.models.versions import versions
 from boltzflow.targets import Target
-from boltzflow.training.export import MODEL_FILE, save_model
 from boltzflow.training.frames import Frames
-from boltzflow.training.logging import versions
 from boltzflow.training.parameters import with_parameters
 from boltzflow.training.state import TrainState
 
@@ -27,8 +27,8 @@ def averaged(flow: AbstractFlow, state: TrainState) -> AbstractFlow:
 def periodic_evaluation(flow: AbstractFlow, target: Target, validation: Dataset, n: int, seed: int) -> dict[str, Any]:
     """NLL of validation frames and reverse ESS, from few samples."""
     from boltzflow.analysis import correlation, metrics, weights
+    from boltzflow.sampling.enantiomers import log_images
     from boltzflow.sampling.generate import generate, log_density
-    from boltzflow.sampling.hands import log_images
 
     result: dict[str, Any] = {}
     if target.has_energy:

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from boltzflow import config_io, datasets, runtime, seeds
+from boltzflow import datasets, runtime, seeds
 from boltzflow.config import DataConfig, Flow, Objective, Precision, RunConfig, RunOptions, Stage
+from boltzflow.config import io as config_io
 from boltzflow.datasets import Dataset
 from boltzflow.errors import ConfigError
+from boltzflow.models.model import Model, load_model
 from boltzflow.progress import Progress
 from boltzflow.sampling.samples import Samples
 from boltzflow.targets import Target, name_of
-from boltzflow.training.export import Model, load_model
 from boltzflow.training.loop import train
 
 
@@ -42,7 +43,7 @@ class Run:
 
     def evaluate(self, n: int = 10_000, *, seed: int = 0, frames: Dataset | Any = None, progress: Progress | None = None) -> dict[str, Any]:
         """The figures of `boltzflow evaluate --json`, in the precision of the run."""
-        from boltzflow.sampling.evaluate import evaluate
+        from boltzflow.evaluation.evaluate import evaluate
 
         with runtime.precision(self.model.config.precision):
             dataset = None if frames is None else datasets.of(frames, self.model.target)

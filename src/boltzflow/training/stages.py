@@ -14,7 +14,8 @@ from jaxtyping import Float, PyTree
 from boltzflow import config, seeds
 from boltzflow.errors import RunError
 from boltzflow.flows.base import AbstractFlow
-from boltzflow.objectives.base import AbstractObjective, Proposal, Setting, made
+from boltzflow.objectives.base import AbstractObjective, Proposal, Setting
+from boltzflow.objectives.making import made
 from boltzflow.runtime import available_cores
 from boltzflow.targets import Target
 from boltzflow.training.batches import prefetch

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from boltzflow.targets.force_field.bonded import Term, constant, plain
-from boltzflow.targets.force_field.geometry import Geometry, pairs
+from boltzflow.chemistry.force_field.bonded import Term, constant, plain
+from boltzflow.chemistry.force_field.geometry import Geometry, pairs
 
 COULOMB = 138.93545764438198
 """1 / (4 pi epsilon_0) in kJ/mol nm / e², OpenMM's value."""

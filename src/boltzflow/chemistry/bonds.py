@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from boltzflow.targets._openmm import in_unit
+from boltzflow.chemistry.openmm_systems import in_unit
 
 # Covalent radii in nm: Cordero et al., Dalton Trans. 2008, doi:10.1039/b801115j; carbon is sp3.
 COVALENT_RADII = {

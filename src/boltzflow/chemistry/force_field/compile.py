@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+from boltzflow.chemistry.force_field import bonded, custom, nonbonded
+from boltzflow.chemistry.force_field.bonded import Term
+from boltzflow.chemistry.force_field.field import ForceField
 from boltzflow.errors import TargetError
-from boltzflow.targets.force_field import bonded, custom, nonbonded
-from boltzflow.targets.force_field.bonded import Term
-from boltzflow.targets.force_field.field import ForceField
 
 # How each force is compiled, and the method that counts its terms; without terms it has no energy.
 _COMPILERS: dict[str, tuple[Callable[[Any], Term], str]] = {

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import erf, erfc
 
+from boltzflow.chemistry.force_field.parser import NEGATIVE, Node, parse
 from boltzflow.errors import TargetError
-from boltzflow.targets.force_field.parser import NEGATIVE, Node, parse
 
 
 def _select(condition: Any, if_nonzero: Any, if_zero: Any) -> Any:

@@ -16,14 +16,14 @@ from boltzflow.errors import DataError
 from boltzflow.flows import AugmentedCouplingFlow, ContinuousFlow
 from boltzflow.flows.identity import identity
 from boltzflow.flows.images import log_images
+from boltzflow.models.model import Model
+from boltzflow.models.versions import versions
 from boltzflow.progress import FractionOf, Progress, Silent
 from boltzflow.sampling.averaging import averaged
+from boltzflow.sampling.enantiomers import check_samples, energies, is_dear, right_hand
 from boltzflow.sampling.generate import draw, generate, log_density, log_marginals, sample_keys
-from boltzflow.sampling.hands import check_samples, energies, is_dear, right_hand
 from boltzflow.sampling.samples import Samples
 from boltzflow.targets.base import Target
-from boltzflow.training.export import Model
-from boltzflow.training.logging import versions
 
 REFERENCE_SEED = 1_000_003
 """Seed of the reference frames made for the evaluation of a shipped model; no preset trains on them."""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
+from boltzflow.chemistry.chirality import hands
 from boltzflow.errors import DataError
 from boltzflow.flows.base import AbstractFlow
 from boltzflow.flows.identity import identity
@@ -16,7 +17,6 @@ from boltzflow.flows.images import log_images as log_images
 from boltzflow.sampling.samples import OTHER_HAND, Samples, difference
 from boltzflow.targets.base import Target
 from boltzflow.targets.calculators import CalculatorEnergy
-from boltzflow.targets.chirality import hands
 
 
 def is_dear(target: Target) -> bool:

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from boltzflow.targets.force_field.bonded import Term
-from boltzflow.targets.force_field.geometry import Geometry
+from boltzflow.chemistry.force_field.bonded import Term
+from boltzflow.chemistry.force_field.geometry import Geometry
 
 Results = TypeVar("Results")
 

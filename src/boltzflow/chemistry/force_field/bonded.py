@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy.interpolate import CubicSpline
 
-from boltzflow.targets.force_field.geometry import Geometry, Turn
+from boltzflow.chemistry.force_field.geometry import Geometry, Turn
 
 Term = Callable[[Geometry], Float[Array, " B"]]
 """Energy in kJ/mol of each configuration."""

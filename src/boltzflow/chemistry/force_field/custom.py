@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from boltzflow.chemistry.force_field.bonded import Term, columns, constant, plain
+from boltzflow.chemistry.force_field.expressions import Expression
+from boltzflow.chemistry.force_field.geometry import Geometry, pairs
+from boltzflow.chemistry.force_field.tables import tabulated
 from boltzflow.errors import TargetError
-from boltzflow.targets.force_field.bonded import Term, columns, constant, plain
-from boltzflow.targets.force_field.expressions import Expression
-from boltzflow.targets.force_field.geometry import Geometry, pairs
-from boltzflow.targets.force_field.tables import tabulated
 
 
 def custom_bonds(force: Any) -> Term:

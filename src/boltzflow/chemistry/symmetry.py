@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from boltzflow.targets.chirality import adjacency
+from boltzflow.chemistry.chirality import adjacency
 
 # The energy of one configuration, (N, 3) -> scalar, in any unit.
 Energy = Callable[[Float[np.ndarray, "N 3"]], float]

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from boltzflow.chemistry.bonds import missing_bonds, radii_of, topology_bonds
+from boltzflow.chemistry.openmm_systems import in_unit
 from boltzflow.errors import TargetError
-from boltzflow.targets._openmm import in_unit
-from boltzflow.targets.bonds import missing_bonds, radii_of, topology_bonds
 
 _WATER = {"HOH", "WAT", "SOL", "TIP3", "TIP", "TP3", "TP4", "TIP4", "TIP5", "SPC", "SPCE", "H2O", "DOD", "OH2", "T3P", "T4P", "OPC"}
 _IONS = {"Li", "Na", "K", "Rb", "Cs", "Mg", "Ca", "Sr", "Ba", "Zn", "Fe", "Mn", "Co", "Ni", "Cu", "Cd", "Al", "F", "Cl", "Br", "I"}

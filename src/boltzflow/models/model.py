@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from boltzflow import config_io, files
+from boltzflow import files
 from boltzflow.config import Flow, Network, Precision, Projection, RunConfig, fields_of
+from boltzflow.config import io as config_io
 from boltzflow.errors import CheckpointError, TargetError, nearest
 from boltzflow.flows.base import AbstractFlow
 from boltzflow.flows.build import build_flow
 from boltzflow.flows.identity import hash_of_weights, named_arrays
-from boltzflow.targets import Target
-from boltzflow.training.folder import target_of
+from boltzflow.targets import Target, molecule_folder
 
 MODEL_FILE = "model.safetensors"
 # Options that decide the shapes of parameters.
@@ -89,13 +89,11 @@ def load_model(name: str | os.PathLike[str], *, target: Target | None = None) ->
         CheckpointError: if there is no such model, or its file is damaged or belongs to another network.
         TargetError: if the target is not registered and not given, or not the one the model was trained for.
     """
-    from boltzflow.targets import molecule_folder
-
     path, run = _find_model(name)
     config, metadata, arrays = _read(path)
     if target is None:
         try:
-            target = target_of(config, path.parent)
+            target = molecule_folder.target_of(config.target, path.parent)
         except TargetError as error:
             if molecule_folder.holds(path.parent):
                 # What is wrong with the molecule's files is said already.
@@ -172,7 +170,7 @@ def _sizes(flow: Flow) -> dict[str, Any]:
 
 def shipped_models() -> dict[str, Path]:
     """Files of the models that ship with the package, by name."""
-    folder = Path(str(resources.files("boltzflow") / "pretrained"))
+    folder = Path(str(resources.files("boltzflow.models") / "shipped"))
     return {file.stem: file for file in sorted(folder.glob("*.safetensors"))}
 
 

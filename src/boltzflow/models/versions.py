@@ -1,0 +1,17 @@
+"""The versions of what computes: this package, JAX and its kin, and the programs that give energies of molecules."""
+
+import contextlib
+import importlib.metadata
+import platform
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package, of Python and of what computes."""
+    names = ("boltzflow", "jax", "jaxlib", "equinox", "diffrax", "optax", "blackjax", "numpy", "numba", "h5py", "orbax-checkpoint")
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    found |= {name: importlib.metadata.version(name) for name in names}
+    # What computes the energies of molecules, where it is installed.
+    for name in ("openmm", "mdtraj", "ase", "tblite"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
