@@ -59,7 +59,7 @@ def main() -> None:
         assert isinstance(flow, AugmentedCouplingFlow)
         options = Stage(optimiser=Adam(clip_median=2.0, skip_median=10.0), batch_size=arguments.batch, microbatch=arguments.microbatch)
         mesh = data_mesh(devices, arguments.batch, arguments.microbatch)
-        objective = AugmentedLikelihood().told(Setting(flow, target, arguments.batch))
+        objective = AugmentedLikelihood().bound(Setting(flow, target, arguments.batch))
         step = make_step(flow.network, objective, options, mesh)
         state = place_state(initial_state(flow.network, options), mesh)
         times = []

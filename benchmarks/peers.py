@@ -135,7 +135,7 @@ def own_worker(devices: int) -> None:
     options = ECNF(EGNN(layers=LAYERS, hidden=HIDDEN), Dopri5(rtol=TOLERANCE, atol=TOLERANCE))
     flow = build_flow(options, target, 1.0, key=jax.random.key(0))
     mesh = data_mesh(devices, BATCH, stage.microbatch)
-    advance = make_step(flow.network, FlowMatching().told(Setting(flow, target, BATCH)), stage, mesh)
+    advance = make_step(flow.network, FlowMatching().bound(Setting(flow, target, BATCH)), stage, mesh)
     state = [place_state(initial_state(flow.network, stage), mesh)]
     rng = np.random.default_rng(0)
     x0, x1, noise = rng.standard_normal((3, BATCH, PARTICLES, DIMENSION)).astype(np.float32)

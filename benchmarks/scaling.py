@@ -52,7 +52,7 @@ def training(particles: int, batch: int, devices: int) -> dict[str, float]:
     microbatch = min(flow.chunk_size, batch // devices)
     stage = Stage(batch_size=batch, microbatch=microbatch)
     mesh = data_mesh(devices, batch, microbatch)
-    objective = FlowMatching().told(Setting(flow, target, batch))
+    objective = FlowMatching().bound(Setting(flow, target, batch))
     step = make_step(flow.network, objective, stage, mesh)
     state = place_state(initial_state(flow.network, stage), mesh)
     frames = centred_normal(np.random.default_rng(0), (1000, particles, 3))

@@ -7,8 +7,8 @@ bootstrap that draws blocks of consecutive frames. Frames are ordered chain by c
 it must be much longer than the correlation, which with long intervals between frames is easily met.
 
 Two profiles agree where the chi-square over their bins is one that equal densities give in more than 5 % of bootstrap replicas. Beside it
-stand the bins whose two intervals overlap. Frames of a chiral molecule with another hand are counted and left out; those of a target that
-mirror images leave as it is are as often of either hand, so that F(φ > 0) - F(φ < 0) is zero there.
+stand the bins whose two intervals overlap. Other stereoisomers of a chiral molecule are counted and left out; frames of a target that
+mirror images leave as it is are as often of either enantiomer, so that F(φ > 0) - F(φ < 0) is zero there.
 """
 
 import argparse
@@ -23,20 +23,20 @@ from rich.table import Table
 from boltzflow import datasets, targets
 from boltzflow.analysis import agreement, free_energy, internal_coordinates
 from boltzflow.analysis.estimate import Estimate
-from boltzflow.chemistry.chirality import hands
+from boltzflow.chemistry.chirality import chirality_signs
 from boltzflow.cli import molecules
 from boltzflow.targets import Target
 
 
 def read(path: Path, target: Target) -> np.ndarray:
-    """Frames of the right hand, in order; prints what the file says of them."""
+    """Frames of the right enantiomer, in order; prints what the file says of them."""
     data = datasets.load(path, target)
     about = data.provenance
     print(f"{path.name}: {data.n} frames, {about.get('sampler')}, seed {about.get('seed')}, {about.get('chains')} chains")
     print(f"  mean energy {float(about['mean_energy']):.3f} ± {float(about['mean_energy_error']):.3f}, {about['virial_check']}")
-    right = (hands(data.positions, target.chiral_centres) > 0).all(axis=1)
+    right = (chirality_signs(data.positions, target.chiral_centres) > 0).all(axis=1)
     if not right.all():
-        print(f"  {int((~right).sum())} frames have another hand and are left out")
+        print(f"  {int((~right).sum())} frames are another stereoisomer and are left out")
     return data.positions[right]
 
 

@@ -174,11 +174,11 @@ def test_seeds_and_progress(target):
 
 
 def test_hand_of_an_l_molecule_is_kept():
-    from boltzflow.chemistry.chirality import hands
+    from boltzflow.chemistry.chirality import chirality_signs
 
     molecule = targets.alanine_dipeptide()
     result = reference.molecular_dynamics(molecule, 32, chains=2, interval=0.02, equilibration=0.2)
-    assert (hands(result.dataset.positions, molecule.chiral_centres) > 0).all()
+    assert (chirality_signs(result.dataset.positions, molecule.chiral_centres) > 0).all()
     assert {"sin_phi_ALA2", "cos_psi_ALA2"} < set(result.diagnostics["ess"])
 
 

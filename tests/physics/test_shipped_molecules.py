@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from boltzflow.analysis.internal_coordinates import backbones, torsions
-from boltzflow.chemistry.chirality import hands
+from boltzflow.chemistry.chirality import chirality_signs
 from boltzflow.sampling.generate import generate
 from boltzflow.training import load_model
 
@@ -16,7 +16,7 @@ MEAN_ENERGY, LOG_Z = -23.79, -193.5
 def test_samples_reweight_to_the_target(name, n):
     model = load_model(name)
     samples = generate(model.flow, model.target, n, seed=0)
-    assert (hands(samples.positions, model.target.chiral_centres) > 0).all()
+    assert (chirality_signs(samples.positions, model.target.chiral_centres) > 0).all()
     assert samples.ess().value > 0.05
     assert samples.log_z().value == pytest.approx(LOG_Z, abs=0.3)
     mean = samples.expectation(samples.u)

@@ -40,7 +40,7 @@ def flow():
 
 
 def objective(flow: Any, *, seed: int = 0, **options: Any) -> AugmentedPathGradient:
-    return AugmentedPathGradient(**options).told(Setting(flow, TARGET, 3, seed))
+    return AugmentedPathGradient(**options).bound(Setting(flow, TARGET, 3, seed))
 
 
 def log_target(flow: Any, channels: Any) -> Any:

@@ -64,10 +64,10 @@ def coupling() -> Any:
     return build_flow(EACF(Spherical(width=4), blocks=1, layers=1, features=4), TARGET, 1.0, key=jax.random.key(1))
 
 
-def told(objective: Any, flow: Any, energy: Callable[[Any], Any] | None = None) -> Any:
+def bound(objective: Any, flow: Any, energy: Callable[[Any], Any] | None = None) -> Any:
     """The objective with an energy of the test's own."""
     target = TARGET if energy is None else dataclasses.replace(TARGET, energy_function=energy)
-    return objective.told(Setting(flow, target, SIZE))
+    return objective.bound(Setting(flow, target, SIZE))
 
 
 def batch_of(objective: Any) -> Any:
@@ -135,7 +135,7 @@ class Spoilt(AbstractObjective):
 @pytest.mark.parametrize("objective", [FlowMatching(), pytest.param(MaximumLikelihood(nodes=2), marks=pytest.mark.slow)])
 def test_a_gradient_that_is_nan_costs_its_pair_alone(objective):
     flow = continuous()
-    inner = told(objective, flow)
+    inner = bound(objective, flow)
     batch, mark = batch_of(inner), np.zeros(SIZE, np.float32)
     marked = mark.copy()
     marked[BAD] = 1.0
@@ -148,7 +148,7 @@ def test_a_gradient_that_is_nan_costs_its_pair_alone(objective):
 @pytest.mark.slow
 def test_likelihood_of_a_coupling_flow():
     flow = coupling()
-    objective = told(AugmentedLikelihood(), flow)
+    objective = bound(AugmentedLikelihood(), flow)
     batch = batch_of(objective)
     noise = np.array(batch.noise)
     noise[BAD, 0, 0, 0] = np.inf
@@ -166,7 +166,7 @@ def test_likelihood_of_a_coupling_flow():
 )
 def test_path_gradients(energy, direction):
     flow = continuous()
-    objective = told(PathGradient(nodes=2, direction=direction), flow, energy)
+    objective = bound(PathGradient(nodes=2, direction=direction), flow, energy)
     batch = batch_of(objective)
     assert_costs_itself(flow.network, objective, batch, batch._replace(prior=far(batch.prior), data=far(batch.data)))
 
@@ -175,7 +175,7 @@ def test_path_gradients(energy, direction):
 @pytest.mark.parametrize("energy", [ring, steep])
 def test_path_gradients_of_a_coupling_flow(energy):
     flow = coupling()
-    objective = told(AugmentedPathGradient(), flow, energy)
+    objective = bound(AugmentedPathGradient(), flow, energy)
     batch = batch_of(objective)
     assert_costs_itself(flow.network, objective, batch, batch._replace(prior=far(batch.prior), data=far(batch.data)))
 
@@ -186,7 +186,7 @@ def test_path_gradients_with_energies_outside_jax(function):
         warnings.simplefilter("ignore", RuntimeWarning)
         target = targets.from_calculator(function, 4, 2, name="outside", executor=threads)
         flow = continuous()
-        objective = PathGradient(nodes=2, direction="reverse").told(Setting(flow, target, SIZE))
+        objective = PathGradient(nodes=2, direction="reverse").bound(Setting(flow, target, SIZE))
         batch = batch_of(objective)
         assert_costs_itself(flow.network, objective, batch, batch._replace(prior=far(batch.prior)))
         assert targets.failures(target).failed >= 1

@@ -246,14 +246,14 @@ class TestAugmentedCouplingFlow:
         flow = AugmentedCouplingFlow(stack("vector", 3, 3), Normal(), N, 3, 3, noise=0.4, scale=0.7)
         x = configuration(3, 1)[:, 0] * 0.7
         # q(x, a) = q(x) pi(a | x), so that every draw of a gives q(x) itself: a normal in (N-1)·3 dimensions.
-        log_q = flow.log_marginals(jnp.asarray(x + 5.0), count=7, key=jax.random.key(0))
+        log_q = flow.log_importance_ratios(jnp.asarray(x + 5.0), count=7, key=jax.random.key(0))
         expected = -0.5 * np.sum((x / 0.7) ** 2) - 9 * (0.5 * np.log(2 * np.pi) + np.log(0.7))
         np.testing.assert_allclose(log_q, expected, atol=1e-9)
 
     def test_log_prob_averages_draws_and_samples_carry_the_joint(self, flow):
         x = jnp.asarray(configuration(3, 1)[:, 0] * 0.7)
         key = jax.random.key(5)
-        draws = flow.log_marginals(x, count=flow.marginal_draws, key=key)
+        draws = flow.log_importance_ratios(x, count=flow.marginal_draws, key=key)
         solution = flow.log_prob(x + 3.0, key=key)
         np.testing.assert_allclose(solution.log_q, np.log(np.mean(np.exp(draws))), atol=1e-9)
         assert (int(solution.status), int(solution.nfe)) == (0, flow.marginal_draws)
@@ -291,7 +291,7 @@ class TestAugmentedCouplingFlow:
             return flow.joint(channels).log_q - flow.log_conditional(channels)
 
         exact = np.log(np.sum(mass * np.exp(jax.lax.map(ratio, jnp.asarray(grid), batch_size=4096))))
-        draws = np.exp(np.asarray(flow.log_marginals(jnp.asarray(x), count=20_000, key=jax.random.key(2))))
+        draws = np.exp(np.asarray(flow.log_importance_ratios(jnp.asarray(x), count=20_000, key=jax.random.key(2))))
         assert np.std(draws) > 1e-3 * np.mean(draws)
         assert abs(np.mean(draws) - np.exp(exact)) < 5 * np.std(draws) / np.sqrt(len(draws))
 

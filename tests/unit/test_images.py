@@ -20,7 +20,7 @@ from boltzflow.nets.base import AbstractVectorField
 from boltzflow.objectives.augmented_path_gradient import AugmentedPathGradient
 from boltzflow.objectives.base import Setting
 from boltzflow.objectives.path_gradient import PathGradient
-from boltzflow.targets import ChiralCentre, Target, hands
+from boltzflow.targets import ChiralCentre, Target, chirality_signs
 from boltzflow.training.sharding import data_mesh
 from boltzflow.training.stages import parts
 
@@ -41,7 +41,7 @@ def energy(x: Any) -> Any:
 TARGET = Target("uneven", 5, 3, energy, (0, 1, 2, 3, 4), reflections=False, chiral_centres=(CENTRE,))
 FRAMES = np.random.default_rng(0).normal(size=(40, 5, 3))
 FRAMES -= FRAMES.mean(axis=1, keepdims=True)
-FOLDED = np.where(hands(FRAMES, [CENTRE])[:, :1, None] > 0, 1.0, -1.0) * FRAMES
+FOLDED = np.where(chirality_signs(FRAMES, [CENTRE])[:, :1, None] > 0, 1.0, -1.0) * FRAMES
 
 
 def options_of(family: str, projection: str = "vector") -> Any:
@@ -95,13 +95,13 @@ def test_continuous_flows_are_pulled_towards_the_right_hand(direction):
     rate, step, scale = 0.2, 1e-5, 0.8
     with jax.enable_x64(True):
         setting = Setting(ContinuousFlow(Dilation(0.0), 5, 3, scale), TARGET, 16)
-        objective = PathGradient(nodes=8, clip=1e9, direction=direction).told(setting)
+        objective = PathGradient(nodes=8, clip=1e9, direction=direction).bound(setting)
         batch = objective.propose((), None, FRAMES, step=0).batch
         found = jax.jacrev(lambda r: objective.losses(Dilation(r), jax.tree.map(jnp.asarray, batch)))(jnp.float64(rate))
         found = np.asarray(found)
 
         def folded(x: np.ndarray) -> np.ndarray:
-            right = np.where(hands(x, [CENTRE])[:, :1, None] > 0, x, -x)
+            right = np.where(chirality_signs(x, [CENTRE])[:, :1, None] > 0, x, -x)
             return np.asarray(jax.vmap(energy)(jnp.asarray(scale * right)), np.float64)
 
         starts = np.asarray(batch.prior if direction == "reverse" else batch.data, np.float64)
@@ -113,27 +113,27 @@ def test_continuous_flows_are_pulled_towards_the_right_hand(direction):
             latent = np.exp(-rate) * starts
             ends = [np.exp(shift) * starts for shift in (step, -step)]
             expected = (-np.sum(latent**2, axis=(1, 2))) + (folded(ends[0]) - folded(ends[1])) / (2 * step)
-    assert 3 < np.sum(hands(starts, [CENTRE]) < 0) < 13
+    assert 3 < np.sum(chirality_signs(starts, [CENTRE]) < 0) < 13
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 # Gradients of gradients of coupling layers take long to compile.
 @pytest.mark.slow
 def test_coupling_flows_pull_a_sample_as_the_mirror_image_that_counts():
-    # The flow carries -z to -x: samples of the wrong hand must pull as those do that start at -z, with the plain energy.
+    # The flow carries -z to -x: samples of the wrong enantiomer must pull as those do that start at -z, with the plain energy.
     flow = flow_of("eacf")
     noise = iter(jax.random.split(jax.random.key(1), 1000))
     flow = jax.tree.map(lambda a: a + 0.05 * jax.random.normal(next(noise), a.shape) if eqx.is_inexact_array(a) else a, flow)
     options, blind = AugmentedPathGradient(clip=1e9, direction="reverse"), dataclasses.replace(TARGET, chiral_centres=())
-    batch = options.told(Setting(flow, TARGET, 8)).propose((), None, FRAMES, step=0).batch
+    batch = options.bound(Setting(flow, TARGET, 8)).propose((), None, FRAMES, step=0).batch
     latents = jax.vmap(flow.with_copies)(jnp.asarray(batch.prior), jnp.asarray(batch.noise[:, :, 1:]))
     ends = np.asarray(jax.jit(jax.vmap(lambda z: flow.push_forward(z)[0][:, 0]))(latents))
-    sign = np.where(hands(ends, [CENTRE])[:, :1, None] > 0, 1.0, -1.0).astype(np.float32)
+    sign = np.where(chirality_signs(ends, [CENTRE])[:, :1, None] > 0, 1.0, -1.0).astype(np.float32)
     assert 0 < np.sum(sign < 0) < 8
     turned = batch._replace(prior=sign * batch.prior, noise=sign[..., None] * batch.noise)
 
     def compiled(target: Target) -> Any:
-        losses = options.told(Setting(flow, target, 8)).losses
+        losses = options.bound(Setting(flow, target, 8)).losses
 
         def total(stack: Any, batch: Any) -> Any:
             values = losses(stack, batch)

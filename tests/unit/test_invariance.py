@@ -37,7 +37,7 @@ def unequal(x):
 
 
 def handed(x):
-    """Springs that know the hand of four particles; even permutations keep it, as rotations do."""
+    """Springs that know the chirality of four particles; even permutations keep it, as rotations do."""
     return springs(x) + 0.3 * jnp.tanh(jnp.linalg.det(x[1:] - x[0]))
 
 
@@ -237,10 +237,10 @@ def test_classes_of_calculators(threads):
 
 
 def test_hands_and_directions_of_calculators(threads):
-    hand = lambda x: 0.5 * np.sum(centred(x) ** 2) + 3.0 * np.tanh(np.linalg.det(x[1:] - x[0]))  # noqa: E731
-    assert not counted(hand, threads)[0].reflections
+    chirality = lambda x: 0.5 * np.sum(centred(x) ** 2) + 3.0 * np.tanh(np.linalg.det(x[1:] - x[0]))  # noqa: E731
+    assert not counted(chirality, threads)[0].reflections
     with pytest.raises(TargetError, match="is reflected"):
-        counted(hand, threads, reflections=True, classes=[0, 1, 2, 3])
+        counted(chirality, threads, reflections=True, classes=[0, 1, 2, 3])
     with pytest.raises(TargetError, match="is rotated"):
         counted(lambda x: 0.5 * np.sum(np.array([1, 1, 2.0]) * centred(x) ** 2), threads)
     for constant in (0.0, -1e7):

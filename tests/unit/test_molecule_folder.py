@@ -355,11 +355,11 @@ def test_labels_of_force_fields_have_no_folders():
     assert not re.search(r"[/\\]", label(("amber14/protein.ff14SB.xml",)))
 
 
-# Frames: their hand, and the forms in which they come.
+# Frames: their chirality, and the forms in which they come.
 
 
 def around(target: targets.Target, n: int = 40) -> np.ndarray:
-    """Frames near the minimum, of its hand; not equilibrated."""
+    """Frames near the minimum, of its chirality; not equilibrated."""
     noise = 0.004 * np.random.default_rng(5).normal(size=(n, target.n_particles, 3))
     frames = target.structure + noise - noise.mean(axis=1, keepdims=True)
     return (frames - frames.mean(axis=1, keepdims=True)).astype(np.float32)
@@ -375,19 +375,19 @@ def test_mirror_images_are_reflected_and_it_is_said(chiral: targets.Target, tmp_
     frames = around(chiral)
     given = np.where(np.arange(40)[:, None, None] % 3 == 0, -frames, frames)
     np.save(tmp_path / "frames.npy", given)
-    sentence = r"14 of 40 frames have the other hand than target 'chiral' \(at C1 of LIG 1\): they are reflected, which is exact"
+    sentence = r"14 of 40 frames have the other chirality than target 'chiral' \(at C1 of LIG 1\): they are reflected, which is exact"
     for read in (datasets.load, datasets.of):
         with pytest.warns(UserWarning, match=sentence):
             data = read(tmp_path / "frames.npy", chiral, allow_virial_mismatch=True)
         np.testing.assert_allclose(data.positions, frames, atol=1e-7)
         assert data.provenance["reflected"] == 14
-    # A data set made by hand, as `fit` and `train` take it; what a run keeps is of the right hand.
+    # A data set made by hand, as `fit` and `train` take it; what a run keeps is of the right enantiomer.
     by_hand = Dataset(given, chiral.fingerprint, "nm")
     with pytest.warns(UserWarning, match=sentence):
-        kept = datasets.right_handed(by_hand, chiral)
+        kept = datasets.right_enantiomers(by_hand, chiral)
     np.testing.assert_array_equal(kept.positions, frames)
     assert kept.molecule
-    assert datasets.right_handed(kept, chiral) is kept, "without another word"
+    assert datasets.right_enantiomers(kept, chiral) is kept, "without another word"
 
 
 def test_other_stereoisomers_are_refused():
@@ -419,11 +419,11 @@ def test_mirror_images_of_another_energy_are_refused():
     frames = around(target)
     frames[:3] *= -1
     with pytest.raises(
-        DataError, match=r"3 of 40 frames have the other hand .* mirror images do not have the same energy .* cannot be refl"
+        DataError, match=r"3 of 40 frames have the other chirality .* mirror images do not have the same energy .* cannot be refl"
     ):
         datasets.of(frames, target, allow_virial_mismatch=True)
     silent = dataclasses.replace(target, energy_function=None)
-    with pytest.raises(DataError, match="3 of 40 frames have the other hand .* no energy to tell"):
+    with pytest.raises(DataError, match="3 of 40 frames have the other chirality .* no energy to tell"):
         datasets.of(frames, silent)
 
 

@@ -1,4 +1,4 @@
-"""Molecules as targets: symmetries, hands, energies against OpenMM, and input that must be refused."""
+"""Molecules as targets: symmetries, chirality, energies against OpenMM, and input that must be refused."""
 
 import concurrent.futures
 import re
@@ -125,9 +125,9 @@ def test_hands_turn_under_reflection_only():
     exchanged = x[[0, 2, 1, 3, 4]]
     broken = np.full_like(x, np.nan)
     frames = np.stack([x, 3.0 * x @ rotation + 7.0, x + 0.1 * rng.standard_normal(x.shape), -x, x * [1, 1, -1], exchanged, broken])
-    assert targets.hands(frames, [centre])[:, 0].tolist() == [1, 1, 1, -1, -1, -1, -1]
-    assert targets.hands(frames, [mirrored])[:6, 0].tolist() == [-1, -1, -1, 1, 1, 1]
-    assert targets.hands(frames, []).shape == (7, 0)
+    assert targets.chirality_signs(frames, [centre])[:, 0].tolist() == [1, 1, 1, -1, -1, -1, -1]
+    assert targets.chirality_signs(frames, [mirrored])[:6, 0].tolist() == [-1, -1, -1, 1, 1, 1]
+    assert targets.chirality_signs(frames, []).shape == (7, 0)
     with pytest.raises(TargetError, match=r"atom 0 \(C\) is a chiral centre but lies flat"):
         targets.find_chiral_centres(elements, bonds, x * [1, 1, 0])
 
@@ -185,8 +185,8 @@ def test_the_amino_acid_is_l(dipeptide: targets.Target):
     assert (centre.atom, centre.neighbours) == (8, (6, 9, 10, 14))
     assert not dipeptide.reflections
     frames = np.stack([start(dipeptide, seed) for seed in range(8)])
-    assert (targets.hands(frames, dipeptide.chiral_centres) == 1).all()
-    assert (targets.hands(frames * [1, -1, 1], dipeptide.chiral_centres) == -1).all()
+    assert (targets.chirality_signs(frames, dipeptide.chiral_centres) == 1).all()
+    assert (targets.chirality_signs(frames * [1, -1, 1], dipeptide.chiral_centres) == -1).all()
 
 
 def test_the_start_is_a_sensible_minimum(dipeptide: targets.Target):
@@ -275,7 +275,7 @@ def test_files_give_the_same_density(dipeptide: targets.Target, pdb: Path, tmp_p
     write_pdb(mirrored, topology, -positions)
     target = targets.from_xml(xml, mirrored, temperature=300)
     assert target.chiral_centres[0].sign == -dipeptide.chiral_centres[0].sign
-    assert (targets.hands(start(target)[None], dipeptide.chiral_centres) == -1).all()
+    assert (targets.chirality_signs(start(target)[None], dipeptide.chiral_centres) == -1).all()
     assert target.parameters["system"] != dipeptide.parameters["system"]
     assert target.classes == dipeptide.classes
     x = jnp.asarray(start(dipeptide), jnp.float32)[None]
@@ -296,7 +296,7 @@ def test_all_amino_acids_are_built(letter: str):
         assert abs(built - relaxed) < 0.03, (str(atoms[i]), str(atoms[j]))
     centres = targets.find_chiral_centres([atom.element.symbol for atom in atoms], bonds, positions)
     assert [atoms[centre.atom].name for centre in centres] == {"G": [], "I": ["CA", "CB"], "T": ["CA", "CB"]}.get(letter, ["CA"])
-    assert (targets.hands(minimum[None], centres) == 1).all()
+    assert (targets.chirality_signs(minimum[None], centres) == 1).all()
     index = {atom.name: atom.index for atom in atoms if atom.residue.index == 1}
     # Three neighbours by falling priority of Cahn, Ingold and Prelog: R if the triple product is negative. IUPAC: threonine is 3R,
     # isoleucine 3S; all amino acids are S but cysteine, whose sulfur comes before the carbonyl: the first entry is L, not S.
@@ -393,8 +393,8 @@ def test_from_openmm_of_a_chiral_molecule():
     target = targets.from_openmm(system, topology, 300.0, positions=x)
     assert len(target.chiral_centres) == 1
     assert target.classes == (0, 1, 2, 3, 4)
-    assert not target.reflections, "one hand is meant, although the energy knows none"
-    with pytest.raises(TargetError, match="hand of C0 of LIG .* cannot be told without positions"):
+    assert not target.reflections, "one enantiomer is meant, although the energy knows none"
+    with pytest.raises(TargetError, match="chirality of C0 of LIG .* cannot be told without positions"):
         targets.from_openmm(system, topology, 300.0, positions=None)
     with pytest.raises(TargetError, match="lies flat"):
         targets.from_openmm(system, topology, 300.0, positions=x * [1, 1, 0.01])
@@ -485,7 +485,7 @@ def in_order(topology: app.Topology, order: list[int]) -> app.Topology:
 
 @pytest.mark.parametrize("order", [[1, 0, *range(2, 22)], [*range(8), 10, 9, 8, *range(11, 22)]], ids=["cap", "backbone"])
 def test_atoms_in_another_order(order: list[int]):
-    """As from files of two programs: without a check the minimiser would make some molecule of it, perhaps of the other hand."""
+    """As from files of two programs: without a check the minimiser would make some molecule of it, perhaps of the other enantiomer."""
     topology, x = build_peptide("A")
     system = create_system(load_force_field("ff99"), topology, x, "ff99")
     for wrong in (topology, in_order(topology, order)):

@@ -35,7 +35,7 @@ def prepare(
     n, dimension = frames.shape[1:]
     target = dataclasses.replace(PLANAR, n_particles=n, dimension=dimension, classes=(0,) * n)
     flow = ContinuousFlow(Echo(), n, dimension) if flow is None else flow
-    return objective.told(Setting(flow, target, batch_size, seed)).propose((), None, frames, step=step, key=None).batch
+    return objective.bound(Setting(flow, target, batch_size, seed)).propose((), None, frames, step=step, key=None).batch
 
 
 class Constant(AbstractVectorField):
@@ -251,7 +251,7 @@ class TestAugmentedLikelihood:
     def test_loss_of_the_identity_is_the_nll_of_the_prior(self):
         flow = self.identity()
         batch = self.draw(flow)
-        objective = AugmentedLikelihood().told(Setting(flow, PLANAR, 8))
+        objective = AugmentedLikelihood().bound(Setting(flow, PLANAR, 8))
         losses = jax.jit(objective.losses)(flow.network, batch)
         # The copies of the prior are drawn as those of the data, so that they cancel.
         expected = 0.5 * np.sum(batch.data**2, axis=(1, 2)) + 2.0 * np.log(2 * np.pi)
@@ -261,7 +261,7 @@ class TestAugmentedLikelihood:
     def test_frames_are_turned_for_networks_that_do_not_know_rotations(self, reflections):
         plain = build_flow(EACF(NoProjection(), blocks=1, layers=1, features=8, noise=0.3), PLANAR, 1.0, key=jax.random.key(0))
         setting = Setting(plain, dataclasses.replace(PLANAR, reflections=reflections), 200, 1)
-        turned = AugmentedLikelihood().told(setting).propose((), None, FRAMES, step=3).batch
+        turned = AugmentedLikelihood().bound(setting).propose((), None, FRAMES, step=3).batch
         as_they_are = self.draw(self.identity(), batch_size=200)
         gram = [np.einsum("bij,bkj->bik", batch.data, batch.data) for batch in (as_they_are, turned)]
         np.testing.assert_allclose(gram[1], gram[0], atol=1e-4)
@@ -272,4 +272,4 @@ class TestAugmentedLikelihood:
 
     def test_a_penalty_without_frames_is_refused(self):
         with pytest.raises(ConfigError, match="collinearity=2.0 would have no effect: the target has 2 dimensions"):
-            AugmentedLikelihood(collinearity=2.0).told(Setting(self.identity(), PLANAR, 8))
+            AugmentedLikelihood(collinearity=2.0).bound(Setting(self.identity(), PLANAR, 8))

@@ -84,7 +84,7 @@ def _hand(x):
 def test_reflections_only_where_allowed(form, n):
     rng = np.random.default_rng(1)
     data = rng.normal(size=(64, n, 3)).astype(np.float32)
-    data *= _hand(data)[:, None, None].astype(np.float32)  # all of one hand
+    data *= _hand(data)[:, None, None].astype(np.float32)  # all of one enantiomer
     data -= data.mean(axis=1, keepdims=True)
     prior = rng.normal(size=data.shape).astype(np.float32)
     arguments = {"classes": np.arange(n), **FORMS[form]}

@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock, Timeout
 
 from boltzflow.errors import DataError, RunError
-from boltzflow.sampling.samples import FIELDS, OTHER_HAND, Samples
+from boltzflow.sampling.samples import FIELDS, OTHER_STEREOISOMER, Samples
 from boltzflow.sampling.thinning import thinned
 from boltzflow.sampling.writer import SamplesWriter, lock_file, parts_folder
 
@@ -131,9 +131,9 @@ class TestSamples:
         np.testing.assert_array_equal(both.log_weight, np.ones(4))
         with pytest.raises(DataError, match="finite, or -inf"):
             dataclasses.replace(samples, log_weight=np.full(4, np.nan))
-        failed = dataclasses.replace(samples, status=np.array([1, 0, OTHER_HAND, 0]), log_weight=np.zeros(4))
+        failed = dataclasses.replace(samples, status=np.array([1, 0, OTHER_STEREOISOMER, 0]), log_weight=np.zeros(4))
         np.testing.assert_array_equal(failed.log_weight, [-np.inf, 0.0, -np.inf, 0.0])
-        assert (failed.n_failed, failed.n_solver_failed, failed.n_other_hand) == (1, 1, 1)
+        assert (failed.n_failed, failed.n_solver_failed, failed.n_other_stereoisomer) == (1, 1, 1)
 
     def test_samples_without_energy_count_alike(self) -> None:
         samples = dataclasses.replace(make(3, meta={**META, "energy": False}), u=np.full(3, np.nan), status=np.array([0, 1, 0]))
@@ -175,12 +175,12 @@ class TestSamples:
             assert found.expectation(found.positions[:, 0, 0] > 1.0).value == pytest.approx(0.158655, abs=0.02)
 
     def test_what_adds_up_counts_each_drawing_once(self) -> None:
-        drawn = make(10, meta={**META, "seconds": 1.0, "reflected": 4, "other_hand": 1})
-        again = make(10, start=10, meta={**META, "seconds": 2.0, "reflected": 3, "other_hand": 0})
+        drawn = make(10, meta={**META, "seconds": 1.0, "reflected": 4, "other_stereoisomer": 1})
+        again = make(10, start=10, meta={**META, "seconds": 2.0, "reflected": 3, "other_stereoisomer": 0})
         for parts in ([drawn, drawn], [drawn.take(slice(0, 5)), drawn.take(slice(5, 10))], [drawn.take([0])]):
             assert Samples.concatenate(parts).meta == drawn.meta
         joined = Samples.concatenate([drawn.take(slice(0, 2)), again, drawn, again])
-        assert (joined.meta["seconds"], joined.meta["reflected"], joined.meta["other_hand"]) == (3.0, 7, 1)
+        assert (joined.meta["seconds"], joined.meta["reflected"], joined.meta["other_stereoisomer"]) == (3.0, 7, 1)
         slower = dataclasses.replace(drawn, meta={**drawn.meta, "seconds": 5.0})
         assert Samples.concatenate([slower, again]).meta["seconds"] == 7.0
 
@@ -262,13 +262,13 @@ class TestFile:
     def test_files_without_weights_are_read(self, tmp_path: Path) -> None:
         # Those of version 1, which told other stereoisomers by an infinite energy.
         u = np.where(np.arange(6) < 2, np.inf, 1.0)
-        dataclasses.replace(make(6, meta={**META, "other_hand": 2}), u=u).save(tmp_path / "old.h5")
+        dataclasses.replace(make(6, meta={**META, "other_stereoisomer": 2}), u=u).save(tmp_path / "old.h5")
         with h5py.File(tmp_path / "old.h5", "a") as file:
             del file["log_weight"]
             file.attrs["version"] = 1
         found = Samples.load(tmp_path / "old.h5")
         np.testing.assert_array_equal(found.log_weight, [-np.inf, -np.inf, 1.0, 2.0, 3.0, 4.0])
-        assert (found.n_other_hand, found.n_failed) == (2, 0)
+        assert (found.n_other_stereoisomer, found.n_failed) == (2, 0)
         with SamplesWriter(tmp_path / "old.h5", META, resume=True) as writer:
             writer.append(make(3, start=6))
         assert_stream(Samples.load(tmp_path / "old.h5"), 9)

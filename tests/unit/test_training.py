@@ -291,7 +291,7 @@ class TestObjectivesOnTheDevice:
     def run(self, state: Any, end: int, mesh: Any) -> tuple[Any, list[dict[str, float]]]:
         setting = Setting(ContinuousFlow(field(), 3, 2), SPRINGS, 8, seed=5, mesh=mesh)
         stage = options_of(STAGE, microbatch=2)
-        part = Part(0, stage, Chasing().told(setting), end, 1, 1)
+        part = Part(0, stage, Chasing().bound(setting), end, 1, 1)
         state = begun(part, field(), None, mesh) if state is None else place_state(state, mesh)
         seen = []
         for after, _, figures in part.steps(state, field(), self.FRAMES, mesh):
@@ -637,7 +637,7 @@ class TestModels:
 
 @pytest.mark.parametrize(("options", "mirrored"), [(ECNF(EGNN(hidden=8, layers=1)), True), (EACF(), False)])
 def test_pairs_are_mirrored_where_the_flow_cannot_tell_hands(options, mirrored):
-    # Such a flow learns the density of both hands, and a frame may come as either; frames of one hand stay so in other flows.
+    # Such a flow learns the density of both enantiomers, and a frame may come as either; frames of one enantiomer stay so in other flows.
     target = targets.from_function(
         lambda x: jnp.sum((x - jnp.mean(x, axis=0)) ** 2), 4, 3, name="handed", classes=range(4), reflections=False
     )
@@ -647,8 +647,8 @@ def test_pairs_are_mirrored_where_the_flow_cannot_tell_hands(options, mirrored):
     flow = build_flow(options, target, 1.0, key=jax.random.key(0))
     (part,) = parts(config, flow, target, data_mesh(1, 64, 64))
     data = np.asarray(part.objective.propose((), None, frames, step=0, key=None).batch.data)
-    hands = np.sign(np.linalg.det(data[:, :3] - data[:, 3:]))
-    assert ((hands == 1).any() and (hands == -1).any()) if mirrored else (hands == 1).all()
+    chirality = np.sign(np.linalg.det(data[:, :3] - data[:, 3:]))
+    assert ((chirality == 1).any() and (chirality == -1).any()) if mirrored else (chirality == 1).all()
 
 
 def test_a_density_without_energy_is_not_refined(tmp_path):

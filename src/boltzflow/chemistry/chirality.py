@@ -1,4 +1,4 @@
-"""Chiral centres of a molecule: which atoms have a hand, and which hand they have in given positions."""
+"""Chiral centres of a molecule: which atoms are chiral, and which chirality they have in given positions."""
 
 import dataclasses
 from collections import Counter
@@ -15,9 +15,9 @@ _FLAT = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class ChiralCentre:
-    """An atom whose four neighbours can be told apart, so that it has a hand.
+    """An atom whose four neighbours can be told apart, so that it has a chirality.
 
-    The sign is relative to the order of the atoms; it says which hand the reference has, not R or S.
+    The sign is relative to the order of the atoms; it says which chirality the reference has, not R or S.
 
     Attributes:
         atom: index of the centre.
@@ -48,7 +48,7 @@ def stereocentres(elements: Sequence[str], bonds: Sequence[tuple[int, int]]) -> 
     """Atoms with four neighbours that are pairwise inequivalent.
 
     Two neighbours are equivalent if colour refinement (Weisfeiler and Lehman) cannot tell them apart, started at each of them in the
-    molecular graph without the centre. Only elements and bonds count: centres that differ by the hands of their branches alone, axial
+    molecular graph without the centre. Only elements and bonds count: centres that differ by the chirality of their branches alone, axial
     chirality, double bonds and pyramidal atoms with three neighbours are not found.
 
     Args:
@@ -71,7 +71,7 @@ def stereocentres(elements: Sequence[str], bonds: Sequence[tuple[int, int]]) -> 
 def find_chiral_centres(
     elements: Sequence[str], bonds: Sequence[tuple[int, int]], positions: Float[np.ndarray, "N 3"]
 ) -> tuple[ChiralCentre, ...]:
-    """The chiral centres of a molecule with the hands they have in a reference structure.
+    """The chiral centres of a molecule with the chirality they have in a reference structure.
 
     Args:
         elements: element symbol of each atom.
@@ -82,7 +82,7 @@ def find_chiral_centres(
         The centres by ascending atom index; `stereocentres` says what is found.
 
     Raises:
-        TargetError: if a centre is flat in the reference, so that its hand is unknown.
+        TargetError: if a centre is flat in the reference, so that its chirality is unknown.
     """
     neighbours = adjacency(len(elements), bonds)
     positions = np.asarray(positions, np.float64)
@@ -94,14 +94,14 @@ def find_chiral_centres(
         if not abs(_volume(arms)) > _FLAT:
             raise TargetError(
                 f"atom {atom} ({elements[atom]}) is a chiral centre but lies flat among its neighbours {a}, {b}, {c} and {d}, so that its "
-                "hand is unknown; give a three-dimensional structure."
+                "chirality is unknown; give a three-dimensional structure."
             )
         centres.append(ChiralCentre(atom, (a, b, c, d), int(np.sign(_volume(positions[[a, b, c, d]])))))
     return tuple(centres)
 
 
-def hands(positions: Float[np.ndarray, "n N 3"], centres: Sequence[ChiralCentre]) -> Int[np.ndarray, "n centres"]:
-    """The hand of every chiral centre in every frame.
+def chirality_signs(positions: Float[np.ndarray, "n N 3"], centres: Sequence[ChiralCentre]) -> Int[np.ndarray, "n centres"]:
+    """The chirality of every chiral centre in every frame.
 
     Permuting interchangeable atoms and moving or rotating a frame leaves them as they are; a reflection turns them all.
 
@@ -110,7 +110,7 @@ def hands(positions: Float[np.ndarray, "n N 3"], centres: Sequence[ChiralCentre]
         centres: the chiral centres.
 
     Returns:
-        +1 where a centre has the hand of the reference, -1 where it has the other, or where positions are not finite.
+        +1 where a centre has the chirality of the reference, -1 where it has the other, or where positions are not finite.
     """
     positions = np.asarray(positions, np.float64)
     found = np.empty((len(positions), len(centres)), np.int8)

@@ -171,15 +171,15 @@ def _stop_at_nonsense(openmm: Any) -> Any:
     return Watch()
 
 
-def system_hash(system: Any, hands: Sequence[int] = ()) -> str:
-    """8 hexadecimal digits that tell a system from others of another energy function or another hand.
+def system_hash(system: Any, chirality: Sequence[int] = ()) -> str:
+    """8 hexadecimal digits that tell a system from others of another energy function or another chirality.
 
     Taken from OpenMM's serialisation without what has no influence on the energy (masses, the default box, names and groups of forces)
     and without version numbers, so that a newer OpenMM does not make old data unreadable.
 
     Args:
         system: an `openmm.System`.
-        hands: signs of the chiral centres, which the energy does not know but the density means.
+        chirality: signs of the chiral centres, which the energy does not know but the density means.
     """
     root = ElementTree.fromstring(import_openmm().XmlSerializer.serialize(system))
 
@@ -195,7 +195,7 @@ def system_hash(system: Any, hands: Sequence[int] = ()) -> str:
             below.sort()
         return [f"{node.tag} {name} {kept}", *(line for block in below for line in block), "/"]
 
-    content = "\n".join([f"hands {list(hands)}", *lines(root, "")])
+    content = "\n".join([f"hands {list(chirality)}", *lines(root, "")])
     return hashlib.sha256(content.encode()).hexdigest()[:8]
 
 

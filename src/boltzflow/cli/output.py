@@ -20,7 +20,7 @@ LABELS = {
     "pareto_k": "Pareto k of the weights' tail",
     "solver_error": "error of log q by the solver (rms)",
     "failed": "failed samples",
-    "other_hand": "samples of another stereoisomer",
+    "other_stereoisomer": "samples of another stereoisomer",
     "seconds_per_1000": "seconds for 1000 samples",
     "seconds_compile": "seconds to compile",
 }

@@ -64,8 +64,8 @@ def run(
 def summarize(samples: "Samples", *, seconds: float) -> None:
     """Prints what was drawn and how well it covers the target."""
     figures = samples.summary()
-    hands = ("other_hand",) if figures["other_hand"] is not None else ()
-    names = ("n", "failed", *hands, "ess_reverse", "log_z", "pareto_k")
+    chirality = ("other_stereoisomer",) if figures["other_stereoisomer"] is not None else ()
+    names = ("n", "failed", *chirality, "ess_reverse", "log_z", "pareto_k")
     labels = {**output.LABELS, "n": "samples"}
     rows = [(labels[name], *output.cells(name, figures[name])[:2]) for name in names]
     rows.append(("seconds, compilation included", f"{seconds:.1f}", ""))

@@ -7,7 +7,7 @@ from boltzflow.datasets.loading import holds as holds
 from boltzflow.datasets.loading import load as load
 from boltzflow.datasets.loading import of as of
 from boltzflow.datasets.loading import read as read
-from boltzflow.datasets.loading import right_handed as right_handed
+from boltzflow.datasets.loading import right_enantiomers as right_enantiomers
 from boltzflow.datasets.virial import VirialCheck as VirialCheck
 from boltzflow.datasets.virial import has_gradient as has_gradient
 from boltzflow.datasets.virial import virial_check as virial_check

@@ -96,7 +96,7 @@ class Dataset:
                 Path(temporary).unlink(missing_ok=True)
 
     def save_or_rescue(self, path: str | os.PathLike[str]) -> None:
-        """As `save`, for frames that were dear to make: where there is no room for them they are kept in another place.
+        """As `save`, for frames that were expensive to make: where there is no room for them they are kept in another place.
 
         Raises:
             DataError: if the file cannot be written; says where the frames are kept.

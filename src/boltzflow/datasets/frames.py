@@ -1,4 +1,4 @@
-"""Frames that come as arrays or trajectories, and the hands of frames."""
+"""Frames that come as arrays or trajectories, and the chirality of frames."""
 
 import warnings
 from typing import Any
@@ -7,33 +7,33 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from boltzflow.chemistry.chirality import hands
+from boltzflow.chemistry.chirality import chirality_signs
 from boltzflow.errors import DataError
 from boltzflow.targets.base import Target
 
-# Mirror images whose energies are compared with those of the frames; energies can be dear.
+# Mirror images whose energies are compared with those of the frames; energies can be expensive.
 _COMPARED = 16
 # In kT; the rest is the rounding of single precision.
 _SAME, _ROUNDING = 0.01, 3e-5
 
 
-def with_right_hand(positions: Float[np.ndarray, "n N D"], target: Target, source: str) -> tuple[Float[np.ndarray, "n N D"], int]:
+def with_right_enantiomer(positions: Float[np.ndarray, "n N D"], target: Target, source: str) -> tuple[Float[np.ndarray, "n N D"], int]:
     """Frames of which the mirror images are reflected, as is exact where both have the same energy: that is tried.
 
     Args:
         positions: frames.
-        target: the target, whose chiral centres have the hand that is meant.
+        target: the target, whose chiral centres have the chirality that is meant.
         source: what to call the frames in messages.
 
     Returns:
         The frames, and how many of them were reflected; a warning says so, too.
 
     Raises:
-        DataError: if frames have another hand at some centres only, or the energy of mirror images is another, or unknown.
+        DataError: if frames are another stereoisomer at some centres only, or the energy of mirror images is another, or unknown.
     """
     if not target.chiral_centres:
         return positions, 0
-    found = hands(positions, target.chiral_centres)
+    found = chirality_signs(positions, target.chiral_centres)
     image: Bool[np.ndarray, " n"] = np.asarray((found < 0).all(axis=1))
     right = (found > 0).all(axis=1)
     other = ~(image | right)
@@ -42,11 +42,11 @@ def with_right_hand(positions: Float[np.ndarray, "n N D"], target: Target, sourc
         centre = int(np.flatnonzero(found[first] < 0)[0])
         raise DataError(
             f"{source}: {int(other.sum())} of {len(positions)} frames are of another stereoisomer than target {target.name!r}, the first "
-            f"at index {first} (at {_atom(target, centre)}); remove them, or make the target of a structure that has their hand."
+            f"at index {first} (at {_atom(target, centre)}); remove them, or make the target of a structure that has their chirality."
         )
     if not image.any():
         return positions, 0
-    count = f"{int(image.sum())} of {len(positions)} frames have the other hand than target {target.name!r} (at {_atom(target, 0)})"
+    count = f"{int(image.sum())} of {len(positions)} frames have the other chirality than target {target.name!r} (at {_atom(target, 0)})"
     if not target.has_energy:
         raise DataError(
             f"{source}: {count}, and it has no energy to tell whether mirror images weigh the same; reflect them, or remove them."
@@ -58,7 +58,7 @@ def with_right_hand(positions: Float[np.ndarray, "n N D"], target: Target, sourc
     if not (difference <= _SAME + _ROUNDING * np.abs(u[0])).all():
         raise DataError(
             f"{source}: {count}, and mirror images do not have the same energy (it differs by {difference.max():.2g} kT), so that they "
-            "cannot be reflected; remove them, or make the target of a structure that has their hand."
+            "cannot be reflected; remove them, or make the target of a structure that has their chirality."
         )
     warnings.warn(f"{source}: {count}: they are reflected, which is exact because their mirror images have the same energy.", stacklevel=4)
     return np.where(image[:, None, None], -positions, positions), int(image.sum())

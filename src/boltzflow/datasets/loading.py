@@ -10,7 +10,7 @@ import numpy as np
 
 from boltzflow import files
 from boltzflow.datasets.dataset import FORMAT, FORMAT_VERSION, Dataset
-from boltzflow.datasets.frames import array_of, with_right_hand
+from boltzflow.datasets.frames import array_of, with_right_enantiomer
 from boltzflow.datasets.virial import VirialCheck, check_with_energies, memory_of, virial_check
 from boltzflow.errors import DataError
 from boltzflow.targets import molecule_folder
@@ -32,7 +32,7 @@ def load(path: str | os.PathLike[str], target: Target, *, allow_virial_mismatch:
         allow_virial_mismatch: use frames that fail the virial check, as one may want for frames that are known to be slightly off.
 
     Returns:
-        The data set, positions (n, N, D) float32. Mirror images of a molecule of one hand are reflected, where they have the same energy.
+        The data set, positions (n, N, D) float32. Mirror images of a chiral molecule are reflected, where they have the same energy.
 
     Raises:
         DataError: if the file is missing, cannot be read or is truncated, has another shape or fingerprint, holds NaN, clashes or other
@@ -70,7 +70,7 @@ def _centred(positions: np.ndarray, target: Target, source: str) -> tuple[np.nda
     _refuse_non_finite(positions, source)
     positions = np.asarray(positions, np.float64)
     positions = (positions - positions.mean(axis=1, keepdims=True)).astype(np.float32)
-    return with_right_hand(positions, target, source)
+    return with_right_enantiomer(positions, target, source)
 
 
 def of(frames: Any, target: Target, *, allow_virial_mismatch: bool = False) -> Dataset:
@@ -94,11 +94,11 @@ def of(frames: Any, target: Target, *, allow_virial_mismatch: bool = False) -> D
     return _checked(positions, target, source, {"source": source}, allow_virial_mismatch)
 
 
-def right_handed(dataset: Dataset, target: Target) -> Dataset:
-    """The data set with mirror images of a molecule of one hand reflected, and with what the target knows of the molecule.
+def right_enantiomers(dataset: Dataset, target: Target) -> Dataset:
+    """The data set with mirror images of a molecule of one enantiomer reflected, and with what the target knows of the molecule.
 
     Raises:
-        DataError: if that cannot be, see `frames.with_right_hand`, or it has other particles.
+        DataError: if that cannot be, see `frames.with_right_enantiomer`, or it has other particles.
     """
     if dataset.fingerprint != target.fingerprint:
         raise DataError(
@@ -106,7 +106,7 @@ def right_handed(dataset: Dataset, target: Target) -> Dataset:
         )
     positions = _as_frames(np.asarray(dataset.positions), target, "the data set")
     _refuse_non_finite(positions, "the data set")
-    positions, reflected = with_right_hand(positions, target, "the data set")
+    positions, reflected = with_right_enantiomer(positions, target, "the data set")
     texts = molecule_folder.texts(target)
     if not reflected and (dataset.molecule or not texts["molecule"]):
         return dataset
@@ -116,14 +116,14 @@ def right_handed(dataset: Dataset, target: Target) -> Dataset:
 
 
 def checked(dataset: Dataset, target: Target, *, allow_virial_mismatch: bool = False) -> Dataset:
-    """The data set as `right_handed` gives it, with the outcome of the virial check in its provenance and the energies of its frames.
+    """The data set as `right_enantiomers` gives it, with the outcome of the virial check in its provenance and the energies of its frames.
 
     Where the frames carry the outcome already it is not computed again.
 
     Raises:
         DataError: as `load`.
     """
-    dataset = right_handed(dataset, target)
+    dataset = right_enantiomers(dataset, target)
     if not target.has_energy or _remembered(dataset, target, allow_virial_mismatch):
         return dataset
     positions = np.asarray(_as_frames(np.asarray(dataset.positions), target, "the data set"), np.float64)

@@ -20,8 +20,8 @@ from boltzflow.models.model import Model
 from boltzflow.models.versions import versions
 from boltzflow.progress import FractionOf, Progress, Silent
 from boltzflow.sampling.averaging import averaged
-from boltzflow.sampling.enantiomers import check_samples, energies, is_dear, right_hand
-from boltzflow.sampling.generate import draw, generate, log_density, log_marginals, sample_keys
+from boltzflow.sampling.enantiomers import check_samples, energies, is_expensive, right_enantiomer
+from boltzflow.sampling.generate import draw, generate, log_density, log_importance_ratios, sample_keys
 from boltzflow.sampling.samples import Samples
 from boltzflow.targets.base import Target
 
@@ -71,8 +71,8 @@ def evaluate(
     seconds_compile = None if samples is not None else max(0.0, _seconds_of_chunk(model, chunk) - _seconds_of_chunk(model, chunk))
     if samples is None:
         samples = timed = generate(flow, target, n, seed=seed, progress=progress, model=model.name)
-    elif is_dear(target) and "seconds" in samples.meta:
-        # Compilation is part of them, but small where energies are dear; new samples would need new ones.
+    elif is_expensive(target) and "seconds" in samples.meta:
+        # Compilation is part of them, but small where energies are expensive; new samples would need new ones.
         timed = samples
     else:
         # The time that is stored with samples from a file includes compilation.
@@ -85,10 +85,10 @@ def evaluate(
     # Frames lie chain by chain: the first n would be those of a few chains.
     worth = frames.n_effective
     frames = frames.spread(n, seed=seed)
-    # Energies are those of the configuration that counts, which a flow that draws both hands alike finds as probable as the frame.
-    positions, mirrored, other = right_hand(frames.positions, flow, target)
+    # Energies are those of the configuration that counts, which a flow that draws both enantiomers alike finds as probable as the frame.
+    positions, mirrored, other = right_enantiomer(frames.positions, flow, target)
     if isinstance(flow, AugmentedCouplingFlow):
-        draws = np.asarray(log_marginals(flow, positions, seed=seed, progress=progress), np.float64)
+        draws = np.asarray(log_importance_ratios(flow, positions, seed=seed, progress=progress), np.float64)
         draws = draws + log_images(flow, target)
         log_q = np.logaddexp.reduce(draws, axis=1) - math.log(draws.shape[1])
         augmented = _augmented_figures(flow, target, samples, draws, worth, seed, progress)
@@ -126,7 +126,9 @@ def evaluate(
         "verdict": dataclasses.asdict(verdict) | {"k": _number(verdict.k)} if verdict is not None else None,
         "solver_error": _plain(_solver_error(flow, target, samples, seed) if isinstance(flow, ContinuousFlow) else None),
         "failed": samples.n_failed if known else samples.n_solver_failed,
-        **({"other_hand": samples.n_other_hand, "reflected_frames": int(np.sum(mirrored))} if target.chiral_centres else {}),
+        **(
+            {"other_stereoisomer": samples.n_other_stereoisomer, "reflected_frames": int(np.sum(mirrored))} if target.chiral_centres else {}
+        ),
         "failed_frames": int(np.sum(~solved)) + (int(np.sum(~weighed)) if known else 0),
         "seconds_per_1000": 1000.0 * float(timed.meta["seconds"]) / timed.n,
         "seconds_compile": seconds_compile,
@@ -139,8 +141,8 @@ def evaluate(
 def _energies_of_frames(
     frames: Dataset, positions: Float[np.ndarray, "n N D"], wanted: Bool[np.ndarray, " n"], mirrored: Bool[np.ndarray, " n"], target: Target
 ) -> Float[np.ndarray, " n"]:
-    """Energies of the frames that are wanted; dear ones are taken as they are stored with the data, but for mirror images."""
-    if frames.energies is None or not is_dear(target):
+    """Energies of the frames that are wanted; expensive ones are taken as they are stored with the data, but for mirror images."""
+    if frames.energies is None or not is_expensive(target):
         return energies(target, positions, wanted)
     found = np.where(wanted, frames.energies[: len(positions)], np.nan)
     again = wanted & mirrored
@@ -191,7 +193,7 @@ def _solver_error(flow: ContinuousFlow, target: Target, samples: Samples, seed: 
     NLL and ESS of a solver that is too coarse may look better than the flow is.
     """
     gain = log_images(flow, target)
-    # Samples of another hand have not gained what the others have.
+    # Samples of another stereoisomer have not gained what the others have.
     counted = (samples.status == 0) & np.isfinite(samples.log_q) & (np.isfinite(samples.u) | (gain == 0.0))
     counted = np.flatnonzero(counted)
     checked = counted[correlation.spread(counted.size, _CHECKED, seed=seed)]
@@ -246,7 +248,7 @@ def held_out(model: Model, n: int, progress: Progress) -> Dataset:
 def _seconds_of_chunk(model: Model, chunk: int) -> float:
     began = time.perf_counter()
     solution = jax.block_until_ready(draw(model.flow, sample_keys(0, 0, chunk)))
-    if not is_dear(model.target):
+    if not is_expensive(model.target):
         jax.block_until_ready(model.target.energies(solution.positions))
     return time.perf_counter() - began
 

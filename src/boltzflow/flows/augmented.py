@@ -97,7 +97,7 @@ class AugmentedCouplingFlow(AbstractFlow):
     def log_prob(self, positions: Float[Array, "N D"], *, key: PRNGKeyArray | None = None) -> FlowSolution:
         """Log density of a configuration in data units, from `marginal_draws` draws of the copies; below the exact one in the mean."""
         key = jax.random.key(0) if key is None else key
-        draws = self.log_marginals(positions, count=self.marginal_draws, key=key)
+        draws = self.log_importance_ratios(positions, count=self.marginal_draws, key=key)
         log_q = jax.nn.logsumexp(draws) - math.log(self.marginal_draws)
         centred = self._centred(positions)
         latent = self.stack(self.draw_copies(centred, key=key), inverse=False).channels[:, 0]
@@ -143,7 +143,7 @@ class AugmentedCouplingFlow(AbstractFlow):
         # From latent to data the log-det has the other sign.
         return moved.channels, self._log_base(latent) - moved.log_det
 
-    def log_marginals(self, positions: Float[Array, "N D"], *, count: int, key: PRNGKeyArray) -> Float[Array, " K"]:
+    def log_importance_ratios(self, positions: Float[Array, "N D"], *, count: int, key: PRNGKeyArray) -> Float[Array, " K"]:
         """Log q(x, a) - log pi(a | x) for draws of a, in data units: the mean of their exponentials is q(x), without bias."""
         centred = self._centred(positions)
 

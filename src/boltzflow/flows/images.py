@@ -1,8 +1,8 @@
-"""Mirror images, where a flow meets a target that means one hand.
+"""Mirror images, where a flow meets a target that means one enantiomer.
 
-Many flows are symmetric under reflections and draw either mirror image of a chiral molecule alike, while the target means one hand. A
-configuration whose centres all have the other hand is the mirror image of a right one, which counts in its place: it is a draw from the
-folded density, q(x) + q(-x) = 2 q(x) on the right hand. Its energy is that of the configuration that counts, computed there: the energy
+Many flows are symmetric under reflections and draw either mirror image of a chiral molecule alike, while the target means one. A
+configuration whose centres all have the other chirality is the mirror image of a right one, which counts in its place: it is drawn from the
+folded density, q(x) + q(-x) = 2 q(x) on the right enantiomer. Its energy is computed at the configuration that counts: the energy
 of the mirror image may be another, by as much as kT with the correction maps of backbone torsions (CMAP) of some force fields.
 """
 
@@ -22,14 +22,14 @@ _NOISE = 0.05
 
 
 def log_images(flow: AbstractFlow, target: Target) -> float:
-    """What the density of the right hand gains when mirror images are reflected: ln 2, or 0 where they are not."""
+    """What the density of the right enantiomer gains when mirror images are reflected: ln 2, or 0 where they are not."""
     return math.log(2.0) if target.chiral_centres and flow.mirror_symmetric else 0.0
 
 
 def energy_that_counts(flow: AbstractFlow, target: Target) -> Callable[[Float[Array, "N D"]], Float[Array, ""]]:
     """Reduced energy of the configuration that counts for one of the flow, a JAX function in the target's units.
 
-    That is the mirror image where all chiral centres have the other hand and the flow is symmetric under reflections, else the
+    That is the mirror image where all chiral centres have the other chirality and the flow is symmetric under reflections, else the
     configuration itself. Gradients are with respect to the configuration of the flow.
     """
     if log_images(flow, target) == 0.0:
@@ -51,7 +51,7 @@ def mirror_difference(target: Target, *, n: int = 8, seed: int = 0) -> float:
     """Largest difference of the energies of mirror images, in kT, over random configurations; infinite where only one of two is finite.
 
     Zero up to rounding where reflections are a symmetry of the energy, which nothing else tells: also the energy of a molecule with one
-    hand may be blind to it, and that of a molecule without any need not be.
+    chirality may be blind to it, and that of a molecule without any need not be.
 
     Args:
         target: the target; it has an energy.

@@ -88,7 +88,7 @@ class AbstractObjective(config.Objective, abc.ABC):
         flows, measure, expensive: as in `config.Objective`.
 
     Attributes:
-        setting: what it was told; see `told`.
+        setting: what it was bound to; see `bound`.
     """
 
     needs: ClassVar[Needs] = Needs()
@@ -96,7 +96,7 @@ class AbstractObjective(config.Objective, abc.ABC):
 
     setting: Setting = dataclasses.field(default=cast(Setting, None), kw_only=True, repr=False, compare=False, metadata={"option": False})
 
-    def told(self, setting: Setting) -> Self:
+    def bound(self, setting: Setting) -> Self:
         """The objective in a setting.
 
         Raises:

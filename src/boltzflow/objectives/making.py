@@ -23,10 +23,10 @@ def made(options: config.Objective, setting: Setting) -> AbstractObjective:
         ConfigError: if what it needs is not there, or the options are of no objective.
     """
     if isinstance(options, AbstractObjective):
-        return options.told(setting)
+        return options.bound(setting)
     if options.variant not in _HOMES:
         raise ConfigError(f"the objective {options.variant} must be derived from boltzflow.AbstractObjective.")
     module, name = _HOMES[options.variant]
     implementation = getattr(importlib.import_module(f"boltzflow.objectives.{module}"), name)
     values = {field: getattr(options, field) for field in config.fields_of(type(options))}
-    return implementation(**values).told(setting)
+    return implementation(**values).bound(setting)

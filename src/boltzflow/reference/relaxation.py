@@ -27,7 +27,7 @@ def relax(
 ) -> Dataset:
     """Moves each frame by a short trajectory of Langevin dynamics under the energy of a target.
 
-    Meant for energies that are too dear to sample at length: frames of a force field are relaxed under a semi-empirical energy, as for the
+    Meant for energies too expensive to sample at length: frames of a force field are relaxed under a semi-empirical energy, as for the
     second alanine dipeptide data set of Klein, Krämer and Noé (2023). Bonds and angles find their new equilibrium in tens of
     femtoseconds; the populations of slow torsions stay those of the given frames, so that the frames are made to train on, and what is
     computed with the flow needs reweighting. The time step is not corrected for.

@@ -209,7 +209,7 @@ def _figures_table(run: Contents) -> str:
     failed = run.evaluation.get("failed", run.samples.n_failed if run.samples is not None else None)
     if is_number(failed):
         rows.append(("Failed samples", thousands(int(failed)), "", "", "solve failed or energy not finite; weight zero, counted in n"))
-    other = run.evaluation.get("other_hand", run.samples.n_other_hand or None if run.samples is not None else None)
+    other = run.evaluation.get("other_stereoisomer", run.samples.n_other_stereoisomer or None if run.samples is not None else None)
     if is_number(other):
         rows.append(("Samples of another stereoisomer", thousands(int(other)), "", "", "not of the target; weight zero, counted in n"))
     if is_number(run.evaluation.get("seconds_per_1000")):

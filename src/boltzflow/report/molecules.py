@@ -1,4 +1,4 @@
-"""The sections of a report that only molecules have: torsions, free-energy profiles, bonds and angles, hands."""
+"""The sections of a report that only molecules have: torsions, free-energy profiles, bonds and angles, chirality."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -187,16 +187,18 @@ def _by_kind(
 
 
 def _hands(run: Contents) -> str:
-    """How many samples have the hand of the reference at every centre."""
-    from boltzflow.chemistry.chirality import hands
+    """How many samples have the chirality of the reference at every centre."""
+    from boltzflow.chemistry.chirality import chirality_signs
 
     if run.samples is None or run.system is None or not run.system.chiral_centres:
         return ""
     positions = run.samples.positions
     usable = np.isfinite(positions).all(axis=(1, 2))
-    right = (hands(positions[usable], run.system.chiral_centres) == 1).all(axis=1)
+    right = (chirality_signs(positions[usable], run.system.chiral_centres) == 1).all(axis=1)
     log_w = run.samples.log_weight[usable]
-    parts = [f"{thousands(int((~right).sum()))} of {thousands(right.size)} samples have another hand than the reference at a chiral centre"]
+    parts = [
+        f"{thousands(int((~right).sum()))} of {thousands(right.size)} samples have another chirality than the reference at a chiral centre"
+    ]
     reflected = run.samples.meta.get("reflected")
     if reflected is not None:
         parts.append(f"{thousands(int(reflected))} mirror images were reflected, and log q counts both")

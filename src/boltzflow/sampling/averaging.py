@@ -13,7 +13,7 @@ from boltzflow.flows.base import AbstractFlow
 from boltzflow.flows.images import log_images
 from boltzflow.progress import Progress, Silent
 from boltzflow.sampling.enantiomers import check_samples
-from boltzflow.sampling.generate import log_marginals
+from boltzflow.sampling.generate import log_importance_ratios
 from boltzflow.sampling.samples import SUMMED, Samples
 from boltzflow.sampling.writer import SamplesWriter
 from boltzflow.targets.base import Target
@@ -53,7 +53,7 @@ def averaged(samples: Samples, flow: AbstractFlow, target: Target, *, first: int
     usable = np.flatnonzero(np.isfinite(samples.log_weight))
     if usable.size:
         seed = (int(samples.meta.get("seed", 0)) + _APART) % 2**31
-        drawn = np.asarray(log_marginals(flow, samples.positions[usable], seed=seed, first=first, progress=progress), np.float64)
+        drawn = np.asarray(log_importance_ratios(flow, samples.positions[usable], seed=seed, first=first, progress=progress), np.float64)
         every = np.concatenate([log_q[usable, None], drawn + log_images(flow, target)], axis=1)
         log_q[usable] = np.logaddexp.reduce(every, axis=1) - np.log(every.shape[1])
     log_weight = None

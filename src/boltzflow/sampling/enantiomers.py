@@ -1,4 +1,4 @@
-"""The hands of samples: mirror images are reflected where flow and target allow it, other stereoisomers lose their weight.
+"""The chirality of samples: mirror images are reflected where flow and target allow it, other stereoisomers lose their weight.
 
 Samples are reflected first and get their energies then, so that these belong to the positions that are stored; see `flows.images`.
 """
@@ -9,17 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from boltzflow.chemistry.chirality import hands
+from boltzflow.chemistry.chirality import chirality_signs
 from boltzflow.errors import DataError
 from boltzflow.flows.base import AbstractFlow
 from boltzflow.flows.identity import identity
 from boltzflow.flows.images import log_images as log_images
-from boltzflow.sampling.samples import OTHER_HAND, Samples, difference
+from boltzflow.sampling.samples import OTHER_STEREOISOMER, Samples, difference
 from boltzflow.targets.base import Target
 from boltzflow.targets.calculators import CalculatorEnergy
 
 
-def is_dear(target: Target) -> bool:
+def is_expensive(target: Target) -> bool:
     """Whether the energy is computed outside JAX, so that configurations that have no use for one are worth leaving out."""
     return isinstance(target.energy_function, CalculatorEnergy)
 
@@ -31,7 +31,7 @@ def energies(
 
     A compiled energy is computed for all, filled up to `batch`, because another number of configurations would be another program.
     """
-    if is_dear(target):
+    if is_expensive(target):
         found = np.full(len(positions), np.nan)
         found[wanted] = np.asarray(target.energies(jnp.asarray(positions[wanted])), np.float64)
         return found
@@ -39,7 +39,7 @@ def energies(
     return np.where(wanted, np.asarray(target.energies(jnp.asarray(filled)), np.float64)[: len(positions)], np.nan)
 
 
-def right_hand(
+def right_enantiomer(
     positions: Float[np.ndarray, "n N D"], flow: AbstractFlow, target: Target
 ) -> tuple[Float[np.ndarray, "n N D"], Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
     """Configurations with mirror images reflected, where the flow is symmetric under reflections.
@@ -47,34 +47,34 @@ def right_hand(
     Args:
         positions: configurations; those that are not finite are left alone.
         flow: the flow.
-        target: the target, whose chiral centres have the hand that is meant; without any everything stays as it is.
+        target: the target, whose chiral centres have the chirality that is meant; without any everything stays as it is.
 
     Returns:
-        The configurations, which of them were reflected, and which of them then have another hand: other stereoisomers.
+        The configurations, which of them were reflected, and which of them are another stereoisomer even so.
     """
     none = np.zeros(len(positions), bool)
     if not target.chiral_centres:
         return positions, none, none
     usable = np.asarray(np.isfinite(positions).all(axis=(1, 2)))
-    found = hands(np.where(usable[:, None, None], positions, 0.0), target.chiral_centres)
+    found = chirality_signs(np.where(usable[:, None, None], positions, 0.0), target.chiral_centres)
     image = none if log_images(flow, target) == 0.0 else usable & (found < 0).all(axis=1)
     other = usable & ~image & ~(found > 0).all(axis=1)
     return np.where(image[:, None, None], -positions, positions), image, other
 
 
-def with_right_hand(samples: Samples, flow: AbstractFlow, target: Target, *, batch: int | None = None) -> Samples:
+def with_right_enantiomer(samples: Samples, flow: AbstractFlow, target: Target, *, batch: int | None = None) -> Samples:
     """Samples with mirror images reflected, and with the energies that they have then.
 
-    Those that have another hand after that get the status `OTHER_HAND` and an infinite energy, hence no weight. Both are counted, in the
-    meta: "reflected" and "other_hand". Targets without chiral centres leave everything as it is.
+    Those that are another stereoisomer after that get the status `OTHER_STEREOISOMER` and an infinite energy, hence no weight. Both are
+    counted, in the meta: "reflected" and "other_stereoisomer". Targets without chiral centres leave everything as it is.
 
     Args:
         samples: samples as the flow drew them. Energies that are known are kept where positions are; NaN where there is none yet.
         flow: the flow; only one that is symmetric under reflections has its samples reflected.
-        target: the target, whose chiral centres have the hand that is meant.
+        target: the target, whose chiral centres have the chirality that is meant.
         batch: configurations that the compiled energy takes at once, if these are fewer.
     """
-    positions, image, other = right_hand(np.asarray(samples.positions), flow, target)
+    positions, image, other = right_enantiomer(np.asarray(samples.positions), flow, target)
     solved = (samples.status == 0) & ~other
     unknown = solved & (image | np.isnan(samples.u))
     u = np.where(unknown, energies(target, positions, unknown, batch), samples.u) if unknown.any() else samples.u
@@ -86,8 +86,8 @@ def with_right_hand(samples: Samples, flow: AbstractFlow, target: Target, *, bat
         positions=positions,
         log_q=samples.log_q + np.where(right, log_images(flow, target), 0.0),
         u=np.where(other, np.inf, u),
-        status=np.where(other & (samples.status == 0), OTHER_HAND, samples.status),
-        meta={**samples.meta, "reflected": int(image.sum()), "other_hand": int((other & (samples.status == 0)).sum())},
+        status=np.where(other & (samples.status == 0), OTHER_STEREOISOMER, samples.status),
+        meta={**samples.meta, "reflected": int(image.sum()), "other_stereoisomer": int((other & (samples.status == 0)).sum())},
     )
 
 

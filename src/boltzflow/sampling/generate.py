@@ -20,7 +20,7 @@ from boltzflow.flows.base import AbstractFlow, FlowSolution
 from boltzflow.flows.identity import identity
 from boltzflow.progress import Progress, Silent
 from boltzflow.runtime import available_cores
-from boltzflow.sampling.enantiomers import with_right_hand
+from boltzflow.sampling.enantiomers import with_right_enantiomer
 from boltzflow.sampling.programs import stored
 from boltzflow.sampling.samples import Samples
 from boltzflow.sampling.writer import SamplesWriter
@@ -47,8 +47,8 @@ def density(flow: AbstractFlow, positions: Float[Array, "B N D"], keys: PRNGKeyA
 
 @stored
 def marginals(flow: AugmentedCouplingFlow, positions: Float[Array, "B N D"], keys: PRNGKeyArray) -> Float[Array, "B K"]:
-    """Draws of the density of a chunk of configurations, one key each; see `AugmentedCouplingFlow.log_marginals`."""
-    return jax.vmap(lambda x, key: flow.log_marginals(x, count=flow.marginal_draws, key=key))(positions, keys)
+    """Draws of the density of a chunk of configurations, one key each; see `AugmentedCouplingFlow.log_importance_ratios`."""
+    return jax.vmap(lambda x, key: flow.log_importance_ratios(x, count=flow.marginal_draws, key=key))(positions, keys)
 
 
 def sample_keys(seed: int, start: int, count: int) -> PRNGKeyArray:
@@ -141,7 +141,7 @@ def generate(
     def work(begin: int, count: int) -> Samples:
         # The last chunk is drawn whole and cut, so that one program serves all chunks.
         drawn = to_samples(draw(flow, sample_keys(seed, begin, count)), flow.scale, meta)
-        return with_right_hand(drawn.take(np.arange(min(count, n - begin))), flow, target, batch=count)
+        return with_right_enantiomer(drawn.take(np.arange(min(count, n - begin))), flow, target, batch=count)
 
     parts: list[Samples] = []
     progress.start(n, "sampling")
@@ -210,7 +210,7 @@ def log_density(
     return _over_positions(lambda x, keys: density(flow, x, keys), flow, positions, seed, chunk, progress)
 
 
-def log_marginals(
+def log_importance_ratios(
     flow: AugmentedCouplingFlow,
     positions: Float[np.ndarray, "n N D"],
     *,

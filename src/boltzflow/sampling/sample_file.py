@@ -20,7 +20,7 @@ import numpy as np
 
 from boltzflow import files
 from boltzflow.errors import DataError
-from boltzflow.sampling.samples import FIELDS, OTHER_HAND, Samples
+from boltzflow.sampling.samples import FIELDS, OTHER_STEREOISOMER, Samples
 
 FORMAT = "boltzflow samples"
 VERSION = 2
@@ -100,6 +100,8 @@ def inspect(path: Path) -> tuple[int, tuple[int, ...], dict[str, Any]]:
             if file.attrs["version"] > VERSION:
                 raise DataError(f"{path} was written by a newer boltzflow (samples format {file.attrs['version']}); update boltzflow.")
             meta = json.loads(file.attrs["meta"])
+            # Its name in files of earlier days.
+            meta |= {"other_stereoisomer": meta.pop("other_hand")} if "other_hand" in meta else {}
             meta |= {name: file[name].asstr()[()] for name in _TEXTS if name in file}
             return int(file.attrs["n_written"]), file["positions"].shape[1:], meta
     except (OSError, RuntimeError, KeyError, ValueError) as error:
@@ -117,16 +119,20 @@ def read(path: Path) -> Samples:
         with hdf5(path, "r") as file:
             columns = {name: file[name][:n] for name in FIELDS if name in file}
             if "log_weight" not in columns:
-                columns["status"] = _with_hands(columns, meta)
+                columns["status"] = _with_stereoisomers(columns, meta)
             return Samples(positions=file["positions"][:n], **columns, meta=meta)
     except (OSError, RuntimeError, KeyError) as error:
         raise DataError(f"{path} is damaged ({error}); restore it or draw the samples again.") from error
 
 
-def _with_hands(columns: Mapping[str, Any], meta: Mapping[str, Any]) -> Any:
-    """Status of samples of a file of version 1, which tells those of another hand by their infinite energy and their number alone."""
+def _with_stereoisomers(columns: Mapping[str, Any], meta: Mapping[str, Any]) -> Any:
+    """Status of samples of a file of version 1, which tells other stereoisomers by their infinite energy and their number alone."""
     infinite = (columns["status"] == 0) & np.isposinf(columns["u"])
-    return np.where(infinite, OTHER_HAND, columns["status"]) if infinite.sum() == meta.get("other_hand", 0) else columns["status"]
+    return (
+        np.where(infinite, OTHER_STEREOISOMER, columns["status"])
+        if infinite.sum() == meta.get("other_stereoisomer", 0)
+        else columns["status"]
+    )
 
 
 def hdf5(source: Any, mode: str) -> Any:

@@ -22,10 +22,10 @@ FIELDS = {
 }
 """The columns beside the positions, with their types in memory and on disk."""
 
-OTHER_HAND = 3
+OTHER_STEREOISOMER = 3
 """Status of a sample that is another stereoisomer than the target; those of a flow are below (`flows.STATUS_SENTENCES`)."""
 
-SUMMED = ("seconds", "reflected", "other_hand")
+SUMMED = ("seconds", "reflected", "other_stereoisomer")
 """Entries of the meta that add up where samples are joined; they tell of the drawing, of which samples that were taken are a part."""
 
 ORIGIN = ("units", "energy", "weights", "divergence", "solver", "precision", "identity")
@@ -71,7 +71,7 @@ class Samples:
         positions: (n, N, D) configurations with their centre of mass at zero, in the target's units.
         log_q: (n,) log density of the flow on the zero-CoM subspace, in nats.
         u: (n,) reduced energies U/kT of the target.
-        status: (n,) 0 where the solver succeeded, else its number of the failure; `OTHER_HAND` of another stereoisomer.
+        status: (n,) 0 where the solver succeeded, else its number of the failure, or `OTHER_STEREOISOMER`.
         nfe: (n,) evaluations of the vector field.
         path_length: (n,) summed lengths of the solver's steps, in the target's units.
         meta: where the samples come from: target, fingerprint, units, model, seed, seconds, ...; `structure` is the PDB file of a molecule.
@@ -169,18 +169,18 @@ class Samples:
 
     @property
     def n_failed(self) -> int:
-        """Samples that failed: the solve did, or the energy or log q is not finite. They have no weight, as those of another hand."""
-        return int(np.sum(np.isneginf(self.log_weight))) - self.n_other_hand
+        """Samples that failed: the solve did, or the energy or log q is not finite. They have no weight, as other stereoisomers."""
+        return int(np.sum(np.isneginf(self.log_weight))) - self.n_other_stereoisomer
 
     @property
     def n_solver_failed(self) -> int:
         """Samples whose solve failed."""
-        return int(np.sum((self.status != 0) & (self.status != OTHER_HAND)))
+        return int(np.sum((self.status != 0) & (self.status != OTHER_STEREOISOMER)))
 
     @property
-    def n_other_hand(self) -> int:
+    def n_other_stereoisomer(self) -> int:
         """Samples that are another stereoisomer than the target; they have no weight."""
-        return int(np.sum(self.status == OTHER_HAND))
+        return int(np.sum(self.status == OTHER_STEREOISOMER))
 
     def ess(self, *, seed: int = 0) -> Estimate:
         """Reverse effective sample size as a fraction of n; see `analysis.weights.reverse_ess`."""
@@ -269,7 +269,7 @@ class Samples:
     def summary(self, *, seed: int = 0) -> dict[str, Any]:
         """Key figures as plain values for JSON; null where there is nothing to say."""
         solved = self.status == 0
-        hands = self.n_other_hand if "other_hand" in self.meta or self.n_other_hand else None
+        chirality = self.n_other_stereoisomer if "other_stereoisomer" in self.meta or self.n_other_stereoisomer else None
         verdict = weights.verdict(self.log_weight) if self.has_energy else None
         length = self.path_length[solved]
         return {
@@ -278,7 +278,7 @@ class Samples:
             "n": self.n,
             "failed": self.n_failed,
             "solver_failed": self.n_solver_failed,
-            "other_hand": hands,
+            "other_stereoisomer": chirality,
             "ess_reverse": self.ess(seed=seed).as_dict() if self.has_energy else None,
             "log_z": self.log_z(seed=seed).as_dict() if self.has_energy else None,
             "pareto_k": verdict.k if verdict is not None and math.isfinite(verdict.k) else None,

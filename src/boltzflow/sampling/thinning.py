@@ -1,4 +1,4 @@
-"""Fewer samples where there are enough of them, for what is dear to compute for each."""
+"""Fewer samples where there are enough of them, for what is expensive to compute for each."""
 
 import dataclasses
 from typing import Any, NamedTuple

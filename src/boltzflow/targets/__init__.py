@@ -1,8 +1,8 @@
 """Targets: Boltzmann densities exp(-u(x)) of N particles in D dimensions."""
 
 from boltzflow.chemistry.chirality import ChiralCentre as ChiralCentre
+from boltzflow.chemistry.chirality import chirality_signs as chirality_signs
 from boltzflow.chemistry.chirality import find_chiral_centres as find_chiral_centres
-from boltzflow.chemistry.chirality import hands as hands
 from boltzflow.chemistry.symmetry import interchangeable as interchangeable
 from boltzflow.targets.base import ExactValues as ExactValues
 from boltzflow.targets.base import Target as Target

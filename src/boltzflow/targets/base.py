@@ -68,7 +68,7 @@ class Target:
         system: XML of the `openmm.System` of a molecule, so that a run can keep it; empty where there is none.
         structure: (N, 3) a minimum of the energy of a molecule, in nm.
         energies_by: what computes the energies of a molecule, "compiled" or "openmm".
-        chiral_centres: atoms with a hand, and the hand that is meant; `chirality.hands` tells that of samples.
+        chiral_centres: chiral atoms, and the chirality that is meant; `chirality.chirality_signs` tells that of samples.
         elements: element symbol of each atom, "X" for what is none; empty where particles are no atoms.
         about: for people: what was found or decided when the target was made, such as its symmetries or an energy that was subtracted.
     """
@@ -168,7 +168,7 @@ class Target:
         facts += [f"{len(self.chiral_centres)} chiral centres"] if self.chiral_centres else []
         kinds = len(set(self.classes))
         told = "all particles interchangeable" if kinds == 1 else f"{kinds} classes of interchangeable particles"
-        mirror = "mirror images alike" if self.reflections else "one hand"
+        mirror = "mirror images alike" if self.reflections else "one enantiomer"
         return f"<Target {self.fingerprint}: {'; '.join((told, mirror, *facts, *filter(None, [self.about])))}>"
 
     def check_energy(self) -> None:

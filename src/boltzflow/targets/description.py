@@ -1,4 +1,4 @@
-"""What a molecule is, in plain words: atoms, bonds, residues, classes and hands as JSON, kept wherever its positions are stored.
+"""What a molecule is, in plain words: atoms, bonds, residues, classes and chirality as JSON, kept wherever its positions are stored.
 
 A PDB file, which lies beside it for viewers, cannot say all of it: names have four characters and must differ within a residue, elements
 have symbols, and the bonds between standard residues are those of a chain.
@@ -34,7 +34,7 @@ class Description:
         reflections: whether mirror images are equally probable.
         bonds: pairs of bonded particles.
         elements: element symbol of each atom; empty where particles are no atoms.
-        chiral_centres: atoms with a hand, and the hand that is meant.
+        chiral_centres: chiral atoms, and the chirality that is meant.
         residues: chains, residues, atoms and bonds of a topology, as `plain_topology` writes them; None where there is none.
     """
 

@@ -46,7 +46,7 @@ def from_ase(
     Args:
         make_calculator: makes the calculator; a function at the top level of a module, or a `functools.partial` of one.
         molecule: chemical symbols of the atoms; or a target of this molecule, such as that of a force field, from which all that follows
-            and is not given is taken, and its topology and hands.
+            and is not given is taken, and its topology and chirality.
         positions: a sensible geometry in nm; samplers start near it.
         temperature: in kelvin.
         name: a name; with the symbols and `parameters` it tells this target from others in data files and checkpoints.
@@ -55,7 +55,7 @@ def from_ase(
         workers: number of processes, or of tasks that `executor` runs side by side; None: the number of cores.
         timeout: seconds that one configuration may take; None: no limit.
         classes: interchangeability class of each atom; None: each atom is a class of its own.
-        reflections: whether to treat mirror images as equally probable. Energies are blind to the hand of a molecule; False, also where
+        reflections: whether to treat mirror images as equally probable. Energies are blind to chirality; False, also where
             nothing is given, keeps a chiral molecule as it is.
         bonds: pairs of bonded atoms.
         parameters: settings of the calculator, for the fingerprint.

@@ -42,7 +42,7 @@ def from_function(
         name: a name; with `parameters` it tells this target from others in data files and checkpoints.
         classes: interchangeability class of each particle; None: found by exchanging particles, and told in the target's `about`.
         reflections: whether u is invariant under reflections; None: found by trying, and told likewise. False, where it is, means one
-            hand only.
+            chirality only.
         units: unit of length of the positions, "reduced" or "nm".
         temperature: in kelvin, None in reduced units.
         parameters: what distinguishes this target from others of its name. The function itself is not part of the fingerprint: change

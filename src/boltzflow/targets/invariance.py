@@ -272,7 +272,7 @@ class Trial:
     def _shuffled(self, members: Int[np.ndarray, " m"], k: int, n: int | None = None) -> Int[np.ndarray, " N"]:
         """An order of all particles in which members have changed places at random.
 
-        Every other one is odd, so that energies that know the hand of an order are found, and none leaves a pair as it is.
+        Every other one is odd, so that energies that know the handedness of an order are found, and none leaves a pair as it is.
         """
         order = np.arange(len(self.start) if n is None else n)
         shuffled = self._generator.permutation(members)

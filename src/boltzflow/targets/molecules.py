@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from boltzflow.chemistry.bonds import find_bonds, springs, topology_bonds
-from boltzflow.chemistry.chirality import ChiralCentre, adjacency, find_chiral_centres, hands, stereocentres
+from boltzflow.chemistry.chirality import ChiralCentre, adjacency, chirality_signs, find_chiral_centres, stereocentres
 from boltzflow.chemistry.openmm_systems import Mechanics, import_openmm, in_unit, system_hash
 from boltzflow.chemistry.symmetry import interchangeable, mirror_symmetric
 from boltzflow.errors import TargetError
@@ -46,7 +46,7 @@ def from_openmm(
     """Makes a target of a molecule that OpenMM describes; its energy is compiled to JAX, or left to OpenMM.
 
     The system must be free of constraints, virtual sites and a periodic box: create it with `constraints=None, rigidWater=False,
-    nonbondedMethod=NoCutoff`. Positions are minimised for the sampler's start, and tell which hand chiral centres have: only that hand
+    nonbondedMethod=NoCutoff`. Positions are minimised for the sampler's start, and tell which chirality chiral centres have: only that one
     is meant, and reflections are no symmetry then, whatever the energy of a mirror image is.
 
     Args:
@@ -56,7 +56,7 @@ def from_openmm(
         positions: a structure, (N, 3) in nm, or a quantity. None: the start is minimised from random positions, which is refused for
             molecules with chiral centres.
         name: a name; part of the fingerprint.
-        parameters: what else belongs in the fingerprint, such as the force field's label. A hash of the system and of the hands of its
+        parameters: what else belongs in the fingerprint, such as the force field's label. A hash of the system and of the chirality of its
             chiral centres is added.
         energies: "compiled" to JAX, or "openmm": by OpenMM itself in worker processes, slower, for forces that cannot be compiled.
         executor: where OpenMM computes, instead of in processes of our own; see `from_calculator`.
@@ -95,9 +95,13 @@ def from_openmm(
     if positions is not None:
         _check_same_molecule(given, minimum, atoms, bonds)
     centres = find_chiral_centres(elements, bonds, given)
-    turned = [_label(atoms[centre.atom]) for centre, hand in zip(centres, hands(minimum[None], centres)[0], strict=True) if hand < 0]
+    turned = [
+        _label(atoms[centre.atom])
+        for centre, chirality in zip(centres, chirality_signs(minimum[None], centres)[0], strict=True)
+        if chirality < 0
+    ]
     if turned:
-        raise TargetError(f"minimising the positions turned the hand of {', '.join(turned)}; give a structure with fewer clashes.")
+        raise TargetError(f"minimising the positions turned the chirality of {', '.join(turned)}; give a structure with fewer clashes.")
     minimum -= minimum.mean(axis=0)
     target = assembled(
         system,
@@ -310,7 +314,7 @@ def _typical_length(positions: Float[np.ndarray, "N 3"], bonds: Collection[tuple
 def _check_same_molecule(
     given: Float[np.ndarray, "N 3"], minimum: Float[np.ndarray, "N 3"], atoms: list[Any], bonds: tuple[tuple[int, int], ...]
 ) -> None:
-    """Refuses atoms in another order: minimising would pull them to where the system wants them, perhaps with the other hand."""
+    """Refuses atoms in another order: minimising would pull them to where the system wants them, perhaps with the other chirality."""
     if not bonds:
         return
     first, second = np.asarray(bonds).T
@@ -330,8 +334,8 @@ def _random_positions(atoms: list[Any], elements: Sequence[str], bonds: tuple[tu
     found = stereocentres(elements, bonds)
     if found:
         raise TargetError(
-            f"the hand of {', '.join(_label(atoms[atom]) for atom in found)} cannot be told without positions; give positions= with a "
-            "structure of the right hand."
+            f"the chirality of {', '.join(_label(atoms[atom]) for atom in found)} cannot be told without positions; give positions= with a "
+            "structure of the right enantiomer."
         )
     return np.random.default_rng(0).normal(scale=0.1 * len(atoms) ** (1 / 3), size=(len(atoms), 3))
 

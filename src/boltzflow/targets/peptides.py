@@ -10,7 +10,7 @@ from boltzflow.targets.molecules import from_openmm
 
 
 def alanine_dipeptide(force_field: str | Sequence[str] = "ff99", temperature: Any = 300.0) -> Target:
-    """Alanine dipeptide, Ace-Ala-NMe: 22 atoms, the usual test molecule, of the L hand.
+    """Alanine dipeptide, Ace-Ala-NMe: 22 atoms, the usual test molecule, of the L form.
 
     The atoms are in Amber's order: HH31 CH3 HH32 HH33 C O, N H CA HA CB HB1 HB2 HB3 C O, N H CH3 HH31 HH32 HH33.
 

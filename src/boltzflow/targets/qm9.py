@@ -31,7 +31,7 @@ def qm9_positional() -> Target:
         dimension=3,
         energy_function=None,
         classes=(0,) * _ATOMS,
-        # Of a chiral molecule QM9 holds one hand.
+        # Of a chiral molecule QM9 holds one enantiomer.
         reflections=False,
         units="angstrom",
         frames=read_frames,
