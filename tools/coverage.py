@@ -11,6 +11,7 @@ second nearly does not. Distances are between sets of the same density (truth 0)
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import math
@@ -20,7 +21,7 @@ import numpy as np
 from scipy import optimize, stats
 from scipy.signal import lfilter
 
-from boltzflow.analysis import Estimate, correlation, free_energy, metrics, ramachandran, weights
+from boltzflow.analysis import Estimate, correlation, estimate, free_energy, metrics, ramachandran, weights
 
 SHARES = (0.70, 0.37, 0.10, 0.02, 0.005)
 """True effective sample sizes."""
@@ -199,6 +200,29 @@ def settings() -> dict[str, dict[str, Callable[[int], list[tuple[Estimate, float
     return found
 
 
+@contextlib.contextmanager
+def replicas_made_once() -> Iterator[None]:
+    """The bootstrap's counts, which take most of the time, are made for two seeds and kept: repetitions differ in their data.
+
+    Each repetition is what a user gets with one of these seeds, so the coverage is the same.
+    """
+    made, kept = estimate.bootstrap_counts, {}
+
+    def counts(n: int, *, seed: int, replicas: int = estimate.REPLICAS) -> Iterator[np.ndarray]:
+        key = (n, seed % 2, replicas)
+        if key not in kept:
+            if n > 1_000:
+                kept.clear()
+            kept[key] = list(made(n, seed=key[1], replicas=replicas))
+        yield from kept[key]
+
+    estimate.bootstrap_counts = counts
+    try:
+        yield
+    finally:
+        estimate.bootstrap_counts = made
+
+
 @dataclasses.dataclass(frozen=True)
 class Coverage:
     """What a simulation found: shares of all answers, and the median width of the two-sided ones."""
@@ -211,7 +235,8 @@ class Coverage:
 
 def coverage(make: Callable[[int], list[tuple[Estimate, float]]], repetitions: int, *, first: int = 0) -> Coverage:
     """Coverage of the intervals that a function of a seed gives."""
-    answers = [answer for seed in range(first, first + repetitions) for answer in make(seed)]
+    with replicas_made_once():
+        answers = [answer for seed in sorted(range(first, first + repetitions), key=lambda seed: seed % 2) for answer in make(seed)]
     kinds = [estimate.kind for estimate, _ in answers]
     widths = [estimate.high - estimate.low for estimate, _ in answers if estimate.kind == "two-sided"]
     return Coverage(
