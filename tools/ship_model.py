@@ -46,7 +46,7 @@ def main() -> None:
         return
     if not (arguments.name and arguments.command):
         parser.error("a name and --command are needed")
-    folder = Path(__file__).parents[1] / "src" / "boltzflow" / "models" / "shipped"
+    folder = Path(__file__).parents[1] / "src" / "boltzflow" / "pretrained"
     evaluation = json.loads((arguments.run / "evaluation.json").read_text())
     card = json.loads((arguments.run / "model.json").read_text())
     card["command"] = arguments.command

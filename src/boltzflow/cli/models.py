@@ -21,7 +21,7 @@ def run() -> None:
 
 def cards() -> dict[str, dict[str, Any]]:
     """Model card of each model that ships with the package."""
-    folder = resources.files("boltzflow.models") / "shipped"
+    folder = resources.files("boltzflow") / "pretrained"
     if not folder.is_dir():
         return {}
     files = {file.name: file for file in folder.iterdir()}

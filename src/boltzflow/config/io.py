@@ -182,7 +182,7 @@ def _in(source: str) -> Iterator[None]:
 
 
 def _preset_files() -> dict[str, Traversable]:
-    folder = resources.files("boltzflow.config") / "presets"
+    folder = resources.files("boltzflow") / "presets"
     return {file.name.removesuffix(".yaml"): file for file in folder.iterdir() if file.name.endswith(".yaml")}
 
 

@@ -170,7 +170,7 @@ def _sizes(flow: Flow) -> dict[str, Any]:
 
 def shipped_models() -> dict[str, Path]:
     """Files of the models that ship with the package, by name."""
-    folder = Path(str(resources.files("boltzflow.models") / "shipped"))
+    folder = Path(str(resources.files("boltzflow") / "pretrained"))
     return {file.stem: file for file in sorted(folder.glob("*.safetensors"))}
 
 
