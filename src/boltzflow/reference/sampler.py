@@ -18,7 +18,7 @@ from jaxtyping import Float, Int, PRNGKeyArray
 
 from boltzflow import seeds
 from boltzflow.datasets import Dataset
-from boltzflow.errors import DataError, TargetError
+from boltzflow.errors import DataError, RunError, TargetError
 from boltzflow.progress import FractionOf, Wanted, told
 from boltzflow.reference import journal
 from boltzflow.reference.diagnostics import autocorrelation_time
@@ -108,7 +108,7 @@ def sample(
 
     Raises:
         DataError: if n or chains is not positive, or the temperatures do not ascend from 1.
-        RunError: if `out` cannot be written, is being made by another process, or was begun with other arguments.
+        RunError: if `out` is there already or cannot be written, is being made by another process, or was begun with other arguments.
         TargetError: if the energy of a starting configuration is not finite, or lacks a symmetry that the target states.
     """
     check_numbers(n, chains)
@@ -119,6 +119,8 @@ def sample(
             result.dataset.save_or_rescue(Path(out))
         return result
     target.check_energy()
+    if out is not None and Path(out).exists():
+        raise RunError(f"{out} exists already; choose another file, or delete it to make the frames again.")
     if chains is None:
         chains = _ISLANDS * max(1, min(_CHAINS, n // _DRAWS_PER_CHAIN) // _ISLANDS)
     rungs = default_temperatures(target) if temperatures is None else tuple(float(t) for t in temperatures)
