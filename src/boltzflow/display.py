@@ -40,7 +40,7 @@ _WIDTH, _HEIGHT, _DPI = 2.9, 1.75, 200
 GREY, VERMILION, BLUE, INK = "#7a7a7a", "#d55e00", "#0072b2", "#222b33"
 """Colours of Okabe and Ito (2008), as in the report: data grey, flow vermilion, reweighted blue."""
 
-_STYLE = {
+_STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 7.5,
     "axes.spines.top": False,

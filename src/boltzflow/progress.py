@@ -274,11 +274,10 @@ def chosen(wanted: Wanted) -> Progress:
     Args:
         wanted: a `Progress`; True or False; None: a bar on a terminal or in a notebook, and silence in scripts whose stderr goes to a file.
     """
-    if wanted is None:
-        wanted = in_notebook() or sys.stderr.isatty()
-    if isinstance(wanted, bool):
-        return create() if wanted else Silent()
-    return wanted
+    if wanted is not None and not isinstance(wanted, bool):
+        return wanted
+    looked_at = in_notebook() or sys.stderr.isatty() if wanted is None else wanted
+    return create() if looked_at else Silent()
 
 
 @contextlib.contextmanager

@@ -143,7 +143,7 @@ def figure_rows(figures: Mapping[str, Any], names: Iterable[str]) -> list[displa
         factor, unit = (100.0, " %") if name in display.SHARES else (1.0, "")
         if isinstance(value, Estimate) and math.isfinite(value.value):
             shown, interval = value.scaled(factor).texts()
-            rows.append((display.LABELS[name], shown + unit, interval and interval + unit * interval.endswith("]")))
+            rows.append((display.LABELS[name], shown + unit, interval + unit if interval and interval != "no interval" else interval))
         elif isinstance(value, int | float):
             rows.append((display.LABELS[name], significant(factor * value) + unit))
     return rows

@@ -120,8 +120,8 @@ class Model:
             raise DataError(f"positions must be numbers of shape (..., {shape[0]}, {shape[1]}), but are none ({error}).") from error
         if given.shape[-2:] != shape:
             raise DataError(
-                f"positions of {self.target.name} must have shape (..., {shape[0]}, {shape[1]}), particles and dimensions last, but have shape "
-                f"{given.shape}."
+                f"positions of {self.target.name} must have shape (..., {shape[0]}, {shape[1]}), particles and dimensions last, but have "
+                f"shape {given.shape}."
             )
         if not given.size:
             return np.empty(given.shape[:-2])
