@@ -95,6 +95,11 @@ def thumbnail(draw: "Callable[[Axes], None]", alternative: str) -> str:
     return f'<img alt="{escape(alternative)}" {size} src="data:image/png;base64,{data}">'
 
 
+def unit(name: str) -> str:
+    """The end of an axis' label: `/ nm`, or what toy systems have in place of a unit."""
+    return "(reduced units)" if name == "reduced" else f"/ {name}"
+
+
 def escape(value: object) -> str:
     """Text of users and files, safe inside HTML."""
     return html.escape(str(value), quote=True)

@@ -116,16 +116,21 @@ class Estimate:
         if self.kind == TWO_SIDED and low is not None and high is not None:
             axes.plot([low, high], [0, 0], color=display.BLUE, linewidth=2.5, solid_capstyle="butt")
         elif self.kind == AT_MOST and high is not None:
-            axes.annotate("", (self.value, 0), (high, 0), arrowprops={"arrowstyle": "<-", "color": display.BLUE})
-            axes.plot([high], [0], marker="|", markersize=12, color=display.BLUE)
+            self._arrow(axes, high)
         elif self.kind == AT_LEAST and low is not None:
-            axes.annotate("", (self.value, 0), (low, 0), arrowprops={"arrowstyle": "<-", "color": display.BLUE})
-            axes.plot([low], [0], marker="|", markersize=12, color=display.BLUE)
+            self._arrow(axes, low)
         axes.plot([self.value], [0], marker="o", markersize=5, color=display.INK)
         axes.set(yticks=[], ylim=(-1, 1), xlabel="value and 95 % interval" if self.kind == TWO_SIDED else f"value, {self.kind}")
         axes.spines["left"].set_visible(False)
         axes.margins(x=0.25)
         axes.locator_params(axis="x", nbins=4)
+
+    def _arrow(self, axes: Any, bound: float) -> None:
+        """From a bound to where the truth may be, beyond the value."""
+        beyond = self.value + 0.5 * (self.value - bound)
+        axes.annotate("", (beyond, 0), (bound, 0), arrowprops={"arrowstyle": "->", "color": display.BLUE, "linewidth": 1.5})
+        axes.plot([bound, beyond], [0, 0], alpha=0.0)
+        axes.plot([bound], [0], marker="|", markersize=12, color=display.BLUE)
 
 
 def figure_rows(figures: Mapping[str, Any], names: Iterable[str]) -> list[display.Row]:

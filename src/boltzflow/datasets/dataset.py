@@ -90,7 +90,7 @@ class Dataset:
         chosen = correlation.spread(len(first), _SHOWN)
         distances = np.linalg.norm(x[:, first[chosen]] - x[:, second[chosen]], axis=-1)
         axes.hist(distances[np.isfinite(distances)], bins=60, density=True, color=display.GREY)
-        axes.set(xlabel=f"distance of two particles / {self.units}", ylabel="density")
+        axes.set(xlabel=f"distance of two particles {display.unit(self.units)}", ylabel="density")
 
     def __len__(self) -> int:
         return self.n

@@ -81,6 +81,6 @@ def curve(energies: Callable[[Any], Any], start: Callable[..., Any], exact: floa
         if exact is not None:
             axes.axhline(exact, color=display.GREY, linewidth=0.8, linestyle="--")
             axes.annotate("mean", (1.0, exact), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=display.GREY)
-        axes.set(xlabel=f"radius of gyration / {units}", ylabel="energy / kT", ylim=(low - 0.05 * (high - low), high))
+        axes.set(xlabel=f"radius of gyration {display.unit(units)}", ylabel="energy / kT", ylim=(low - 0.05 * (high - low), high))
 
     return draw
