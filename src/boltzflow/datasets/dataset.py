@@ -74,14 +74,14 @@ class Dataset:
             ("sampler", self.provenance.get("sampler")),
             ("virial check", str(self.provenance.get("virial_check", "")).partition(":")[0]),
         ]
+        if not self.n:
+            return display.page("Dataset", rows)
         known = None if self.energies is None else self.energies[self.in_order_of_chains()]
         known = None if known is None else known[np.isfinite(known)]
         if known is not None and known.size:
             # All frames of a correlated chain are worth less than their number.
             rows.append(("mean energy / kT", *metrics.mean(known, correlation=correlation.of_series(known, at_most=worth)).texts()))
             return display.page("Dataset", rows, display.thumbnail(lambda axes: _energies(axes, known), "histogram of the energies"))
-        if not self.n:
-            return display.page("Dataset", rows)
         return display.page("Dataset", rows, display.thumbnail(self._distances, "histogram of the distances between particles"))
 
     def _distances(self, axes: Any) -> None:
