@@ -58,7 +58,7 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path, target: targets
 
     monkeypatch.setattr(h5py.Group, "create_dataset", full)
     with pytest.raises(DataError, match="no space left"):
-        datasets.Dataset(exact_frames(seed=1), target.fingerprint, target.units).save(path)
+        datasets.Dataset(exact_frames(seed=1), target.fingerprint, target.units).save(path, overwrite=True)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["frames.h5"]
 
