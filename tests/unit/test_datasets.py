@@ -132,7 +132,7 @@ def test_bad_hdf5_files(tmp_path: Path, target: targets.Target, data: datasets.D
         file["positions"] = exact_frames(10)
     with pytest.raises(DataError, match="not a boltzflow data set"):
         datasets.load(path, target)
-    data.save(path)
+    data.save(path, overwrite=True)
     with h5py.File(path, "a") as file:
         file.attrs["format_version"] = 99
     with pytest.raises(DataError, match="data format 99"):
