@@ -115,8 +115,11 @@ def test_seeds_and_keys_are_keyword_only():
 
 
 @pytest.fixture(scope="module")
-def dw4() -> bf.Model:
-    return bf.load_model("dw4")
+def small() -> bf.Model:
+    """A small flow that nobody has trained, of DW4."""
+    target, options = bf.targets.double_well(), ECNF(EGNN(layers=1, hidden=4), GaussLegendre(12))
+    flow = build_flow(options, target, 1.5, key=jax.random.key(0))
+    return bf.Model("small", flow, config.RunConfig(target="dw4", flow=options, stages=(STAGE,)), target, {})
 
 
 def squares(n: int) -> np.ndarray:
@@ -125,42 +128,42 @@ def squares(n: int) -> np.ndarray:
 
 
 class TestLogProb:
-    def test_any_leading_shape_gives_the_same(self, dw4):
+    def test_any_leading_shape_gives_the_same(self, small):
         x = squares(6)
-        flat = dw4.log_prob(x)
+        flat = small.log_prob(x)
         assert (flat.shape, flat.dtype) == ((6,), np.float64)
         assert np.ptp(flat) > 0.1
-        np.testing.assert_array_equal(dw4.log_prob(x.reshape(2, 3, 4, 2)), flat.reshape(2, 3))
-        np.testing.assert_array_equal(dw4.log_prob(jnp.asarray(x, jnp.float32)), flat)
-        alone = dw4.log_prob(x[4])
+        np.testing.assert_array_equal(small.log_prob(x.reshape(2, 3, 4, 2)), flat.reshape(2, 3))
+        np.testing.assert_array_equal(small.log_prob(jnp.asarray(x, jnp.float32)), flat)
+        alone = small.log_prob(x[4])
         assert alone.shape == ()
         assert float(alone) == pytest.approx(flat[4], abs=1e-4)
-        assert dw4.log_prob(np.empty((0, 5, 4, 2))).shape == (0, 5)
+        assert small.log_prob(np.empty((0, 5, 4, 2))).shape == (0, 5)
         # On the zero-CoM subspace.
-        np.testing.assert_allclose(dw4.log_prob(x + 3.0), flat, atol=1e-4)
+        np.testing.assert_allclose(small.log_prob(x + 3.0), flat, atol=1e-4)
 
     @pytest.mark.parametrize("shape", [(4,), (3, 5), (7, 2, 4), (4, 3), (2, 5, 2)])
-    def test_wrong_shapes_are_named_beside_the_right_one(self, dw4, shape):
+    def test_wrong_shapes_are_named_beside_the_right_one(self, small, shape):
         with pytest.raises(DataError) as caught:
-            dw4.log_prob(np.zeros(shape))
+            small.log_prob(np.zeros(shape))
         assert "(..., 4, 2)" in str(caught.value)
         assert str(shape) in str(caught.value)
 
-    def test_words_are_no_positions(self, dw4):
+    def test_words_are_no_positions(self, small):
         with pytest.raises(DataError, match="must be numbers of shape"):
-            dw4.log_prob([["a", "b"]] * 4)
+            small.log_prob([["a", "b"]] * 4)
 
-    def test_failures_are_nan_and_told(self, dw4):
+    def test_failures_are_nan_and_told(self, small):
         x = squares(3)
         x[1, 0, 0] = np.inf
         with pytest.warns(UserWarning, match="log q of 1 of 3 configurations is NaN"):
-            found = dw4.log_prob(x)
+            found = small.log_prob(x)
         np.testing.assert_array_equal(np.isnan(found), [False, True, False])
 
-    def test_samples_have_the_log_q_that_they_were_drawn_with(self, dw4):
-        samples = dw4.sample(8, seed=3)
-        np.testing.assert_allclose(dw4.log_prob(samples.positions), samples.log_q, atol=2e-3)
-        assert samples.meta["model"] == "dw4"
+    def test_samples_have_the_log_q_that_they_were_drawn_with(self, small):
+        samples = small.sample(8, seed=3)
+        np.testing.assert_allclose(small.log_prob(samples.positions), samples.log_q, atol=2e-3)
+        assert samples.meta["model"] == "small"
 
     def test_mirror_images_are_folded(self):
         """Of two enantiomers that the flow draws alike one counts, with twice the density; other stereoisomers have the plain one."""
@@ -198,7 +201,8 @@ class TestLogProb:
         assert not np.array_equal(model.log_prob(x, seed=8), model.log_prob(x, seed=7))
 
 
-def test_summary_is_plain_and_complete(dw4):
+def test_summary_is_plain_and_complete():
+    dw4 = bf.load_model("dw4")
     facts = json.loads(json.dumps(dw4.summary(), allow_nan=False))
     assert (facts["target"], facts["n_particles"], facts["dimension"], facts["flow"]) == ("dw4", 4, 2, "ecnf")
     assert facts["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(dw4.flow.network) if hasattr(leaf, "size"))

@@ -126,13 +126,18 @@ class Model:
         if not given.size:
             return np.empty(given.shape[:-2])
         batch, _, other = right_enantiomer(given.reshape(-1, *shape), self.flow, self.target)
+        # Another number of configurations would be another program to compile; powers of two are few.
+        n = len(batch)
+        padded = (
+            np.concatenate([batch, np.repeat(batch[-1:], 2 ** math.ceil(math.log2(n)) - n, axis=0)]) if n < self.flow.chunk_size else batch
+        )
         with runtime.precision(self.precision):
-            solution = log_density(self.flow, batch, seed=seed, progress=progress)
-        status = np.asarray(solution.status)
-        log_q = np.asarray(solution.log_q, np.float64) + np.where(other, 0.0, log_images(self.flow, self.target))
+            solution = log_density(self.flow, padded, seed=seed, progress=progress)
+        status = np.asarray(solution.status)[:n]
+        log_q = np.asarray(solution.log_q, np.float64)[:n] + np.where(other, 0.0, log_images(self.flow, self.target))
         for number in np.unique(status[status != 0]):
             many = int(np.sum(status == number))
-            warnings.warn(f"log q of {many} of {len(batch)} configurations is NaN: {STATUS_SENTENCES[int(number)]}.", stacklevel=2)
+            warnings.warn(f"log q of {many} of {n} configurations is NaN: {STATUS_SENTENCES[int(number)]}.", stacklevel=2)
         return np.where(status == 0, log_q, np.nan).reshape(given.shape[:-2])
 
     def summary(self) -> dict[str, Any]:
