@@ -139,11 +139,8 @@ def test_every_family_trains_refines_resumes_and_samples_in_double_precision(flo
     train(config, tmp_path / "run", target=target, dataset=data(target))
     train(dataclasses.replace(config, stages=(first, second)), tmp_path / "run", target=target, resume=True)
     model = bf.load_model(tmp_path / "run", target=target)
-    samples = bf.training.Run(tmp_path / "run", model)
     assert [stage.steps for stage in model.config.stages] == [2, 1]
-    with bf.training.run.runtime.precision("double"):
-        loaded = bf.load_model(tmp_path / "run", target=target)
-        drawn = dataclasses.replace(samples, model=loaded).sample(4, seed=0)
+    drawn = model.sample(4, seed=0)
     assert np.isfinite(drawn.log_q).all()
     assert drawn.meta["precision"] == "float64"
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -225,7 +222,7 @@ def test_reference_frames_carry_their_check(tmp_path):
 def test_a_density_without_energy_has_no_effective_sample_size(target):
     alone = Target(name="frames", n_particles=3, dimension=2, energy_function=None, classes=(0, 0, 0), frames=frames)
     flow = build_flow(FLOW, alone, 1.0, key=jax.random.key(0))
-    found = periodic_evaluation(flow, alone, Dataset(frames(8), alone.fingerprint, alone.units), 8, 0)
+    found = periodic_evaluation(flow, alone, Dataset(frames(8), alone.fingerprint, alone.units), 8, seed=0)
     assert set(found) == {"validation_nll"}
 
 

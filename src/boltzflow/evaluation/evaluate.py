@@ -18,7 +18,7 @@ from boltzflow.flows.identity import identity
 from boltzflow.flows.images import log_images
 from boltzflow.models.model import Model
 from boltzflow.models.versions import versions
-from boltzflow.progress import FractionOf, Progress, Silent
+from boltzflow.progress import Progress, Wanted, told
 from boltzflow.sampling.averaging import averaged
 from boltzflow.sampling.enantiomers import check_samples, energies, is_expensive, right_enantiomer
 from boltzflow.sampling.generate import draw, generate, log_density, log_importance_ratios, sample_keys
@@ -34,22 +34,22 @@ _TIMED = 512
 
 def evaluate(
     model: Model,
-    frames: Dataset | None,
     n: int,
-    seed: int,
     *,
-    progress: Progress | None = None,
+    seed: int,
+    frames: Dataset | None = None,
     samples: Samples | None = None,
+    progress: Wanted = None,
 ) -> dict[str, Any]:
     """Measures a model.
 
     Args:
         model: the trained flow with its target.
-        frames: held-out frames of the target; None takes the validation frames of the model's run, or makes reference frames anew.
         n: samples to draw, and the most frames to use.
         seed: seed of samples and bootstrap.
-        progress: told what is being done.
+        frames: held-out frames of the target; None takes the validation frames of the model's run, or makes reference frames anew.
         samples: samples of this model, if they have been drawn already; else they are drawn here.
+        progress: told what is being done; None: a bar where somebody looks on (`progress.chosen`).
 
     Returns:
         The keys of `boltzflow evaluate --json`: estimates as `Estimate.as_dict` makes them, with 95 % intervals; path lengths in the
@@ -62,7 +62,12 @@ def evaluate(
     if n < 1:
         raise DataError(f"the number of samples must be positive, got {n}.")
     seed = seeds.checked(seed)
-    progress = Silent() if progress is None else progress
+    with told(progress) as bar:
+        return _figures(model, n, seed=seed, frames=frames, samples=samples, progress=bar)
+
+
+def _figures(model: Model, n: int, *, seed: int, frames: Dataset | None, samples: Samples | None, progress: Progress) -> dict[str, Any]:
+    """As `evaluate`."""
     flow, target = model.flow, model.target
     chunk = min(flow.chunk_size, n)
     if samples is not None:
@@ -91,7 +96,7 @@ def evaluate(
         draws = np.asarray(log_importance_ratios(flow, positions, seed=seed, progress=progress), np.float64)
         draws = draws + log_images(flow, target)
         log_q = np.logaddexp.reduce(draws, axis=1) - math.log(draws.shape[1])
-        augmented = _augmented_figures(flow, target, samples, draws, worth, seed, progress)
+        augmented = _augmented_figures(flow, target, samples, draws, worth, progress, seed=seed)
     else:
         solution = log_density(flow, positions, seed=seed, progress=progress)
         log_q = np.where(solution.status == 0, np.asarray(solution.log_q, np.float64), np.nan) + log_images(flow, target)
@@ -101,7 +106,7 @@ def evaluate(
     solved = np.isfinite(log_q) & np.isfinite(draws[:, 0]) & ~other
     log_q, single = log_q[solved], draws[solved, 0]
     u = _energies_of_frames(frames, positions, solved, mirrored, target)[solved]
-    nll = _mean_over_frames(-log_q, worth, seed) if solved.any() else None
+    nll = _mean_over_frames(-log_q, worth, seed=seed) if solved.any() else None
     # A frame whose energy is not finite costs itself.
     weighed = np.isfinite(u)
     forward = None
@@ -116,7 +121,7 @@ def evaluate(
         "model": model.name,
         "n": samples.n,
         "nll": _plain(nll),
-        "nll_minus_entropy": _plain(_divergence_from_target(log_q[weighed], u[weighed], target, worth, seed)),
+        "nll_minus_entropy": _plain(_divergence_from_target(log_q[weighed], u[weighed], target, worth, seed=seed)),
         "ess_reverse": weights.reverse_ess(samples.log_weight, seed=seed).as_dict() if known else None,
         "ess_forward": _plain(forward),
         "log_z": weights.log_z(samples.log_weight, seed=seed).as_dict() if known else None,
@@ -124,7 +129,7 @@ def evaluate(
         "nfe": _plain(metrics.mean(samples.nfe[ok].astype(float), seed=seed) if ok.any() else None),
         "pareto_k": _number(verdict.k) if verdict is not None else None,
         "verdict": dataclasses.asdict(verdict) | {"k": _number(verdict.k)} if verdict is not None else None,
-        "solver_error": _plain(_solver_error(flow, target, samples, seed) if isinstance(flow, ContinuousFlow) else None),
+        "solver_error": _plain(_solver_error(flow, target, samples, seed=seed) if isinstance(flow, ContinuousFlow) else None),
         "failed": samples.n_failed if known else samples.n_solver_failed,
         **(
             {"other_stereoisomer": samples.n_other_stereoisomer, "reflected_frames": int(np.sum(mirrored))} if target.chiral_centres else {}
@@ -161,8 +166,9 @@ def _augmented_figures(
     samples: Samples,
     draws: Float[np.ndarray, "n K"],
     worth: float | None,
-    seed: int,
     progress: Progress,
+    *,
+    seed: int,
 ) -> dict[str, Any]:
     """What the copies cost: NLL with one draw of them, ESS of the draws, and reverse ESS with the copies averaged out.
 
@@ -172,8 +178,8 @@ def _augmented_figures(
     inner = np.exp(2 * np.logaddexp.reduce(draws[usable], axis=1) - np.logaddexp.reduce(2 * draws[usable], axis=1)) / draws.shape[1]
     figures = {
         "marginal_draws": draws.shape[1],
-        "nll_one_draw": _plain(_mean_over_frames(-draws[usable, 0], worth, seed)) if usable.any() else None,
-        "ess_of_draws": _plain(_mean_over_frames(inner, worth, seed)) if usable.any() else None,
+        "nll_one_draw": _plain(_mean_over_frames(-draws[usable, 0], worth, seed=seed)) if usable.any() else None,
+        "ess_of_draws": _plain(_mean_over_frames(inner, worth, seed=seed)) if usable.any() else None,
         "ess_reverse_marginal": None,
     }
     kept = samples.take(correlation.spread(samples.n, _MARGINAL, seed=seed))
@@ -187,7 +193,7 @@ def _augmented_figures(
 _CHECKED = 32
 
 
-def _solver_error(flow: ContinuousFlow, target: Target, samples: Samples, seed: int) -> Estimate | None:
+def _solver_error(flow: ContinuousFlow, target: Target, samples: Samples, *, seed: int) -> Estimate | None:
     """Root mean square error of log q, against a finer solver and the exact divergence where the samples lie.
 
     NLL and ESS of a solver that is too coarse may look better than the flow is.
@@ -210,7 +216,7 @@ def _solver_error(flow: ContinuousFlow, target: Target, samples: Samples, seed: 
 
 
 def _divergence_from_target(
-    log_q: Float[np.ndarray, " n"], u: Float[np.ndarray, " n"], target: Target, worth: float | None, seed: int
+    log_q: Float[np.ndarray, " n"], u: Float[np.ndarray, " n"], target: Target, worth: float | None, *, seed: int
 ) -> Estimate | None:
     """NLL - entropy, the divergence KL(p||q), where log Z is known.
 
@@ -219,7 +225,7 @@ def _divergence_from_target(
     """
     if target.exact.log_z is None or not len(log_q):
         return None
-    return _mean_over_frames(-log_q - u - target.exact.log_z, worth, seed)
+    return _mean_over_frames(-log_q - u - target.exact.log_z, worth, seed=seed)
 
 
 def _correlation(values: Float[np.ndarray, " n"], worth: float | None) -> correlation.Correlation | None:
@@ -227,7 +233,7 @@ def _correlation(values: Float[np.ndarray, " n"], worth: float | None) -> correl
     return correlation.of_series(values, at_most=worth) if np.isfinite(values).all() else None
 
 
-def _mean_over_frames(values: Float[np.ndarray, " n"], worth: float | None, seed: int) -> Estimate:
+def _mean_over_frames(values: Float[np.ndarray, " n"], worth: float | None, *, seed: int) -> Estimate:
     return metrics.mean(values, seed=seed, correlation=_correlation(values, worth))
 
 
@@ -240,14 +246,12 @@ def held_out(model: Model, n: int, progress: Progress) -> Dataset:
     if file is not None and file.is_file() and data.validation:
         frames = datasets.load(file, model.target, allow_virial_mismatch=data.allow_virial_mismatch)
         return frames.split(validation=data.validation, seed=data.split_seed)[1]
-    frames = reference.sample(model.target, n, seed=REFERENCE_SEED, progress=FractionOf(progress, "reference frames")).dataset
-    progress.stop()
-    return frames
+    return reference.sample(model.target, n, seed=REFERENCE_SEED, progress=progress).dataset
 
 
 def _seconds_of_chunk(model: Model, chunk: int) -> float:
     began = time.perf_counter()
-    solution = jax.block_until_ready(draw(model.flow, sample_keys(0, 0, chunk)))
+    solution = jax.block_until_ready(draw(model.flow, sample_keys(0, chunk, seed=0)))
     if not is_expensive(model.target):
         jax.block_until_ready(model.target.energies(solution.positions))
     return time.perf_counter() - began

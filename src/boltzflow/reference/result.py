@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -19,8 +19,6 @@ R_HAT_LIMIT = 1.05
 
 # Effective frames below which R-hat and the rest say little.
 _FEW = 50
-
-Progress = Callable[[float, str], None]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,7 +64,7 @@ class ReferenceResult:
         return text[:1].upper() + text[1:]
 
 
-def given_frames(target: Target, n: int, seed: int) -> ReferenceResult:
+def given_frames(target: Target, n: int, *, seed: int) -> ReferenceResult:
     """Frames of a density that is known by them."""
     if target.frames is None:
         raise TargetError(f"target {target.name!r} has neither an energy to sample nor frames; give it one of them.")

@@ -18,11 +18,11 @@ from jaxtyping import Float, Int, PRNGKeyArray
 
 from boltzflow import seeds
 from boltzflow.datasets import Dataset
-from boltzflow.errors import DataError, TargetError
+from boltzflow.errors import DataError, RunError, TargetError
+from boltzflow.progress import FractionOf, Wanted, told
 from boltzflow.reference import journal
 from boltzflow.reference.diagnostics import autocorrelation_time
 from boltzflow.reference.result import (
-    Progress,
     ReferenceResult,
     apply_symmetries,
     chain_by_chain,
@@ -78,7 +78,7 @@ def sample(
     seed: int = 0,
     temperatures: Sequence[float] | None = None,
     chains: int | None = None,
-    progress: Progress | None = None,
+    progress: Wanted = None,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
 ) -> ReferenceResult:
@@ -98,7 +98,7 @@ def sample(
         seed: the same seed on the same machine gives the same frames.
         temperatures: ladder as multiples of the target's temperature, ascending from 1; None: `default_temperatures`.
         chains: ladders side by side; None: up to 256, with about 32 frames or more of each.
-        progress: called with the fraction done and a word on what is being done.
+        progress: told how far it is; None: a bar where somebody looks on (`progress.chosen`).
         out: data file that is written at the end. What is done on the way to it lies in a folder beside it, so that a run that was
             killed goes on with `resume`, bit-identical to one that was not; the folder goes when the file is there.
         resume: continue the interrupted run towards `out`, if there is one.
@@ -108,30 +108,33 @@ def sample(
 
     Raises:
         DataError: if n or chains is not positive, or the temperatures do not ascend from 1.
-        RunError: if `out` cannot be written, is being made by another process, or was begun with other arguments.
+        RunError: if `out` is there already or cannot be written, is being made by another process, or was begun with other arguments.
         TargetError: if the energy of a starting configuration is not finite, or lacks a symmetry that the target states.
     """
     check_numbers(n, chains)
     seed = seeds.checked(seed)
     if not target.has_energy:
-        result = given_frames(target, n, seed)
+        result = given_frames(target, n, seed=seed)
         if out is not None:
             result.dataset.save_or_rescue(Path(out))
         return result
     target.check_energy()
+    if out is not None and Path(out).exists():
+        raise RunError(f"{out} exists already; choose another file, or delete it to make the frames again.")
     if chains is None:
         chains = _ISLANDS * max(1, min(_CHAINS, n // _DRAWS_PER_CHAIN) // _ISLANDS)
     rungs = default_temperatures(target) if temperatures is None else tuple(float(t) for t in temperatures)
     if not rungs or rungs[0] != 1.0 or any(hot <= cold for cold, hot in zip(rungs, rungs[1:], strict=False)):
         raise DataError(f"temperatures are multiples of the target's that ascend from 1, such as 1,1.5,2; got {rungs}.")
-    plan = _Plan(target, n, seed, rungs, chains, progress or (lambda fraction, message: None))
-    if out is None:
-        return _finished(plan, _run(plan, None))
-    path = Path(out)
-    with journal.opened(path, plan.identity, resume=resume) as steps:
-        result = _finished(plan, _run(plan, steps))
-        result.dataset.save_or_rescue(path)
-        journal.remove(path)
+    with told(progress) as bar:
+        plan = _Plan(target, n, seed, rungs, chains, FractionOf(bar, f"reference frames of {target.name}"))
+        if out is None:
+            return _finished(plan, _run(plan, None))
+        path = Path(out)
+        with journal.opened(path, plan.identity, resume=resume) as steps:
+            result = _finished(plan, _run(plan, steps))
+            result.dataset.save_or_rescue(path)
+            journal.remove(path)
     return result
 
 
@@ -153,7 +156,7 @@ class _Plan:
     seed: int
     rungs: tuple[float, ...]
     chains: int
-    report: Progress
+    report: FractionOf
 
     @property
     def draws(self) -> int:

@@ -11,7 +11,7 @@ from boltzflow.errors import DataError
 from boltzflow.flows.augmented import AugmentedCouplingFlow
 from boltzflow.flows.base import AbstractFlow
 from boltzflow.flows.images import log_images
-from boltzflow.progress import Progress, Silent
+from boltzflow.progress import Wanted, told
 from boltzflow.sampling.enantiomers import check_samples
 from boltzflow.sampling.generate import log_importance_ratios
 from boltzflow.sampling.samples import SUMMED, Samples
@@ -26,7 +26,7 @@ _APART = 2**30
 _CHUNKS = 4
 
 
-def averaged(samples: Samples, flow: AbstractFlow, target: Target, *, first: int = 0, progress: Progress | None = None) -> Samples:
+def averaged(samples: Samples, flow: AbstractFlow, target: Target, *, first: int = 0, progress: Wanted = None) -> Samples:
     """Samples of an augmented flow with log q averaged over draws of the copies, their own one among them.
 
     A sample (x, a) of the flow has log q(x, a) - log pi(a|x) in place of log q(x), and the noise of the copy is in its weight. Here K
@@ -39,7 +39,7 @@ def averaged(samples: Samples, flow: AbstractFlow, target: Target, *, first: int
         flow: the flow; K is its `marginal_draws`.
         target: the target of the samples.
         first: number of the first of these samples where they are a part of more, so that no two parts draw the same noise.
-        progress: told how many are done.
+        progress: told how many are done; None: a bar where somebody looks on (`progress.chosen`).
 
     Returns:
         The same samples with another log q, in nats, and log-weights changed by as much; those without weight as they were.
@@ -85,7 +85,7 @@ def average_to(
     out: str | os.PathLike[str],
     *,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: Wanted = None,
 ) -> Samples:
     """As `averaged`, to a file, piece by piece: what is done outlasts a kill, and what comes out does not depend on kills.
 
@@ -95,7 +95,7 @@ def average_to(
         target: the target of the samples.
         out: the samples file to write.
         resume: continue the file if it is there.
-        progress: told how many are done.
+        progress: told how many are done; None: a bar where somebody looks on (`progress.chosen`).
 
     Returns:
         The samples in the file.
@@ -104,20 +104,18 @@ def average_to(
         DataError: as `averaged`.
         RunError: if the file cannot be written, or holds other samples.
     """
-    progress = Silent() if progress is None else progress
     piece = _CHUNKS * flow.chunk_size
     draws = _require_copies(samples, flow, target).marginal_draws + 1
     # Of which samples: the first of them tell drawings apart that have their settings in common.
     origin = hashlib.sha256(np.ascontiguousarray(samples.positions[:piece]).tobytes() + str(samples.n).encode()).hexdigest()[:16]
     meta = {**samples.meta, "draws": draws, "averaged": origin}
-    with SamplesWriter(Path(out), meta, resume=resume) as writer:
-        progress.start(samples.n, "averaging")
-        progress.update(writer.n_written)
+    with told(progress) as bar, SamplesWriter(Path(out), meta, resume=resume) as writer:
+        bar.start(samples.n, "averaging")
+        bar.update(writer.n_written)
         for begin in range(writer.n_written, samples.n, piece):
-            part = averaged(samples.take(slice(begin, begin + piece)), flow, target, first=begin)
+            part = averaged(samples.take(slice(begin, begin + piece)), flow, target, first=begin, progress=False)
             # What adds up tells of all samples, and is told once.
-            told = {key: value for key, value in part.meta.items() if begin == 0 or key not in SUMMED}
-            writer.append(dataclasses.replace(part, meta={**told, "averaged": origin}))
-            progress.update(writer.n_written)
-    progress.stop()
+            once = {key: value for key, value in part.meta.items() if begin == 0 or key not in SUMMED}
+            writer.append(dataclasses.replace(part, meta={**once, "averaged": origin}))
+            bar.update(writer.n_written)
     return Samples.load(Path(out), target)

@@ -24,7 +24,7 @@ def averaged(flow: AbstractFlow, state: TrainState) -> AbstractFlow:
     return flow.with_network(with_parameters(flow.network, jax.device_put(np.asarray(state.average))))
 
 
-def periodic_evaluation(flow: AbstractFlow, target: Target, validation: Dataset, n: int, seed: int) -> dict[str, Any]:
+def periodic_evaluation(flow: AbstractFlow, target: Target, validation: Dataset, n: int, *, seed: int) -> dict[str, Any]:
     """NLL of validation frames and reverse ESS, from few samples."""
     from boltzflow.analysis import correlation, metrics, weights
     from boltzflow.sampling.enantiomers import log_images
