@@ -47,10 +47,9 @@ def locked(folder: Path) -> files.Lock:
     Raises:
         RunError: if another process trains in the folder, or it cannot be written.
     """
+    busy = f"another process is training in {folder}; wait until it has ended, or choose another folder. Nothing was changed."
     try:
-        return files.Lock(
-            folder / LOCK, f"another process is training in {folder}; wait until it has ended, or choose another folder. Nothing was changed."
-        )
+        return files.Lock(folder / LOCK, busy)
     except OSError as error:
         raise RunError(f"the run folder {folder} cannot be written: {files.reason(error)}.") from error
 
