@@ -12,11 +12,11 @@ import pytest
 
 from boltzflow import datasets, reference, targets
 from boltzflow.errors import DataError, RunError, TargetError
+from boltzflow.geometry import center_of_mass
 from boltzflow.progress import Silent
 from boltzflow.reference import journal
 from boltzflow.reference.diagnostics import autocorrelation_time, bulk_ess, split_r_hat
 from boltzflow.reference.sampler import island_count
-from boltzflow.reference.tempering import subspace_basis
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -81,7 +81,7 @@ def test_dw4_exact_values():
 
 
 def test_subspace_basis():
-    basis = subspace_basis(5)
+    basis = center_of_mass.basis(5).T
     np.testing.assert_allclose(basis @ basis.T, np.eye(4), atol=1e-12)
     np.testing.assert_allclose(basis.sum(axis=1), 0, atol=1e-12)
 
@@ -100,7 +100,7 @@ def harmonic():
 
 def test_harmonic_covariance(harmonic):
     target, stiffness, result = harmonic
-    basis = subspace_basis(4)
+    basis = center_of_mass.basis(4).T
     exact = basis.T @ np.linalg.inv(basis @ np.diag(stiffness) @ basis.T) @ basis
     positions = result.dataset.positions.astype(np.float64)
     found = np.einsum("bid,bjd->ij", positions, positions) / (3 * len(positions))

@@ -12,7 +12,8 @@ import pytest
 from filelock import FileLock, Timeout
 
 from boltzflow.errors import DataError, RunError
-from boltzflow.sampling.samples import FIELDS, OTHER_STEREOISOMER, Samples
+from boltzflow.flows import Status
+from boltzflow.sampling.samples import FIELDS, Samples
 from boltzflow.sampling.thinning import thinned
 from boltzflow.sampling.writer import SamplesWriter, lock_file, parts_folder
 
@@ -44,8 +45,8 @@ def assert_stream(samples: Samples, n: int) -> None:
 
 
 def listed(folder: Path) -> list[str]:
-    """The files of a folder without those of locks, which stay."""
-    return sorted(file.name for file in folder.iterdir() if not (file.name.startswith(".") and file.suffix == ".lock"))
+    """The files of a folder."""
+    return sorted(file.name for file in folder.iterdir())
 
 
 def lock_is_held(path: Path) -> bool:
@@ -131,7 +132,7 @@ class TestSamples:
         np.testing.assert_array_equal(both.log_weight, np.ones(4))
         with pytest.raises(DataError, match="finite, or -inf"):
             dataclasses.replace(samples, log_weight=np.full(4, np.nan))
-        failed = dataclasses.replace(samples, status=np.array([1, 0, OTHER_STEREOISOMER, 0]), log_weight=np.zeros(4))
+        failed = dataclasses.replace(samples, status=np.array([1, 0, Status.OTHER_STEREOISOMER, 0]), log_weight=np.zeros(4))
         np.testing.assert_array_equal(failed.log_weight, [-np.inf, 0.0, -np.inf, 0.0])
         assert (failed.n_failed, failed.n_solver_failed, failed.n_other_stereoisomer) == (1, 1, 1)
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -231,32 +231,6 @@ def in_blocks(columns: Any, blocks: int | None) -> Any:
         raise DataError(f"{n} samples cannot be divided into {blocks} blocks; choose a number from 2 to {n}.")
     share = csr_array((np.full(n, blocks / n), (np.arange(n) * blocks // n, np.arange(n))), shape=(blocks, n))
     return share @ columns
-
-
-def bootstrap(
-    columns: Float[np.ndarray, "n m"],
-    statistic: Callable[[Float[np.ndarray, "R m"]], Float[np.ndarray, " R"]],
-    *,
-    seed: int,
-    replicas: int = REPLICAS,
-    blocks: int | None = None,
-) -> Estimate:
-    """An estimate that is a function of column means, with its percentile interval.
-
-    Args:
-        columns: (n, m) values per sample.
-        statistic: maps means (R, m) to the statistic (R,).
-        seed: seed of the bootstrap.
-        replicas: number of bootstrap replicas.
-        blocks: number of blocks of consecutive samples that the bootstrap draws whole; None: it draws single samples.
-    """
-    n = columns.shape[0]
-    columns = in_blocks(columns, blocks)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        value = float(statistic(columns.mean(axis=0, keepdims=True))[0])
-        replicated = statistic(bootstrap_means(columns, seed=seed, replicas=replicas))
-    low, high = percentile_interval(replicated, n)
-    return bracket(value, low, high, n)
 
 
 def bracket(value: float, low: float, high: float, n: int) -> Estimate:

@@ -1,4 +1,10 @@
-"""From command-line words to the arguments of a verb's function, by tyro; what is wrong is said in one sentence."""
+"""From command-line words to the arguments of a verb's function, by tyro; what is wrong is said in one sentence.
+
+Why what tyro prints is read, and no other parser taken whose errors are objects: cyclopts takes twice as long to import (0.30 s of
+processor time against 0.15 s; help must come within half a second), click and typer know no option of several words (`--set a=1 b=2`) and
+no docstrings, so that half of a parser would have to be written around them, and tyro's own error objects are in a private module that
+asks for an exact version.
+"""
 
 import contextlib
 import functools

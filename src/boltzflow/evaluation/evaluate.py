@@ -13,9 +13,10 @@ from boltzflow import reference, seeds
 from boltzflow.analysis import Estimate, correlation, metrics, weights
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError
-from boltzflow.flows import AugmentedCouplingFlow, ContinuousFlow
+from boltzflow.flows.base import AbstractFlow
 from boltzflow.flows.identity import identity
 from boltzflow.flows.images import log_images
+from boltzflow.flows.status import Status
 from boltzflow.models.model import Model
 from boltzflow.models.versions import versions
 from boltzflow.progress import Progress, Wanted, told
@@ -92,15 +93,9 @@ def _figures(model: Model, n: int, *, seed: int, frames: Dataset | None, samples
     frames = frames.spread(n, seed=seed)
     # Energies are those of the configuration that counts, which a flow that draws both enantiomers alike finds as probable as the frame.
     positions, mirrored, other = right_enantiomer(frames.positions, flow, target)
-    if isinstance(flow, AugmentedCouplingFlow):
-        draws = np.asarray(log_importance_ratios(flow, positions, seed=seed, progress=progress), np.float64)
-        draws = draws + log_images(flow, target)
-        log_q = np.logaddexp.reduce(draws, axis=1) - math.log(draws.shape[1])
-        augmented = _augmented_figures(flow, target, samples, draws, worth, progress, seed=seed)
-    else:
-        solution = log_density(flow, positions, seed=seed, progress=progress)
-        log_q = np.where(solution.status == 0, np.asarray(solution.log_q, np.float64), np.nan) + log_images(flow, target)
-        draws, augmented = log_q[:, None], {}
+    draws = np.asarray(log_importance_ratios(flow, positions, seed=seed, progress=progress), np.float64) + log_images(flow, target)
+    log_q = np.logaddexp.reduce(draws, axis=1) - math.log(draws.shape[1])
+    augmented = _augmented_figures(flow, target, samples, draws, worth, progress, seed=seed) if flow.noisy_draws else {}
     progress.stop()
     # The target has no other stereoisomers; frames of them are none of its.
     solved = np.isfinite(log_q) & np.isfinite(draws[:, 0]) & ~other
@@ -113,7 +108,7 @@ def _figures(model: Model, n: int, *, seed: int, frames: Dataset | None, samples
     if target.has_energy and weighed.any():
         log_w = -(u + single)[weighed]
         forward = weights.forward_ess(log_w, seed=seed, correlation=_correlation(log_w, worth))
-    ok = samples.status == 0
+    ok = samples.status == Status.SOLVED
     known = target.has_energy
     verdict = weights.verdict(samples.log_weight) if known else None
     return {
@@ -129,7 +124,7 @@ def _figures(model: Model, n: int, *, seed: int, frames: Dataset | None, samples
         "nfe": _plain(metrics.mean(samples.nfe[ok].astype(float), seed=seed) if ok.any() else None),
         "pareto_k": _number(verdict.k) if verdict is not None else None,
         "verdict": dataclasses.asdict(verdict) | {"k": _number(verdict.k)} if verdict is not None else None,
-        "solver_error": _plain(_solver_error(flow, target, samples, seed=seed) if isinstance(flow, ContinuousFlow) else None),
+        "solver_error": _plain(_solver_error(flow, target, samples, seed=seed)),
         "failed": samples.n_failed if known else samples.n_solver_failed,
         **(
             {"other_stereoisomer": samples.n_other_stereoisomer, "reflected_frames": int(np.sum(mirrored))} if target.chiral_centres else {}
@@ -161,7 +156,7 @@ _MARGINAL = 1_000
 
 
 def _augmented_figures(
-    flow: AugmentedCouplingFlow,
+    flow: AbstractFlow,
     target: Target,
     samples: Samples,
     draws: Float[np.ndarray, "n K"],
@@ -193,20 +188,20 @@ def _augmented_figures(
 _CHECKED = 32
 
 
-def _solver_error(flow: ContinuousFlow, target: Target, samples: Samples, *, seed: int) -> Estimate | None:
-    """Root mean square error of log q, against a finer solver and the exact divergence where the samples lie.
+def _solver_error(flow: AbstractFlow, target: Target, samples: Samples, *, seed: int) -> Estimate | None:
+    """Root mean square error of log q, against a finer solver and the exact divergence where the samples lie; None where there is none.
 
     NLL and ESS of a solver that is too coarse may look better than the flow is.
     """
-    gain = log_images(flow, target)
+    finer, gain = flow.finer(), log_images(flow, target)
     # Samples of another stereoisomer have not gained what the others have.
-    counted = (samples.status == 0) & np.isfinite(samples.log_q) & (np.isfinite(samples.u) | (gain == 0.0))
+    counted = (samples.status == Status.SOLVED) & np.isfinite(samples.log_q) & (np.isfinite(samples.u) | (gain == 0.0))
     counted = np.flatnonzero(counted)
     checked = counted[correlation.spread(counted.size, _CHECKED, seed=seed)]
-    if not len(checked):
+    if finer is None or not len(checked):
         return None
-    again = log_density(dataclasses.replace(flow, solver=flow.solver.finer()), samples.positions[checked], seed=seed)
-    difference = (samples.log_q[checked] - np.asarray(again.log_q, np.float64) - gain)[again.status == 0]
+    again = log_density(finer, samples.positions[checked], seed=seed)
+    difference = (samples.log_q[checked] - np.asarray(again.log_q, np.float64) - gain)[again.status == Status.SOLVED]
     if not len(difference):
         return None
     squared = metrics.mean(difference**2, seed=seed)

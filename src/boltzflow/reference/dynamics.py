@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from boltzflow.analysis import internal_coordinates
+from boltzflow.analysis.observables import radius_of_gyration
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError, TargetError
 from boltzflow.progress import FractionOf, Wanted, told
@@ -23,7 +24,6 @@ from boltzflow.reference.result import (
     check_numbers,
     judged,
     provenance,
-    radius_of_gyration,
 )
 from boltzflow.runtime import available_cores
 from boltzflow.seeds import checked

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int, PRNGKeyArray
 
 from boltzflow import seeds
+from boltzflow.analysis.observables import radius_of_gyration
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError, RunError, TargetError
 from boltzflow.progress import FractionOf, Wanted, told
@@ -30,7 +31,6 @@ from boltzflow.reference.result import (
     given_frames,
     judged,
     provenance,
-    radius_of_gyration,
 )
 from boltzflow.reference.tempering import Draws, Ladder, LadderState, SweepInfo, advance
 from boltzflow.targets import molecule_folder
@@ -388,4 +388,7 @@ def _join(parts: Sequence[Draws]) -> Draws:
 
 
 def _observables(draws: Draws) -> dict[str, Float[np.ndarray, "C K"]]:
-    return {"energy": np.asarray(draws.energy, np.float64).T, "radius_of_gyration": radius_of_gyration(np.asarray(draws.positions)).T}
+    return {
+        "energy": np.asarray(draws.energy, np.float64).T,
+        "radius_of_gyration": radius_of_gyration(np.asarray(draws.positions, np.float64)).T,
+    }

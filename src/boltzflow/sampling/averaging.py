@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from boltzflow.errors import DataError
-from boltzflow.flows.augmented import AugmentedCouplingFlow
 from boltzflow.flows.base import AbstractFlow
 from boltzflow.flows.images import log_images
 from boltzflow.progress import Wanted, told
@@ -36,7 +35,7 @@ def averaged(samples: Samples, flow: AbstractFlow, target: Target, *, first: int
 
     Args:
         samples: samples of this flow, all of them or some; they may be thinned or joined before or after.
-        flow: the flow; K is its `marginal_draws`.
+        flow: the flow; K is its `noisy_draws`.
         target: the target of the samples.
         first: number of the first of these samples where they are a part of more, so that no two parts draw the same noise.
         progress: told how many are done; None: a bar where somebody looks on (`progress.chosen`).
@@ -48,7 +47,7 @@ def averaged(samples: Samples, flow: AbstractFlow, target: Target, *, first: int
     Raises:
         DataError: if the flow has no copies, or the samples are averaged already, or not of this flow and target.
     """
-    flow = _require_copies(samples, flow, target)
+    _require_copies(samples, flow, target)
     log_q = np.array(samples.log_q, np.float64)
     usable = np.flatnonzero(np.isfinite(samples.log_weight))
     if usable.size:
@@ -61,21 +60,20 @@ def averaged(samples: Samples, flow: AbstractFlow, target: Target, *, first: int
         # What the weights hold beyond -u - log q, of thinned samples for instance, stays.
         log_weight = np.array(samples.log_weight)
         log_weight[usable] += samples.log_q[usable] - log_q[usable]
-    return dataclasses.replace(samples, log_q=log_q, log_weight=log_weight, meta={**samples.meta, "draws": flow.marginal_draws + 1})
+    return dataclasses.replace(samples, log_q=log_q, log_weight=log_weight, meta={**samples.meta, "draws": flow.noisy_draws + 1})
 
 
-def _require_copies(samples: Samples, flow: AbstractFlow, target: Target) -> AugmentedCouplingFlow:
-    """The flow, which must have copies that these samples are not averaged over yet.
+def _require_copies(samples: Samples, flow: AbstractFlow, target: Target) -> None:
+    """Refuses a flow without copies, and samples that are averaged over them already.
 
     Raises:
         DataError: as `averaged`.
     """
-    if not isinstance(flow, AugmentedCouplingFlow):
+    if not flow.noisy_draws:
         raise DataError("only an augmented flow has copies to average over; the log q of this flow is exact as it is.")
     if "draws" in samples.meta:
         raise DataError(f"log q of these samples is averaged over {samples.meta['draws']} copies already.")
     check_samples(samples, flow, target)
-    return flow
 
 
 def average_to(
@@ -105,7 +103,8 @@ def average_to(
         RunError: if the file cannot be written, or holds other samples.
     """
     piece = _CHUNKS * flow.chunk_size
-    draws = _require_copies(samples, flow, target).marginal_draws + 1
+    _require_copies(samples, flow, target)
+    draws = flow.noisy_draws + 1
     # Of which samples: the first of them tell drawings apart that have their settings in common.
     origin = hashlib.sha256(np.ascontiguousarray(samples.positions[:piece]).tobytes() + str(samples.n).encode()).hexdigest()[:16]
     meta = {**samples.meta, "draws": draws, "averaged": origin}

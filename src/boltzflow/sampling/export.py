@@ -123,17 +123,14 @@ def export(
     temporary = path.with_name(f".boltzflow-{os.getpid()}-{secrets.token_hex(4)}{suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if suffix in TOPOLOGY_FORMATS:
-            _write_with_mdtraj(positions, topology, temporary, suffix, frames.values)
-        else:
-            symbols = _symbols(symbols, topology, frames, positions.shape[1])
-            _write_text(positions, symbols, units, frames.values, suffix == ".extxyz", temporary)
-        files.commit(temporary, path)
+        with files.writing(path, temporary=temporary):
+            if suffix in TOPOLOGY_FORMATS:
+                _write_with_mdtraj(positions, topology, temporary, suffix, frames.values)
+            else:
+                symbols = _symbols(symbols, topology, frames, positions.shape[1])
+                _write_text(positions, symbols, units, frames.values, suffix == ".extxyz", temporary)
     except (OSError, UnicodeEncodeError, RuntimeError) as error:
         raise RunError(f"cannot write {path}: {_reason(error, path)}.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
     return len(positions)
 
 

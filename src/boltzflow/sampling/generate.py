@@ -15,9 +15,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from boltzflow import seeds
 from boltzflow.errors import DataError
-from boltzflow.flows.augmented import AugmentedCouplingFlow
 from boltzflow.flows.base import AbstractFlow, FlowSolution
 from boltzflow.flows.identity import identity
+from boltzflow.flows.status import Status
 from boltzflow.progress import Progress, Wanted, chosen
 from boltzflow.runtime import available_cores
 from boltzflow.sampling.enantiomers import with_right_enantiomer
@@ -46,9 +46,9 @@ def density(flow: AbstractFlow, positions: Float[Array, "B N D"], keys: PRNGKeyA
 
 
 @stored
-def marginals(flow: AugmentedCouplingFlow, positions: Float[Array, "B N D"], keys: PRNGKeyArray) -> Float[Array, "B K"]:
-    """Draws of the density of a chunk of configurations, one key each; see `AugmentedCouplingFlow.log_importance_ratios`."""
-    return jax.vmap(lambda x, key: flow.log_importance_ratios(x, count=flow.marginal_draws, key=key))(positions, keys)
+def marginals(flow: AbstractFlow, positions: Float[Array, "B N D"], keys: PRNGKeyArray) -> Float[Array, "B K"]:
+    """Draws of the density of a chunk of configurations, one key each; see `AbstractFlow.log_importance_ratios`."""
+    return jax.vmap(lambda x, key: flow.log_importance_ratios(x, count=flow.noisy_draws, key=key))(positions, keys)
 
 
 def sample_keys(start: int, count: int, *, seed: int) -> PRNGKeyArray:
@@ -211,7 +211,7 @@ def log_density(
 
 
 def log_importance_ratios(
-    flow: AugmentedCouplingFlow,
+    flow: AbstractFlow,
     positions: Float[np.ndarray, "n N D"],
     *,
     seed: int = 0,
@@ -219,10 +219,14 @@ def log_importance_ratios(
     chunk: int | None = None,
     progress: Wanted = False,
 ) -> Float[np.ndarray, "n K"]:
-    """Draws log q(x, a) - log pi(a|x) for configurations in data units, on the host; the mean of exponentials is the density.
+    """Draws of the log densities of configurations in data units, on the host; the mean of their exponentials is the density.
 
-    Those of configuration i depend on the seed and on `first` + i alone.
+    There are `flow.noisy_draws` of each, log q(x, a) - log pi(a|x) of an augmented flow; those of configuration i depend on the seed and
+    on `first` + i alone. One, the log density itself, where that is exact; NaN where it could not be computed.
     """
+    if not flow.noisy_draws:
+        solution = log_density(flow, positions, seed=seed, chunk=chunk, progress=progress)
+        return np.where(solution.status == Status.SOLVED, np.asarray(solution.log_q, np.float64), np.nan)[:, None]
     return np.asarray(_over_positions(lambda x, keys: marginals(flow, x, keys), flow, positions, chunk, progress, seed=seed, first=first))
 
 

@@ -12,6 +12,7 @@ from boltzflow import display, selection
 from boltzflow.analysis import free_energy, metrics, weights
 from boltzflow.analysis.estimate import Estimate, figure_rows
 from boltzflow.errors import DataError
+from boltzflow.flows.status import Status
 
 FIELDS = {
     "log_q": np.float64,
@@ -22,9 +23,6 @@ FIELDS = {
     "log_weight": np.float64,
 }
 """The columns beside the positions, with their types in memory and on disk."""
-
-OTHER_STEREOISOMER = 3
-"""Status of a sample that is another stereoisomer than the target; those of a flow are below (`flows.STATUS_SENTENCES`)."""
 
 SUMMED = ("seconds", "reflected", "other_stereoisomer")
 """Entries of the meta that add up where samples are joined; they tell of the drawing, of which samples that were taken are a part."""
@@ -75,7 +73,7 @@ class Samples:
         positions: (n, N, D) configurations with their centre of mass at zero, in the target's units.
         log_q: (n,) log density of the flow on the zero-CoM subspace, in nats.
         u: (n,) reduced energies U/kT of the target.
-        status: (n,) 0 where the solver succeeded, else its number of the failure, or `OTHER_STEREOISOMER`.
+        status: (n,) `flows.Status` of each: 0 where the solver succeeded.
         nfe: (n,) evaluations of the vector field.
         path_length: (n,) summed lengths of the solver's steps, in the target's units.
         meta: where the samples come from: target, fingerprint, units, model, seed, seconds, ...; `structure` is the PDB file of a molecule.
@@ -125,7 +123,7 @@ class Samples:
     def _weigh(self) -> None:
         """Sets the log-weights, or checks those that are given."""
         columns, before = (self.u, self.log_q, self.status), self._weighed
-        usable = (self.status == 0) & (np.isfinite(self.u) & np.isfinite(self.log_q) if self.has_energy else True)
+        usable = (self.status == Status.SOLVED) & (np.isfinite(self.u) & np.isfinite(self.log_q) if self.has_energy else True)
         plain = np.full(self.n, -np.inf)
         plain[usable] = -self.u[usable] - self.log_q[usable] if self.has_energy else 0.0
         given = self.log_weight
@@ -142,7 +140,7 @@ class Samples:
         elif np.isnan(given).any() or np.isposinf(given).any():
             raise DataError("log-weights must be finite, or -inf for a sample without weight; some are NaN or +inf.")
         elif before is None or given is not before.log_weight:
-            given = np.where(self.status == 0, given, -np.inf)
+            given = np.where(self.status == Status.SOLVED, given, -np.inf)
         object.__setattr__(self, "log_weight", given)
         object.__setattr__(self, "_weighed", _Weighed(given, columns, not np.array_equal(given, plain)))
 
@@ -228,12 +226,12 @@ class Samples:
     @property
     def n_solver_failed(self) -> int:
         """Samples whose solve failed."""
-        return int(np.sum((self.status != 0) & (self.status != OTHER_STEREOISOMER)))
+        return int(np.sum((self.status != Status.SOLVED) & (self.status != Status.OTHER_STEREOISOMER)))
 
     @property
     def n_other_stereoisomer(self) -> int:
         """Samples that are another stereoisomer than the target; they have no weight."""
-        return int(np.sum(self.status == OTHER_STEREOISOMER))
+        return int(np.sum(self.status == Status.OTHER_STEREOISOMER))
 
     def ess(self, *, seed: int = 0) -> Estimate:
         """Reverse effective sample size as a fraction of n; see `analysis.weights.reverse_ess`."""
@@ -322,7 +320,7 @@ class Samples:
 
     def summary(self, *, seed: int = 0) -> dict[str, Any]:
         """Key figures as plain values for JSON; null where there is nothing to say."""
-        solved = self.status == 0
+        solved = self.status == Status.SOLVED
         chirality = self.n_other_stereoisomer if "other_stereoisomer" in self.meta or self.n_other_stereoisomer else None
         verdict = weights.verdict(self.log_weight) if self.has_energy else None
         length = self.path_length[solved]
