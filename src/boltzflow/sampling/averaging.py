@@ -64,14 +64,24 @@ def averaged(samples: Samples, flow: AbstractFlow, target: Target, *, first: int
     return dataclasses.replace(samples, log_q=log_q, log_weight=log_weight, meta={**samples.meta, "draws": flow.marginal_draws + 1})
 
 
+def require_augmented(flow: AbstractFlow) -> AugmentedCouplingFlow:
+    """The flow, which must have copies.
+
+    Raises:
+        DataError: if it has none.
+    """
+    if not isinstance(flow, AugmentedCouplingFlow):
+        raise DataError("only an augmented flow has copies to average over; the log q of this flow is exact as it is.")
+    return flow
+
+
 def _require_copies(samples: Samples, flow: AbstractFlow, target: Target) -> AugmentedCouplingFlow:
     """The flow, which must have copies that these samples are not averaged over yet.
 
     Raises:
         DataError: as `averaged`.
     """
-    if not isinstance(flow, AugmentedCouplingFlow):
-        raise DataError("only an augmented flow has copies to average over; the log q of this flow is exact as it is.")
+    flow = require_augmented(flow)
     if "draws" in samples.meta:
         raise DataError(f"log q of these samples is averaged over {samples.meta['draws']} copies already.")
     check_samples(samples, flow, target)
