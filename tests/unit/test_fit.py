@@ -39,6 +39,7 @@ from boltzflow.datasets import loading as loading_module
 from boltzflow.errors import ConfigError, DataError, RunError
 from boltzflow.flows.build import build_flow
 from boltzflow.objectives.base import Setting, made
+from boltzflow.progress import Silent
 from boltzflow.targets.base import Target
 from boltzflow.training.folder import LOCK, locked
 from boltzflow.training.loop import train
@@ -233,6 +234,21 @@ def test_a_density_without_energy_has_no_effective_sample_size(target):
     flow = build_flow(FLOW, alone, 1.0, key=jax.random.key(0))
     found = periodic_evaluation(flow, alone, Dataset(frames(8), alone.fingerprint, alone.units), 8, 0)
     assert set(found) == {"validation_nll"}
+
+
+def test_the_pace_is_told_from_the_first_steps(target, tmp_path):
+    told = []
+
+    class Heard(Silent):
+        def update(self, done: int, **fields: typing.Any) -> None:
+            told.append((done, set(fields)))
+
+    options = RunOptions(log_every=100, checkpoint_every=1)
+    stage = dataclasses.replace(STAGE, steps=3)
+    bf.fit(target, data(target), flow=FLOW, stages=[stage], options=options, out=tmp_path / "run", progress=Heard())
+    # The last step is logged, whatever is said of the others.
+    assert [done for done, _ in told] == [1, 2, 3]
+    assert [fields for _, fields in told][:2] == [set(), set()]
 
 
 def test_one_trains_in_a_folder_at_a_time(target, tmp_path):
