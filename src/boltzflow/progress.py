@@ -71,19 +71,23 @@ Wanted = Progress | bool | None
 class Pace:
     """Rate and time left.
 
-    Counts from the first update on: what comes before it is compilation, or steps that an earlier process has done.
+    Counts from the first update on: what comes before it is compilation, or steps that an earlier process has done. Where the work has
+    parts, the rate is that of the present one: a warm-up tells nothing of what comes after it.
     """
 
     def __init__(self, total: int) -> None:
         self.total = total
         self._first: tuple[float, int] | None = None
         self._last: tuple[float, int] = (0.0, 0)
+        self._part: Field = ""
 
-    def update(self, done: int, now: float) -> None:
-        """Notes that `done` units are done at the time `now` in seconds."""
+    def update(self, done: int, now: float, part: Field = "") -> bool:
+        """Notes that `done` units are done at the time `now` in seconds; whether that begins another part."""
         self._last = (now, done)
-        if self._first is None:
-            self._first = self._last
+        other = part != self._part
+        if self._first is None or other:
+            self._first, self._part = self._last, part
+        return other
 
     @property
     def rate(self) -> float | None:
@@ -126,10 +130,11 @@ class PlainProgress:
         if self._pace is None:
             return
         now = time.monotonic()
-        self._pace.update(done, now)
+        other = self._pace.update(done, now, fields.get("now", ""))
         words = [f"{self._description}: {done}/{self._pace.total}", *_words(fields), self._pace.text()]
         self._pending = "  ".join(word for word in words if word)
-        if now - self._shown >= self._interval:
+        # Another part may be the last that is heard of for long.
+        if other or now - self._shown >= self._interval:
             self._flush(now)
 
     def message(self, text: str) -> None:
@@ -177,7 +182,7 @@ class RichProgress:
         """Moves the bar and shows the figures."""
         if self._task is None:
             return
-        self._pace.update(done, time.monotonic())
+        self._pace.update(done, time.monotonic(), fields.get("now", ""))
         figures = "  ".join(word for word in (*_words(fields), self._pace.text()) if word)
         self._bar.update(self._task, completed=done, figures=figures)
 

@@ -63,6 +63,11 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path, target: targets
     assert os.listdir(tmp_path) == ["frames.h5"]
 
 
+def test_frames_of_another_shape(data: datasets.Dataset):
+    with pytest.raises(DataError, match=r"must have shape \(n, N, D\), but have shape \(3, 2\)"):
+        datasets.Dataset(np.zeros((3, 2)), data.fingerprint, data.units)
+
+
 def test_save_below_a_file_is_refused(tmp_path: Path, data: datasets.Dataset):
     (tmp_path / "taken").write_text("")
     with pytest.raises(DataError, match="cannot be written"):

@@ -45,6 +45,25 @@ def test_pace_leaves_out_what_an_earlier_process_did():
     assert pace.text() == "20/s, 20 s left"
 
 
+def test_the_pace_is_that_of_the_present_part():
+    pace = progress.Pace(100)
+    assert pace.update(0, 0.0, "warm-up")
+    assert not pace.update(5, 50.0, "warm-up")
+    assert pace.text() == "10.0 s each, 15:50 left"
+    assert pace.update(10, 100.0, "sampling")
+    assert pace.text() == ""
+    pace.update(40, 103.0, "sampling")
+    assert pace.text() == "10/s, 6 s left"
+
+
+def test_another_part_is_shown_at_once():
+    stream = io.StringIO()
+    fraction = progress.FractionOf(progress.PlainProgress(stream, interval=1e9), "reference data")
+    for done, part in ((0.0, "warm-up"), (0.05, "warm-up"), (0.1, "sampling"), (0.2, "sampling")):
+        fraction(done, part)
+    assert stream.getvalue().splitlines()[1:] == ["reference data: 0/100  now warm-up", "reference data: 10/100  now sampling"]
+
+
 @pytest.mark.parametrize(("seconds", "words"), [(0.2, "0 s"), (59.6, "1:00"), (245.0, "4:05"), (7445.0, "2:04:05")])
 def test_duration(seconds, words):
     assert progress.duration(seconds) == words

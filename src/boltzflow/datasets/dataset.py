@@ -54,6 +54,10 @@ class Dataset:
     molecule: str = ""
     energies: Float[np.ndarray, " n"] | None = None
 
+    def __post_init__(self) -> None:
+        if np.ndim(self.positions) != 3:
+            raise DataError(f"positions of a data set must have shape (n, N, D), but have shape {np.shape(self.positions)}.")
+
     @property
     def n(self) -> int:
         """Number of frames."""

@@ -21,10 +21,11 @@ from boltzflow.models.model import Model
 from boltzflow.models.versions import versions
 from boltzflow.progress import Progress, Wanted, told
 from boltzflow.sampling.averaging import averaged
-from boltzflow.sampling.enantiomers import check_samples, energies, is_expensive, right_enantiomer
+from boltzflow.sampling.enantiomers import check_samples, energies, right_enantiomer
 from boltzflow.sampling.generate import draw, generate, log_density, log_importance_ratios, sample_keys
 from boltzflow.sampling.samples import Samples
 from boltzflow.targets.base import Target
+from boltzflow.targets.calculators import is_expensive
 
 REFERENCE_SEED = 1_000_003
 """Seed of the reference frames made for the evaluation of a shipped model; no preset trains on them."""

@@ -63,14 +63,23 @@ def averaged(samples: Samples, flow: AbstractFlow, target: Target, *, first: int
     return dataclasses.replace(samples, log_q=log_q, log_weight=log_weight, meta={**samples.meta, "draws": flow.noisy_draws + 1})
 
 
+def require_copies(flow: AbstractFlow) -> None:
+    """Refuses a flow without copies.
+
+    Raises:
+        DataError: if it has none.
+    """
+    if not flow.noisy_draws:
+        raise DataError("only an augmented flow has copies to average over; the log q of this flow is exact as it is.")
+
+
 def _require_copies(samples: Samples, flow: AbstractFlow, target: Target) -> None:
     """Refuses a flow without copies, and samples that are averaged over them already.
 
     Raises:
         DataError: as `averaged`.
     """
-    if not flow.noisy_draws:
-        raise DataError("only an augmented flow has copies to average over; the log q of this flow is exact as it is.")
+    require_copies(flow)
     if "draws" in samples.meta:
         raise DataError(f"log q of these samples is averaged over {samples.meta['draws']} copies already.")
     check_samples(samples, flow, target)

@@ -17,12 +17,7 @@ from boltzflow.flows.images import log_images as log_images
 from boltzflow.flows.status import Status
 from boltzflow.sampling.samples import Samples, difference
 from boltzflow.targets.base import Target
-from boltzflow.targets.calculators import CalculatorEnergy
-
-
-def is_expensive(target: Target) -> bool:
-    """Whether the energy is computed outside JAX, so that configurations that have no use for one are worth leaving out."""
-    return isinstance(target.energy_function, CalculatorEnergy)
+from boltzflow.targets.calculators import is_expensive
 
 
 def energies(

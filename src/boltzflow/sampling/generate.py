@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from boltzflow import seeds
-from boltzflow.errors import DataError
+from boltzflow.errors import DataError, RunError
 from boltzflow.flows.base import AbstractFlow, FlowSolution
 from boltzflow.flows.identity import identity
 from boltzflow.flows.status import Status
@@ -177,11 +177,31 @@ def _stream(
             now = time.perf_counter()
             # Every append is a file of its own, so that appends come by time rather than by chunk.
             if now - mark > 10.0 or done >= n:
-                block = Samples.concatenate(waiting)
-                writer.append(dataclasses.replace(block, meta={**block.meta, "seconds": now - mark}))
+                _append(writer, waiting, now - mark)
                 waiting, mark = [], now
             progress.update(done)
     return Samples.load(out, target).take(slice(0, n))
+
+
+def _append(writer: SamplesWriter, waiting: list[Samples], seconds: float) -> None:
+    """Appends parts at once, which have taken some seconds together; where the disk lacks room for all of them, those that fit.
+
+    Raises:
+        RunError: if not all could be written.
+    """
+
+    def write(parts: list[Samples]) -> None:
+        block = Samples.concatenate(parts)
+        writer.append(dataclasses.replace(block, meta={**block.meta, "seconds": seconds * len(parts) / len(waiting)}))
+
+    try:
+        write(waiting)
+    except RunError:
+        half = len(waiting) // 2
+        if not half:
+            raise
+        _append(writer, waiting[:half], seconds * half / len(waiting))
+        _append(writer, waiting[half:], seconds * (len(waiting) - half) / len(waiting))
 
 
 def to_samples(solution: FlowSolution, scale: float, meta: dict[str, Any]) -> Samples:

@@ -19,6 +19,8 @@ from boltzflow.targets.invariance import DOUBLE_ROUNDING, Energies, Trial
 
 BOLTZMANN = 0.00831446261815324
 """Boltzmann's constant in kJ/mol/K."""
+UNITS = ("reduced", "nm", "angstrom")
+"""Units of length that a target may have."""
 # Configurations whose energies are computed together when symmetries are tried.
 _BATCH = 32
 # Of a sum of terms of both signs in single precision, relative to the sum.
@@ -59,7 +61,7 @@ class Target:
         classes: for each particle the number of its interchangeability class; particles of one class may be permuted
             without changing u. Also the particle's type as a flow sees it.
         reflections: whether u is invariant under reflections as well as rotations.
-        units: "reduced" for toy systems, "nm" for molecules ("angstrom" for QM9).
+        units: one of `UNITS`: "reduced" for toy systems, "nm" for molecules ("angstrom" for QM9).
         temperature: in kelvin, None in reduced units.
         parameters: what else distinguishes this target from others of its name; part of the fingerprint.
         start: makes a starting configuration (N, D) for a sampler from a key.
@@ -101,6 +103,8 @@ class Target:
             raise TargetError(
                 f"target {self.name!r} needs at least 2 particles and 1 dimension, got {self.n_particles} and {self.dimension}."
             )
+        if self.units not in UNITS:
+            raise TargetError(f"target {self.name!r} has lengths in {self.units!r}; known are {', '.join(UNITS)}.")
         if len(self.classes) != self.n_particles:
             raise TargetError(
                 f"target {self.name!r} has {self.n_particles} particles but {len(self.classes)} interchangeability classes; "

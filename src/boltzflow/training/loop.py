@@ -160,6 +160,7 @@ class _Session:
         )
         self.log: MetricsLog | None = None
         self.seen: dict[str, list[float]] = {}
+        self.shown: dict[str, float] = {}
         self.seconds_before, self.began, self.worked = 0.0, time.perf_counter(), False
 
     @property
@@ -195,6 +196,7 @@ class _Session:
         """
         self.worked = True
         self.progress.start(part.end, part.objective.variant)
+        self.shown = {}
         for after, metrics, figures in part.steps(state, self.flow.network, positions, self.mesh):
             state, step = after, int(after.step)
             self._note(part, state, metrics, {part.objective.measure: metrics.loss, **figures})
@@ -217,6 +219,8 @@ class _Session:
             self.seen.setdefault(name, []).append(float(value))
         step = int(state.step)
         if self.log is None or not part.logs(step):
+            # The pace is known long before there are figures.
+            self.progress.update(step, **self.shown)
             return
         means = {name: float(np.mean(values)) for name, values in self.seen.items()}
         self.log.write(
@@ -228,7 +232,8 @@ class _Session:
             masked=int(state.masked),
             seconds=round(time.perf_counter() - self.began, 3),
         )
-        self.progress.update(step, **{part.objective.measure: means[part.objective.measure]})
+        self.shown = {part.objective.measure: means[part.objective.measure]}
+        self.progress.update(step, **self.shown)
         self.seen = {}
 
     def _save(self, part: stages.Part, state: TrainState) -> None:
