@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -132,12 +133,11 @@ class Dataset:
         path = files.named(path)
         if path.exists() and not overwrite:
             raise DataError(f"{path} exists already; choose another file, or pass overwrite=True.")
-        temporary = None
+        # A name of its own, because two processes may write the same frames.
+        temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-            os.close(handle)
-            with h5py.File(temporary, "w") as file:
+            with files.writing(path, temporary=temporary), h5py.File(temporary, "w") as file:
                 file.attrs.update(format=FORMAT, format_version=FORMAT_VERSION, fingerprint=self.fingerprint, units=self.units)
                 file.create_dataset("positions", data=np.asarray(self.positions, np.float32))
                 if self.energies is not None:
@@ -146,20 +146,10 @@ class Dataset:
                 for name, text in (("structure", self.structure), ("molecule", self.molecule)):
                     if text:
                         file.create_dataset(name, data=text)
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-            # mkstemp makes files that only their owner can read.
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(temporary, 0o666 & ~umask)
-            os.replace(temporary, path)
         except (OSError, RuntimeError) as error:
             raise DataError(
                 f"the data set cannot be written to {path} ({files.reason(error)}); choose a folder that is writable and has room."
             ) from error
-        finally:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
 
     def save_or_rescue(self, path: str | os.PathLike[str]) -> None:
         """As `save`, for frames that were expensive to make: where there is no room for them they are kept in another place.
