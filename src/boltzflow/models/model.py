@@ -22,10 +22,11 @@ from boltzflow.analysis.estimate import Estimate, figure_rows
 from boltzflow.config import Flow, Network, Precision, Projection, RunConfig, fields_of
 from boltzflow.config import io as config_io
 from boltzflow.errors import CheckpointError, DataError, TargetError, nearest
-from boltzflow.flows.base import STATUS_SENTENCES, AbstractFlow
+from boltzflow.flows.base import AbstractFlow
 from boltzflow.flows.build import build_flow
 from boltzflow.flows.identity import hash_of_weights, named_arrays
 from boltzflow.flows.images import log_images
+from boltzflow.flows.status import Status
 from boltzflow.progress import Wanted
 from boltzflow.sampling.enantiomers import right_enantiomer
 from boltzflow.sampling.generate import generate, log_density
@@ -135,10 +136,10 @@ class Model:
             solution = log_density(self.flow, padded, seed=seed, progress=progress)
         status = np.asarray(solution.status)[:n]
         log_q = np.asarray(solution.log_q, np.float64)[:n] + np.where(other, 0.0, log_images(self.flow, self.target))
-        for number in np.unique(status[status != 0]):
+        for number in np.unique(status[status != Status.SOLVED]):
             many = int(np.sum(status == number))
-            warnings.warn(f"log q of {many} of {n} configurations is NaN: {STATUS_SENTENCES[int(number)]}.", stacklevel=2)
-        return np.where(status == 0, log_q, np.nan).reshape(given.shape[:-2])
+            warnings.warn(f"log q of {many} of {n} configurations is NaN: {Status(int(number)).sentence}.", stacklevel=2)
+        return np.where(status == Status.SOLVED, log_q, np.nan).reshape(given.shape[:-2])
 
     def summary(self) -> dict[str, Any]:
         """Key facts, and the figures of the card, as plain values for JSON; None where the card says nothing."""
