@@ -263,7 +263,7 @@ class TestIncomplete:
         assert "so energies of the reference data and exact values are missing" in page
         # Those that are stored are shown.
         data = datasets.read(folder / "data.h5")
-        dataclasses.replace(data, energies=np.arange(data.n, dtype=float)).save(folder / "data.h5")
+        dataclasses.replace(data, energies=np.arange(data.n, dtype=float)).save(folder / "data.h5", overwrite=True)
         found = contents.read(folder)
         assert any("made again here, so exact values are missing" in note for note in found.notes)
         np.testing.assert_array_equal(found.data_energies, np.arange(data.n))

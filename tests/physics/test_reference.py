@@ -16,7 +16,7 @@ from boltzflow.geometry import center_of_mass
 from boltzflow.progress import Silent
 from boltzflow.reference import journal
 from boltzflow.reference.diagnostics import autocorrelation_time, bulk_ess, split_r_hat
-from boltzflow.reference.sampler import island_count
+from boltzflow.reference.islands import island_count
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 

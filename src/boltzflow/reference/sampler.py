@@ -1,28 +1,27 @@
 """Makes reference data: the schedule around the tempering sampler, and what it reports."""
 
 import dataclasses
-import functools
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, PRNGKeyArray
+from jaxtyping import Float
 
 from boltzflow import seeds
 from boltzflow.analysis.observables import radius_of_gyration
 from boltzflow.datasets import Dataset
-from boltzflow.errors import DataError, RunError, TargetError
+from boltzflow.errors import DataError, RunError
 from boltzflow.progress import FractionOf, Wanted, duration, told
 from boltzflow.reference import journal
 from boltzflow.reference.diagnostics import autocorrelation_time
+from boltzflow.reference.islands import ISLANDS, Islands, join
 from boltzflow.reference.result import (
     ReferenceResult,
     apply_symmetries,
@@ -32,17 +31,13 @@ from boltzflow.reference.result import (
     judged,
     provenance,
 )
-from boltzflow.reference.tempering import Draws, Ladder, LadderState, SweepInfo, advance
+from boltzflow.reference.tempering import Draws, SweepInfo
 from boltzflow.targets import molecule_folder
 from boltzflow.targets.base import Target
 from boltzflow.targets.calculators import is_expensive
 
 _CHAINS = 256
 _DRAWS_PER_CHAIN = 32
-_ISLANDS = 4
-# Pairs of particles over the chains of an island, at one temperature: with more than this, LJ55 leaves the cache and takes 1.8 times as
-# long for a chain.
-_ISLAND_PAIRS = 50_000
 # Draws between two states that are kept; a kill loses no more.
 _CHUNK = 16
 _WARM_UP_SWEEPS = 400
@@ -50,16 +45,6 @@ _PILOT_SWEEPS = 256
 # Of an energy outside JAX, whose calls take milliseconds where compiled ones take microseconds.
 _EXPENSIVE_CHAINS = 4
 _EXPENSIVE_PILOT_SWEEPS = 32
-_ACCEPTANCE = 0.85
-# Chosen from a few settings tried with one seed each, not optimised. Gradients per independent frame at acceptance 0.8, as mean leapfrog
-# steps × HMC steps between swaps: DW4 393 (6×2), 492 (12×1), 717 (12×2), 872 (24×1); LJ13 with four temperatures up to 2 595 (12×1),
-# 622 (12×2), 684 (24×1), a difference within the noise. LJ13 without tempering needed 178 to 245, so tempering costs there and buys safety.
-_LEAPFROG_STEPS = 12
-# Bonds force short steps, a hundredth of what torsions need to turn. Alanine dipeptide: 2 000 gradients at each temperature from one
-# independent frame to the next, by the radius of gyration (one setting, one seed).
-_LEAPFROG_STEPS_OF_MOLECULES = 48
-_HMC_STEPS = 1
-_SNAPSHOT = ("coordinates", "energy", "gradient", "log_steps", "key")
 # Hottest temperature of the default ladder in units of the target's: hot enough to cross the barriers of that target.
 _HOTTEST = {"double_well": 4.0, "lennard_jones": 1.5}
 
@@ -129,7 +114,7 @@ def sample(
     if chains is None and is_expensive(target):
         chains = _EXPENSIVE_CHAINS
     elif chains is None:
-        chains = _ISLANDS * max(1, min(_CHAINS, n // _DRAWS_PER_CHAIN) // _ISLANDS)
+        chains = ISLANDS * max(1, min(_CHAINS, n // _DRAWS_PER_CHAIN) // ISLANDS)
     rungs = default_temperatures(target) if temperatures is None else tuple(float(t) for t in temperatures)
     if not rungs or rungs[0] != 1.0 or any(hot <= cold for cold, hot in zip(rungs, rungs[1:], strict=False)):
         raise DataError(f"temperatures are multiples of the target's that ascend from 1, such as 1,1.5,2; got {rungs}.")
@@ -225,7 +210,7 @@ def _run(plan: _Plan, steps: journal.Journal | None) -> _Drawn:
     drawn = [_unpacked(arrays) for arrays in found[1:]]
     pace = None
     plan.report(0.0, "compiling")
-    with _Islands(plan.target, plan.rungs, plan.chains, plan.chunk, key=key_run) as islands:
+    with Islands(plan.target, plan.rungs, plan.chains, plan.chunk, key=key_run) as islands:
         if found:
             islands.restore(found[-1])
             before = float(found[-1]["seconds"])
@@ -246,7 +231,7 @@ def _run(plan: _Plan, steps: journal.Journal | None) -> _Drawn:
             drawn.append(islands.produce(1))
             pace = time.perf_counter() - mark
             keep(drawn[-1])
-        times = {name: autocorrelation_time(values) for name, values in _observables(_join(drawn[:pilots])).items()}
+        times = {name: autocorrelation_time(values) for name, values in _observables(join(drawn[:pilots])).items()}
         thin = math.ceil(max(times.values()))
         about = "" if pace is None else f", about {duration(pace * thin * (pilots + plan.chunks - len(drawn)))} in all"
         while len(drawn) < pilots + plan.chunks:
@@ -254,7 +239,7 @@ def _run(plan: _Plan, steps: journal.Journal | None) -> _Drawn:
             drawn.append(islands.produce(thin))
             keep(drawn[-1])
         step_sizes = islands.step_sizes()
-    return _Drawn(_join(drawn[pilots:]), times, thin, step_sizes, before + time.perf_counter() - began)
+    return _Drawn(join(drawn[pilots:]), times, thin, step_sizes, before + time.perf_counter() - began)
 
 
 def _finished(plan: _Plan, drawn: _Drawn) -> ReferenceResult:
@@ -293,130 +278,6 @@ def _packed(draws: Draws) -> dict[str, np.ndarray]:
 def _unpacked(arrays: Mapping[str, np.ndarray]) -> Draws:
     positions, energy, acceptance, swap = (arrays[f"draws{number}"] for number in range(4))
     return Draws(positions, energy, SweepInfo(acceptance, swap))  # pyright: ignore[reportArgumentType] (arrays of the host)
-
-
-class _Programs(NamedTuple):
-    start: Callable[[PRNGKeyArray, int], LadderState]
-    advance: Callable[..., tuple[LadderState, Float[jax.Array, " T"], Draws]]
-
-
-@functools.lru_cache(maxsize=4)
-def _programs(target: Target, temperatures: tuple[float, ...]) -> _Programs:
-    """The compiled programs of a ladder, kept for the next call with the same target object."""
-    steps = _LEAPFROG_STEPS if target.topology is None else _LEAPFROG_STEPS_OF_MOLECULES
-    ladder = Ladder(target, temperatures, leapfrog_steps=steps, hmc_steps=_HMC_STEPS)
-
-    def start(key: PRNGKeyArray, chains: int) -> LadderState:
-        keys = jax.random.split(key, (len(temperatures), chains))
-        return ladder.init(jax.vmap(jax.vmap(lambda key: target.starting_positions(key=key)))(keys))
-
-    def run(
-        state: LadderState,
-        log_steps: Float[jax.Array, " T"],
-        thin: Int[jax.Array, ""],
-        gain: Float[jax.Array, ""],
-        key: PRNGKeyArray,
-        draws: int,
-    ) -> tuple[LadderState, Float[jax.Array, " T"], Draws]:
-        return advance(ladder, state, log_steps, thin, gain, draws=draws, acceptance=_ACCEPTANCE, key=key)
-
-    return _Programs(jax.jit(start, static_argnums=1), jax.jit(run, static_argnums=5))
-
-
-class _Islands:
-    """Groups of chains that run in threads of their own, for XLA uses one core for a compiled loop.
-
-    The number of groups does not depend on the number of cores, so neither do the results.
-    """
-
-    def __init__(self, target: Target, temperatures: tuple[float, ...], chains: int, draws: int, *, key: PRNGKeyArray) -> None:
-        # Energies outside JAX have processes of their own, which large batches serve best.
-        together = jax.default_backend() != "cpu" or is_expensive(target)
-        groups = 1 if together else island_count(chains, target.n_particles)
-        self._programs = _programs(target, temperatures)
-        self._draws = draws
-        self._keys = list(jax.random.split(key, groups))
-        self._states = [self._programs.start(self._next_key(group), chains // groups) for group in range(groups)]
-        broken = sum(int(jnp.sum(~jnp.isfinite(state.energy))) for state in self._states)
-        if broken:
-            raise TargetError(
-                f"{broken} of {chains * len(temperatures)} starting configurations of target {target.name!r} have no finite energy; give "
-                "the target a `start` function that makes configurations without clashes."
-            )
-        scale = jnp.sqrt(jnp.mean(self._states[0].coordinates ** 2))
-        self._log_steps = [jnp.full(len(temperatures), jnp.log(0.01 * scale))] * groups
-        # No sweep at all: compiles the program once, before the threads would each do so.
-        self._advance(0, thin=0, gain=0.0)
-        self._threads = ThreadPoolExecutor(max_workers=min(groups, os.cpu_count() or 1))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._threads.shutdown(cancel_futures=True)
-
-    def step_sizes(self) -> Float[np.ndarray, " T"]:
-        """Step sizes of the temperatures, averaged over the groups."""
-        return np.exp(np.mean([np.asarray(steps) for steps in self._log_steps], axis=0))
-
-    def snapshot(self) -> dict[str, np.ndarray]:
-        """All that the next draws depend on: states of the chains, step sizes and keys."""
-        arrays = {}
-        for group, (state, steps, key) in enumerate(zip(self._states, self._log_steps, self._keys, strict=True)):
-            values = (*state, steps, jax.random.key_data(key))
-            arrays.update({f"{name}{group}": np.asarray(value) for name, value in zip(_SNAPSHOT, values, strict=True)})
-        return arrays
-
-    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Goes back to what a snapshot holds."""
-        for group in range(len(self._states)):
-            *state, steps, key = (jnp.asarray(arrays[f"{name}{group}"]) for name in _SNAPSHOT)
-            self._states[group], self._log_steps[group] = LadderState(*state), steps
-            self._keys[group] = jax.random.wrap_key_data(key)
-
-    def warm_up(self, sweeps: int, gain: float) -> None:
-        """Fits the step sizes while the chains forget their start.
-
-        Args:
-            sweeps: how many, or a few more.
-            gain: how far the step sizes follow the acceptance in each; they are averaged at last.
-        """
-        outcome = self._all(thin=-(-sweeps // self._draws), gain=gain)
-        self._log_steps = [steps for _, steps, _ in outcome]
-
-    def produce(self, thin: int) -> Draws:
-        """Draws of all chains with frozen step sizes, on the host."""
-        parts = [part for _, _, part in self._all(thin=thin, gain=0.0)]
-        positions, energy = (np.concatenate(each, axis=1) for each in zip(*[part[:2] for part in parts], strict=True))
-        rates: Any = jax.tree.map(lambda *each: np.mean(each, axis=0), *[part.info for part in parts])
-        return parts[0]._replace(positions=positions, energy=energy, info=rates)
-
-    def _all(self, *, thin: int, gain: float) -> list[tuple[LadderState, Float[jax.Array, " T"], Draws]]:
-        outcome = list(self._threads.map(lambda group: self._advance(group, thin=thin, gain=gain), range(len(self._states))))
-        self._states = [state for state, _, _ in outcome]
-        return outcome
-
-    def _advance(self, group: int, *, thin: int, gain: float) -> tuple[LadderState, Float[jax.Array, " T"], Draws]:
-        arguments = (self._states[group], self._log_steps[group], thin, gain, self._next_key(group))
-        return jax.block_until_ready(self._programs.advance(*arguments, self._draws))
-
-    def _next_key(self, group: int) -> PRNGKeyArray:
-        self._keys[group], key = jax.random.split(self._keys[group])
-        return key
-
-
-def island_count(chains: int, n_particles: int) -> int:
-    """Number of islands among which the chains are divided evenly, each small enough for the cache where the chains allow it."""
-    if chains % _ISLANDS:
-        return 1
-    groups = _ISLANDS
-    while chains % (2 * groups) == 0 and chains // groups * n_particles**2 > _ISLAND_PAIRS:
-        groups *= 2
-    return groups
-
-
-def _join(parts: Sequence[Draws]) -> Draws:
-    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
 def _observables(draws: Draws) -> dict[str, Float[np.ndarray, "C K"]]:
