@@ -70,7 +70,7 @@ def main() -> None:
             jax.block_until_ready(metrics.loss)
             times.append(time.perf_counter() - began)
         usual = statistics.median(times[1:])
-        keys = sample_keys(0, 0, flow.chunk_size)
+        keys = sample_keys(0, flow.chunk_size, seed=0)
         drawn = []
         for _ in range(2):
             began = time.perf_counter()

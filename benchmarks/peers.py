@@ -151,7 +151,7 @@ def own_worker(devices: int) -> None:
         float(metrics.loss)
 
     def samples() -> None:
-        jax.block_until_ready(draw(flow, sample_keys(0, 0, SAMPLES)))
+        jax.block_until_ready(draw(flow, sample_keys(0, SAMPLES, seed=0)))
 
     _serve({"step": step, "paired step": paired, "samples": samples})
 

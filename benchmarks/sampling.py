@@ -28,7 +28,7 @@ def measure(flow: "AbstractFlow", target: "Target", n: int, chunk: int) -> dict[
     times = []
     for _ in range(2):
         began = time.perf_counter()
-        jax.block_until_ready(draw(flow, sample_keys(0, 0, chunk)))
+        jax.block_until_ready(draw(flow, sample_keys(0, chunk, seed=0)))
         times.append(time.perf_counter() - began)
     began = time.perf_counter()
     generate(flow, target, n, seed=1, chunk=chunk)

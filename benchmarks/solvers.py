@@ -41,7 +41,7 @@ def main() -> None:
 
     model = load_model(arguments.model)
     flow = model.flow
-    keys = sample_keys(0, 0, arguments.n)
+    keys = sample_keys(0, arguments.n, seed=0)
     fine = dataclasses.replace(flow, solver=RK4(arguments.reference_steps))
     print(f"{arguments.model}, n = {arguments.n}, reference: {fine.solver}")
     print(f"{'solver':36}{'NFE':>7}{'CPU ms':>9}{'rms':>9}{'median':>9}{'99 %':>9}{'max':>9}{'ESS %':>8}{'failed':>8}")

@@ -18,10 +18,11 @@ from boltzflow.analysis import free_energy
 from boltzflow.analysis.internal_coordinates import backbones, torsions
 from boltzflow.config import AugmentedPathGradient, DataConfig, PathGradient, Stage
 from boltzflow.errors import TargetError
+from boltzflow.models import load_model
 from boltzflow.progress import PlainProgress
 from boltzflow.sampling.averaging import averaged
 from boltzflow.sampling.generate import generate
-from boltzflow.training import load_model, train
+from boltzflow.training import train
 
 # In eV, near the energy of the minimum: single precision keeps the differences.
 REFERENCE_ENERGY = -897.5

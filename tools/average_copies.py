@@ -10,10 +10,10 @@ import numpy as np
 
 from boltzflow import progress
 from boltzflow.analysis.internal_coordinates import backbones, torsions
+from boltzflow.models import load_model
 from boltzflow.sampling.averaging import averaged
 from boltzflow.sampling.samples import Samples
 from boltzflow.sampling.thinning import thinned
-from boltzflow.training import load_model
 
 
 def main() -> None:

@@ -9,10 +9,10 @@ import dataclasses
 import numpy as np
 
 from boltzflow.analysis import weights
+from boltzflow.models import load_model
 from boltzflow.sampling.enantiomers import log_images
 from boltzflow.sampling.generate import log_density
 from boltzflow.sampling.samples import Samples
-from boltzflow.training import load_model
 
 
 def main() -> None:

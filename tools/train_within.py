@@ -131,7 +131,7 @@ def main() -> None:
         bring(options.out, options.bring)
     if options.n:
         say("evaluating")
-        found = evaluate(load_model(options.out), None, options.n, options.seed)
+        found = evaluate(load_model(options.out), options.n, seed=options.seed)
         (options.out / "evaluation.json").write_text(json.dumps(found, indent=2))
         bring(options.out, options.bring)
         say(json.dumps({key: value for key, value in found.items() if key != "versions"}))

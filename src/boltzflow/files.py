@@ -24,23 +24,34 @@ def replace(path: Path, content: str | bytes) -> None:
     Raises:
         OSError: if the folder cannot be written; nothing is left behind.
     """
-    part = path.with_name(path.name + ".part")
+    with writing(path) as part:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def writing(path: Path, *, temporary: Path | None = None) -> Iterator[Path]:
+    """A file to write in the block, which gets its name at the end of it, once its content is on the disk.
+
+    No crash leaves half of it under that name, and nothing is left behind where the block or the renaming fails.
+
+    Args:
+        path: the name that the file gets.
+        temporary: its name until then, in the same folder; None: that of the file with `.part` after it.
+
+    Raises:
+        OSError: if it cannot be written or renamed.
+    """
+    part = path.with_name(path.name + ".part") if temporary is None else temporary
     try:
-        with part.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-        commit(part, path)
-    except OSError:
+        yield part
+        _commit(part, path)
+    except BaseException:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
         raise
 
 
-def commit(temporary: Path, path: Path) -> None:
-    """Gives a finished file its name once its content is on the disk, so that no crash leaves half of it under that name.
-
-    Raises:
-        OSError: if it cannot be written or renamed.
-    """
+def _commit(temporary: Path, path: Path) -> None:
     with temporary.open("rb+") as file:
         os.fsync(file.fileno())
     temporary.replace(path)
@@ -117,33 +128,59 @@ def require_writable(path: Path, *, longest: int = _LONGEST) -> None:
         raise RunError(f"cannot write {path} ({above}: {reason(error)}); choose another place.") from error
 
 
-@contextlib.contextmanager
-def locked(lock: Path, sentence: str) -> Iterator[None]:
-    """Keeps what a lock file stands for to this process while the block runs.
+class Lock:
+    """What a lock file stands for, kept to this process from here on until it is released; a context manager.
 
-    The system gives the lock back when the process ends, however it ends.
+    The system gives the lock back when the process ends, however it ends. The lock file is made, with its folder; both go again, the
+    folder if nothing has come into it.
 
     Args:
-        lock: the lock file; it is made, with its folder, and goes again.
+        file: the lock file.
         sentence: what whoever comes second is told.
 
     Raises:
-        RunError: with the sentence, if another process holds it, or if it cannot be made.
+        RunError: with the sentence, if another process holds it.
+        OSError: if it cannot be made.
     """
-    import filelock
 
-    held = filelock.FileLock(lock)
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        held.acquire(timeout=0)
-    except filelock.Timeout:
-        raise RunError(sentence) from None
-    except OSError as error:
-        raise RunError(f"{lock.parent} cannot be written: {reason(error)}; choose another place.") from error
-    try:
-        yield
-    finally:
+    def __init__(self, file: Path, sentence: str) -> None:
+        import filelock
+
+        self._file = file
+        self._made = [path for path in (file.parent, *file.parent.parents) if not path.exists()]
+        self._left = file.exists()
+        # The thread that lets go may be another one than that which took hold.
+        self._lock = filelock.FileLock(file, timeout=0, thread_local=False)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+        except filelock.Timeout:
+            raise RunError(sentence) from None
+
+    @property
+    def held(self) -> bool:
+        """Whether it has not been released."""
+        return self._lock.is_locked
+
+    def release(self, *, refused: bool = False) -> None:
+        """Gives the lock back.
+
+        Args:
+            refused: nothing has been done under it, so that a lock file which a killed process has left stays, as all else does.
+        """
+        if not self.held:
+            return
         # While it is held: whoever opened the file before it went tries again (filelock looks whether it is still there).
         with contextlib.suppress(OSError):
-            lock.unlink()
-        held.release()
+            if not (refused and self._left):
+                self._file.unlink()
+        self._lock.release()
+        with contextlib.suppress(OSError):
+            for path in self._made:
+                path.rmdir()
+
+    def __enter__(self) -> "Lock":
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self.release(refused=kind is not None)

@@ -1,6 +1,11 @@
-"""Progress of long work: a bar on a terminal, a plain line now and then elsewhere, or nothing."""
+"""Progress of long work: a bar on a terminal or in a notebook, a plain line now and then elsewhere, or nothing.
+
+What takes long takes `progress`: None shows it where somebody looks on (`chosen`), True everywhere, False nowhere, and an object with the
+methods of `Progress` is told.
+"""
 
 import contextlib
+import html
 import sys
 import time
 from collections.abc import Iterator
@@ -59,22 +64,30 @@ class Silent:
         """Does nothing."""
 
 
+Wanted = Progress | bool | None
+"""What functions take: who is to be told, or whether anything is to be shown; None: where somebody looks on."""
+
+
 class Pace:
     """Rate and time left.
 
-    Counts from the first update on: what comes before it is compilation, or steps that an earlier process has done.
+    Counts from the first update on: what comes before it is compilation, or steps that an earlier process has done. Where the work has
+    parts, the rate is that of the present one: a warm-up tells nothing of what comes after it.
     """
 
     def __init__(self, total: int) -> None:
         self.total = total
         self._first: tuple[float, int] | None = None
         self._last: tuple[float, int] = (0.0, 0)
+        self._part: Field = ""
 
-    def update(self, done: int, now: float) -> None:
-        """Notes that `done` units are done at the time `now` in seconds."""
+    def update(self, done: int, now: float, part: Field = "") -> bool:
+        """Notes that `done` units are done at the time `now` in seconds; whether that begins another part."""
         self._last = (now, done)
-        if self._first is None:
-            self._first = self._last
+        other = part != self._part
+        if self._first is None or other:
+            self._first, self._part = self._last, part
+        return other
 
     @property
     def rate(self) -> float | None:
@@ -117,10 +130,11 @@ class PlainProgress:
         if self._pace is None:
             return
         now = time.monotonic()
-        self._pace.update(done, now)
+        other = self._pace.update(done, now, fields.get("now", ""))
         words = [f"{self._description}: {done}/{self._pace.total}", *_words(fields), self._pace.text()]
         self._pending = "  ".join(word for word in words if word)
-        if now - self._shown >= self._interval:
+        # Another part may be the last that is heard of for long.
+        if other or now - self._shown >= self._interval:
             self._flush(now)
 
     def message(self, text: str) -> None:
@@ -168,7 +182,7 @@ class RichProgress:
         """Moves the bar and shows the figures."""
         if self._task is None:
             return
-        self._pace.update(done, time.monotonic())
+        self._pace.update(done, time.monotonic(), fields.get("now", ""))
         figures = "  ".join(word for word in (*_words(fields), self._pace.text()) if word)
         self._bar.update(self._task, completed=done, figures=figures)
 
@@ -185,6 +199,55 @@ class RichProgress:
         self._task = None
 
 
+class NotebookProgress:
+    """A bar with figures, rate and time left, in the output of a notebook's cell; it needs nothing but IPython.
+
+    (rich draws in notebooks, too, but where ipywidgets is not installed it only warns.)
+    """
+
+    def __init__(self, interval: float = 0.25) -> None:
+        from IPython.display import HTML, display  # pyright: ignore[reportMissingImports]
+
+        self._html, self._display = HTML, display
+        self._interval = interval
+        self._place = None
+        self._description, self._pace = "", Pace(0)
+        self._done, self._figures, self._shown = 0, "", 0.0
+
+    def start(self, total: int, description: str) -> None:
+        """Begins a piece of work of `total` units."""
+        self.stop()
+        self._description, self._pace = description, Pace(total)
+        self._done, self._figures, self._shown = 0, "", time.monotonic()
+        self._place = self._display(self._html(self._bar()), display_id=True)
+
+    def update(self, done: int, **fields: Field) -> None:
+        """Moves the bar and shows the figures, if what is shown is old enough."""
+        if self._place is None:
+            return
+        now = time.monotonic()
+        self._pace.update(done, now)
+        self._done, self._figures = done, "  ".join(word for word in (*_words(fields), self._pace.text()) if word)
+        if now - self._shown >= self._interval:
+            self._shown = now
+            self._place.update(self._html(self._bar()))
+
+    def message(self, text: str) -> None:
+        """Prints a line below the cell."""
+        print(text, file=sys.stderr, flush=True)
+
+    def stop(self) -> None:
+        """Leaves the bar as it is."""
+        if self._place is not None:
+            self._place.update(self._html(self._bar()))
+        self._place = None
+
+    def _bar(self) -> str:
+        total = self._pace.total
+        words = f"{self._description} {self._done}/{total}  {self._figures}".rstrip()
+        return f'<div><progress value="{self._done}" max="{max(total, 1)}"></progress> <code>{html.escape(words)}</code></div>'
+
+
 class FractionOf:
     """Lets work that reports `(fraction, message)` report to a `Progress`, in percent."""
 
@@ -198,18 +261,45 @@ class FractionOf:
 
 
 def create() -> Progress:
-    """A bar if stderr is a terminal, plain lines otherwise."""
+    """A bar in a notebook or if stderr is a terminal, plain lines otherwise."""
+    if in_notebook():
+        return NotebookProgress()
     return RichProgress() if sys.stderr.isatty() else PlainProgress()
+
+
+def in_notebook() -> bool:
+    """Whether this is the kernel of a notebook, whose output is neither a terminal nor a file."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return shell is not None and hasattr(shell, "kernel")
+
+
+def chosen(wanted: Wanted) -> Progress:
+    """Who is told.
+
+    Args:
+        wanted: a `Progress`; True or False; None: a bar on a terminal or in a notebook, and silence in scripts whose stderr goes to a file.
+    """
+    if wanted is not None and not isinstance(wanted, bool):
+        return wanted
+    looked_at = in_notebook() or sys.stderr.isatty() if wanted is None else wanted
+    return create() if looked_at else Silent()
+
+
+@contextlib.contextmanager
+def told(wanted: Wanted) -> Iterator[Progress]:
+    """Who is told while the block runs (`chosen`); a terminal is given back however it ends."""
+    progress = chosen(wanted)
+    try:
+        yield progress
+    finally:
+        progress.stop()
 
 
 @contextlib.contextmanager
 def shown() -> Iterator[Progress]:
     """Shows progress while the block runs; the terminal is given back however it ends."""
-    progress = create()
-    try:
+    with told(True) as progress:
         yield progress
-    finally:
-        progress.stop()
 
 
 def duration(seconds: float) -> str:

@@ -73,7 +73,8 @@ def _entered(union: type[config.Options], name: str) -> Callable[[C], C]:
 def sampler(name: str) -> Callable[[F], F]:
     """Registers a sampler of reference data, for `boltzflow reference TARGET --method NAME`.
 
-    It is called as `make(target, n, *, seed, progress)` and gives a `boltzflow.Dataset`, or what `reference.sample` gives.
+    It is called as `make(target, n, *, seed, progress)`, with a `boltzflow.progress.Progress` to tell how far it is, and gives a
+    `boltzflow.Dataset`, or what `reference.sample` gives.
     """
     return _kept(_samplers, name)
 

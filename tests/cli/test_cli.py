@@ -8,12 +8,15 @@ import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import types
 
 import pytest
 
 from boltzflow import cli, runtime
+from boltzflow.cli import arguments
 from boltzflow.config import RunConfig
 from boltzflow.config import io as config_io
 from boltzflow.errors import ConfigError, RunError
@@ -140,6 +143,16 @@ def test_resume_names_the_runs_beside(capsys, tmp_path):
     (tmp_path / "lj13").mkdir()
     config_io.save_config(config_io.load_preset("lj13"), tmp_path / "lj13" / "config.yaml")
     assert f"did you mean '{tmp_path / 'lj13'}'?" in refused(capsys, "resume", str(tmp_path / "lj31"))
+
+
+def test_a_disk_that_lacks_some_room_is_told_of_and_one_that_lacks_most_is_refused(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=64_000))
+    arguments.room(1000, 8, tmp_path / "new" / "s.h5")
+    assert capsys.readouterr().err == ""
+    arguments.room(1001, 8, tmp_path / "new" / "s.h5")
+    assert "make room before it is full" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="lower -n"):
+        arguments.room(10_001, 8, tmp_path / "new" / "s.h5")
 
 
 def test_existing_files_are_not_overwritten(capsys, tmp_path):

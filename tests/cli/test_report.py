@@ -1,5 +1,6 @@
 """The report of a faked run: complete, incomplete and broken, and opened in a browser."""
 
+import dataclasses
 import html
 import json
 import re
@@ -11,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from boltzflow import cli, report
+from boltzflow import cli, datasets, report
 from boltzflow.errors import RunError
+from boltzflow.report import contents
 from boltzflow.report.page import duration
 from boltzflow.sampling.samples import Samples
 from boltzflow.sampling.writer import SamplesWriter
@@ -258,6 +260,13 @@ class TestIncomplete:
             (folder / name).write_text((folder / name).read_text().replace("lj13", "my-molecule"))
         page = report.write(folder, tmp_path / "r.html").read_text()
         assert "my-molecule is not registered by name" in page
+        assert "so energies of the reference data and exact values are missing" in page
+        # Those that are stored are shown.
+        data = datasets.read(folder / "data.h5")
+        dataclasses.replace(data, energies=np.arange(data.n, dtype=float)).save(folder / "data.h5")
+        found = contents.read(folder)
+        assert any("made again here, so exact values are missing" in note for note in found.notes)
+        np.testing.assert_array_equal(found.data_energies, np.arange(data.n))
         assert {"Energies", "Pair distances", "Samples"} <= set(headings(page))
 
 

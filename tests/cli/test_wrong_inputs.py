@@ -161,6 +161,7 @@ COMMANDS: list[tuple[str, list[str], str]] = [
     ("two arrays", ["evaluate", "dw4", "--data", "two.npz"], "holds the arrays a, b"),
     ("garbage as data", ["evaluate", "dw4", "--data", "garbage.h5"], "not a readable HDF5"),
     ("data cut off", ["evaluate", "dw4", "--data", "cut-data.h5"], "truncated"),
+    ("trajectory as data", ["evaluate", "dw4", "--data", "there.xyz"], "boltzflow.datasets.of(mdtraj.load(...), target)"),
     ("samples as data", ["evaluate", "dw4", "--data", "samples.h5"], "not a boltzflow data set"),
     ("data of another target", ["evaluate", "dw4", "--data", "lj13.h5"], "holds frames of lennard_jones"),
     ("data in another unit", ["evaluate", "dw4", "--data", "scaled.npy"], "does not belong to target 'double_well'"),
@@ -193,6 +194,9 @@ COMMANDS: list[tuple[str, list[str], str]] = [
     ("unknown force field", ["reference", "nma.pdb", "--force-field", "amber15.xml", "--temperature", "9", "-o", "new.h5"], "amber15.xml"),
     ("dynamics of no molecule", ["reference", "dw4", "--method", "molecular-dynamics", "-o", "new.h5"], "molecule"),
     ("interval for another sampler", ["reference", "dw4", "--interval", "2"], "--interval is for --method molecular-dynamics"),
+    # averages
+    ("average without copies", ["average", "dw4", "no.h5"], "only an augmented flow has copies"),
+    ("average of nothing", ["average", "dw4-eacf", "no.h5"], "there are no samples at no.h5"),
     # runs
     ("model for a run", ["report", "dw4"], "dw4 is a pretrained model, which has no run folder"),
     ("model for a run to resume", ["resume", "dw4"], "dw4 is a pretrained model, which has no run folder"),

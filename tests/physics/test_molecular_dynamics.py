@@ -1,11 +1,18 @@
 """Molecular dynamics against closed forms, on three atoms of which bonds and angle are independent."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from boltzflow import datasets, reference, targets
 from boltzflow.analysis import internal_coordinates
 from boltzflow.errors import DataError, TargetError
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from recording import Recorder
 
 openmm = pytest.importorskip("openmm")
 pytest.importorskip("openmm.app")
@@ -122,7 +129,7 @@ def test_the_faster_platform_is_taken(target, monkeypatch):
             monkeypatch.setattr(chains, "_results", lambda futures, answers=answers: [next(answers)])
             assert chains.choose_platform() == expected
     for platform in ("CPU", "Reference"):
-        told: list[str] = []
+        told = Recorder()
         made = reference.molecular_dynamics(
             target,
             16,
@@ -131,11 +138,11 @@ def test_the_faster_platform_is_taken(target, monkeypatch):
             time_step=0.004,
             interval=0.04,
             equilibration=0.4,
-            progress=lambda _, text, told=told: told.append(text),
+            progress=told,
         )
         assert made.diagnostics["platform"] == platform
         assert f"{platform} platform" in str(made.dataset.provenance["device"])
-        assert "choosing OpenMM's platform" not in told
+        assert {"now": "choosing OpenMM's platform"} not in told.fields
 
 
 def test_a_trial_counts_steps(target):
@@ -149,7 +156,8 @@ def test_a_trial_counts_steps(target):
 
 
 def test_seeds_and_progress(target):
-    told = []
+    told = [Recorder() for _ in range(3)]
+    recorders = iter(told)
 
     def frames(seed):
         made = reference.molecular_dynamics(
@@ -160,7 +168,7 @@ def test_seeds_and_progress(target):
             time_step=0.004,
             interval=0.04,
             equilibration=0.4,
-            progress=lambda fraction, message: told.append((fraction, message)),
+            progress=next(recorders),
         )
         return made.dataset.positions
 
@@ -168,9 +176,9 @@ def test_seeds_and_progress(target):
     assert first.shape == (41, 3, 3)
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
-    fractions = [fraction for fraction, _ in told[: len(told) // 3]]
-    assert fractions == sorted(fractions)
-    assert (fractions[0], told[-1]) == (0.0, (1.0, "done"))
+    for each in told:
+        assert each.done == sorted(each.done)
+        assert (each.done[0], each.done[-1], each.fields[-1]) == (0, 100, {"now": "done"})
 
 
 def test_hand_of_an_l_molecule_is_kept():

@@ -1,6 +1,7 @@
 """The reference sampler against closed forms and quadrature."""
 
 import itertools
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,15 @@ import pytest
 
 from boltzflow import datasets, reference, targets
 from boltzflow.errors import DataError, RunError, TargetError
+from boltzflow.geometry import center_of_mass
+from boltzflow.progress import Silent
 from boltzflow.reference import journal
 from boltzflow.reference.diagnostics import autocorrelation_time, bulk_ess, split_r_hat
 from boltzflow.reference.sampler import island_count
-from boltzflow.reference.tempering import subspace_basis
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from recording import Recorder
 
 
 def one_dimensional(energy, name: str, *, spread: float = 1.0) -> targets.Target:
@@ -75,7 +81,7 @@ def test_dw4_exact_values():
 
 
 def test_subspace_basis():
-    basis = subspace_basis(5)
+    basis = center_of_mass.basis(5).T
     np.testing.assert_allclose(basis @ basis.T, np.eye(4), atol=1e-12)
     np.testing.assert_allclose(basis.sum(axis=1), 0, atol=1e-12)
 
@@ -94,7 +100,7 @@ def harmonic():
 
 def test_harmonic_covariance(harmonic):
     target, stiffness, result = harmonic
-    basis = subspace_basis(4)
+    basis = center_of_mass.basis(4).T
     exact = basis.T @ np.linalg.inv(basis @ np.diag(stiffness) @ basis.T) @ basis
     positions = result.dataset.positions.astype(np.float64)
     found = np.einsum("bid,bjd->ij", positions, positions) / (3 * len(positions))
@@ -185,11 +191,11 @@ def test_seeds(spring):
 
 
 def test_progress_is_told(spring):
-    told = []
-    reference.sample(spring, 301, temperatures=(1.0, 2.0), progress=lambda fraction, message: told.append((fraction, message)))
-    fractions = [fraction for fraction, _ in told]
-    assert fractions == sorted(fractions)
-    assert (fractions[0], told[-1]) == (0.0, (1.0, "done"))
+    told = Recorder()
+    reference.sample(spring, 301, temperatures=(1.0, 2.0), progress=told)
+    assert told.pieces == [(100, f"reference frames of {spring.name}")]
+    assert told.done == sorted(told.done)
+    assert (told.done[0], told.done[-1], told.fields[-1]) == (0, 100, {"now": "done"})
 
 
 def test_bad_arguments(spring):
@@ -295,15 +301,18 @@ def test_interrupted_run_goes_on_bit_identically(spring: targets.Target, tmp_pat
     path = tmp_path / "killed.h5"
     kills = 0
     for allowed in (1, 2, 3, 5, 4, 100):
-        told: list[str] = []
 
-        def tell(fraction: float, message: str, told: list[str] = told, allowed: int = allowed) -> None:
-            told.append(message)
-            if len(told) > allowed:
-                raise _Killed
+        class Killer(Silent):
+            told = 0
+            allowed = allowed
+
+            def update(self, done: int, **fields: object) -> None:
+                self.told += 1
+                if self.told > self.allowed:
+                    raise _Killed
 
         try:
-            result = reference.sample(spring, 301, **options, out=path, resume=True, progress=tell)
+            result = reference.sample(spring, 301, **options, out=path, resume=True, progress=Killer())
         except _Killed:
             kills += 1
             assert not path.exists()

@@ -5,8 +5,8 @@ import pytest
 
 from boltzflow.analysis.internal_coordinates import backbones, torsions
 from boltzflow.chemistry.chirality import chirality_signs
+from boltzflow.models import load_model
 from boltzflow.sampling.generate import generate
-from boltzflow.training import load_model
 
 # Means of two runs of the tempering sampler and log Z of 50 000 samples (docs/results.md).
 MEAN_ENERGY, LOG_Z = -23.79, -193.5

@@ -7,12 +7,12 @@ import pytest
 
 from boltzflow import targets
 from boltzflow.errors import DataError, RunError
+from boltzflow.models import load_model
 from boltzflow.sampling import averaging
 from boltzflow.sampling.averaging import average_to, averaged
 from boltzflow.sampling.generate import generate
 from boltzflow.sampling.samples import Samples
 from boltzflow.sampling.thinning import thinned, thinning
-from boltzflow.training import load_model
 
 N = 8000
 

@@ -18,6 +18,7 @@ import pytest
 from boltzflow import reference, targets
 from boltzflow.analysis import weights
 from boltzflow.errors import TargetError
+from boltzflow.reference import sampler
 from boltzflow.sampling.samples import Samples
 from boltzflow.targets.calculators import failures, from_calculator
 from boltzflow.targets.from_ase import from_ase, gfn2_xtb
@@ -292,6 +293,37 @@ def test_reference_sampler(potentials: ModuleType, threads: concurrent.futures.E
     assert result.dataset.positions.shape == (8, 4, 2)
     assert result.diagnostics["acceptance"][0] > 0.5
     assert failures(target).failed == 0
+
+
+def test_the_first_frames_of_an_expensive_energy_come_soon(potentials: ModuleType, threads: concurrent.futures.Executor):
+    target = from_calculator(potentials.wells, 4, 2, name="wells", executor=threads, start=targets.get("dw4").start)
+    before, said = failures(target).evaluated, []
+
+    class Sampling(Exception):
+        pass
+
+    def report(fraction: float, message: str) -> None:
+        said.append(message)
+        if message.startswith("sampling"):
+            raise Sampling
+
+    with pytest.raises(Sampling):
+        reference.sample(target, 100, seed=0, progress=report)
+    # A minute of two processes where an energy takes 4 ms.
+    assert failures(target).evaluated - before < 30_000
+    assert said[:3] == ["compiling", "warm-up, part 1 of 3", "warm-up, part 2 of 3"]
+    assert " s in all" in said[-1] or ":" in said[-1]
+
+
+def test_a_short_warm_up_finds_the_step_sizes(monkeypatch: pytest.MonkeyPatch):
+    # The schedule of expensive energies, tried with one that is cheap.
+    monkeypatch.setattr(sampler, "is_expensive", lambda target: True)
+    target = targets.get("dw4")
+    found = reference.sample(target, 600, seed=0).diagnostics
+    assert found["chains"] == 4
+    assert all(0.75 < acceptance < 0.95 for acceptance in found["acceptance"])
+    assert found["mean_energy"] == pytest.approx(target.exact.mean_energy, abs=5 * found["mean_energy_error"])
+    assert min(found["ess"].values()) > 100
 
 
 def test_bad_arguments(potentials: ModuleType, threads: concurrent.futures.Executor):

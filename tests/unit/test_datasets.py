@@ -58,9 +58,14 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path, target: targets
 
     monkeypatch.setattr(h5py.Group, "create_dataset", full)
     with pytest.raises(DataError, match="no space left"):
-        datasets.Dataset(exact_frames(seed=1), target.fingerprint, target.units).save(path)
+        datasets.Dataset(exact_frames(seed=1), target.fingerprint, target.units).save(path, overwrite=True)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["frames.h5"]
+
+
+def test_frames_of_another_shape(data: datasets.Dataset):
+    with pytest.raises(DataError, match=r"must have shape \(n, N, D\), but have shape \(3, 2\)"):
+        datasets.Dataset(np.zeros((3, 2)), data.fingerprint, data.units)
 
 
 def test_save_below_a_file_is_refused(tmp_path: Path, data: datasets.Dataset):
@@ -132,7 +137,7 @@ def test_bad_hdf5_files(tmp_path: Path, target: targets.Target, data: datasets.D
         file["positions"] = exact_frames(10)
     with pytest.raises(DataError, match="not a boltzflow data set"):
         datasets.load(path, target)
-    data.save(path)
+    data.save(path, overwrite=True)
     with h5py.File(path, "a") as file:
         file.attrs["format_version"] = 99
     with pytest.raises(DataError, match="data format 99"):

@@ -27,7 +27,7 @@ def frames_of(model: Model) -> Dataset:
 @pytest.mark.parametrize(("solver", "low", "high"), [(None, 0.0, 0.02), (GaussLegendre(3), 0.1, 10.0)])
 def test_a_solver_that_is_too_coarse_is_told(dw4, solver, low, high, capsys):
     flow = dw4.flow if solver is None else dataclasses.replace(dw4.flow, solver=solver)
-    figures = evaluate(dataclasses.replace(dw4, flow=flow), frames_of(dw4), 32, 0)
+    figures = evaluate(dataclasses.replace(dw4, flow=flow), 32, seed=0, frames=frames_of(dw4))
     assert low <= figures["solver_error"]["value"] < high
     output.evaluation(figures)
     assert ("raise flow.solver.nodes" in capsys.readouterr().err) == (low > 0.0)

@@ -109,6 +109,19 @@ class TestText:
         assert export(positions, tmp_path / "t.extxyz") == 2
         assert "log_weight" not in (tmp_path / "t.extxyz").read_text()
 
+    def test_the_same_again_is_no_loss(self, tmp_path: Path) -> None:
+        path, samples = tmp_path / "t.xyz", make()
+        assert export(samples, path) == 6
+        before = path.read_bytes()
+        assert export(samples, path) == 6
+        for other in (dataclasses.replace(samples, positions=samples.positions + 0.1), samples.take(slice(0, 5))):
+            with pytest.raises(RunError, match="holds something else"):
+                export(other, path)
+        assert path.read_bytes() == before
+        assert [file.name for file in tmp_path.iterdir()] == ["t.xyz"]
+        assert export(samples.take(slice(0, 5)), path, overwrite=True) == 5
+        assert len(read_xyz(path)[1]) == 5
+
     def test_samples_without_weight_are_left_out(self, tmp_path: Path) -> None:
         samples = dataclasses.replace(make(), status=np.array([0, 1, 0, 0, 0, 0]), u=np.array([0, 0, np.inf, 0, 0, 0]))
         assert export(samples, tmp_path / "t.extxyz") == 4

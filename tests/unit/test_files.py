@@ -39,6 +39,29 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
 
 
+def test_a_lock_keeps_others_out_and_leaves_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "folder" / ".lock"
+    with files.Lock(file, "it is taken.") as lock:
+        with pytest.raises(RunError, match=r"^it is taken\.$"):
+            files.Lock(file, "it is taken.")
+        # The one that was refused has not taken the file away from the one that holds it.
+        assert lock.held
+        assert file.exists()
+    assert not lock.held
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_is_refused_changes_nothing(tmp_path: Path) -> None:
+    left = tmp_path / ".lock"
+    left.touch()
+    with pytest.raises(ZeroDivisionError), files.Lock(left, "it is taken."):
+        raise ZeroDivisionError
+    assert left.exists()
+    with files.Lock(left, "it is taken."):
+        pass
+    assert not left.exists()
+
+
 @pytest.mark.parametrize(
     ("name", "said"), [("", "empty"), ("\t ", "empty"), ("a\0b", "null"), ("x/" + 256 * "a", "256 bytes"), (128 * "ü", "256 bytes")]
 )

@@ -1,8 +1,11 @@
 """Runs from Python: what is refused before the first step, whose data a run has, precision, and what is remembered."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import json
+import subprocess
+import sys
 import typing
 from pathlib import Path
 
@@ -37,6 +40,7 @@ from boltzflow.errors import ConfigError, DataError, RunError
 from boltzflow.flows.build import build_flow
 from boltzflow.objectives.base import Setting
 from boltzflow.objectives.making import made
+from boltzflow.progress import Silent
 from boltzflow.targets.base import Target
 from boltzflow.training.folder import LOCK, locked
 from boltzflow.training.loop import train
@@ -63,9 +67,13 @@ def frames(n: int = 60, *, seed: int = 0) -> np.ndarray:
     return x - x.mean(axis=1, keepdims=True)
 
 
+def make_target() -> Target:
+    return targets.from_function(well, 3, 2, name="well")
+
+
 @pytest.fixture(scope="module")
 def target() -> Target:
-    return targets.from_function(well, 3, 2, name="well")
+    return make_target()
 
 
 def data(target: Target, **options: int) -> Dataset:
@@ -139,11 +147,8 @@ def test_every_family_trains_refines_resumes_and_samples_in_double_precision(flo
     train(config, tmp_path / "run", target=target, dataset=data(target))
     train(dataclasses.replace(config, stages=(first, second)), tmp_path / "run", target=target, resume=True)
     model = bf.load_model(tmp_path / "run", target=target)
-    samples = bf.training.Run(tmp_path / "run", model)
     assert [stage.steps for stage in model.config.stages] == [2, 1]
-    with bf.training.run.runtime.precision("double"):
-        loaded = bf.load_model(tmp_path / "run", target=target)
-        drawn = dataclasses.replace(samples, model=loaded).sample(4, seed=0)
+    drawn = model.sample(4, seed=0)
     assert np.isfinite(drawn.log_q).all()
     assert drawn.meta["precision"] == "float64"
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -225,8 +230,23 @@ def test_reference_frames_carry_their_check(tmp_path):
 def test_a_density_without_energy_has_no_effective_sample_size(target):
     alone = Target(name="frames", n_particles=3, dimension=2, energy_function=None, classes=(0, 0, 0), frames=frames)
     flow = build_flow(FLOW, alone, 1.0, key=jax.random.key(0))
-    found = periodic_evaluation(flow, alone, Dataset(frames(8), alone.fingerprint, alone.units), 8, 0)
+    found = periodic_evaluation(flow, alone, Dataset(frames(8), alone.fingerprint, alone.units), 8, seed=0)
     assert set(found) == {"validation_nll"}
+
+
+def test_the_pace_is_told_from_the_first_steps(target, tmp_path):
+    told = []
+
+    class Heard(Silent):
+        def update(self, done: int, **fields: typing.Any) -> None:
+            told.append((done, set(fields)))
+
+    options = RunOptions(log_every=100, checkpoint_every=1)
+    stage = dataclasses.replace(STAGE, steps=3)
+    bf.fit(target, data(target), flow=FLOW, stages=[stage], options=options, out=tmp_path / "run", progress=Heard())
+    # The last step is logged, whatever is said of the others.
+    assert [done for done, _ in told] == [1, 2, 3]
+    assert [fields for _, fields in told][:2] == [set(), set()]
 
 
 def test_one_trains_in_a_folder_at_a_time(target, tmp_path):
@@ -240,6 +260,74 @@ def test_one_trains_in_a_folder_at_a_time(target, tmp_path):
     with locked(folder):
         (folder / "kept").write_text("x")
     assert [path.name for path in folder.iterdir()] == ["kept"]
+
+
+TWO_TRAINERS = """
+import sys, time
+from pathlib import Path
+import boltzflow as bf
+from boltzflow.progress import Silent
+from test_fit import FLOW, LOOP, STAGE, data, make_target
+
+class UntilTheOtherIsRefused(Silent):
+    def __init__(self, refused):
+        self.refused, self.deadline = refused, time.monotonic() + 60.0
+
+    def update(self, done, **fields):
+        while not self.refused.exists() and time.monotonic() < self.deadline:
+            time.sleep(0.002)
+
+target = make_target()
+frames = data(target)
+print("ready", flush=True)
+for line in sys.stdin:
+    folder, _, resume = line.strip().rpartition(" ")
+    refused = Path(folder + ".refused")
+    try:
+        bf.fit(
+            target, frames, flow=FLOW, stages=[STAGE], options=LOOP, out=folder, resume=resume == "True",
+            progress=UntilTheOtherIsRefused(refused),
+        )
+        print("trained", flush=True)
+    except bf.BoltzflowError as error:
+        refused.touch()
+        print(error, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_of_two_that_train_in_a_folder_one_is_refused(tmp_path):
+    """Twenty times; a quick one is above."""
+
+    def started() -> subprocess.Popen[str]:
+        words = [sys.executable, "-c", TWO_TRAINERS]
+        return subprocess.Popen(words, cwd=Path(__file__).parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    with contextlib.ExitStack() as stack:
+        both = [stack.enter_context(started()) for _ in range(2)]
+        for trainer in both:
+            stack.callback(trainer.kill)
+
+        def heard() -> list[str]:
+            return [typing.cast(typing.TextIO, trainer.stdout).readline().strip() for trainer in both]
+
+        assert heard() == ["ready", "ready"]
+        models = set()
+        for number in range(20):
+            folder = tmp_path / f"run-{number}"
+            for trainer in both:
+                pipe = typing.cast(typing.TextIO, trainer.stdin)
+                pipe.write(f"{folder} {bool(number % 2)}\n")
+                pipe.flush()
+            said = sorted(heard(), key=len)
+            assert said[0] == "trained"
+            assert f"another process is training in {folder}" in said[1]
+            lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+            assert [line["step"] for line in lines] == list(range(1, STAGE.steps + 1))
+            models.add((folder / "model.safetensors").read_bytes())
+        # All of them are the run that nobody disturbed.
+        alone = bf.fit(make_target(), data(make_target()), flow=FLOW, stages=[STAGE], options=LOOP, out=tmp_path / "alone")
+        assert models == {(alone.folder / "model.safetensors").read_bytes()}
 
 
 def test_frames_without_room_are_kept_in_another_place(target, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import scipy.stats
 
 from boltzflow import targets
 from boltzflow.config import ECNF, EGNN, RK4, BruteForce, Dopri5, GaussLegendre, Hutchinson, Solver, Tsit5, TwoInteraction
-from boltzflow.flows import STATUS_SENTENCES, ContinuousFlow, FlowSolution, prior
+from boltzflow.flows import STATUS_SENTENCES, ContinuousFlow, FlowSolution, Status, prior
 from boltzflow.flows.build import build_flow
 from boltzflow.flows.divergence import brute_force, draw_probes, hutchinson, velocity_and_divergence
 from boltzflow.nets.base import AbstractSparseVectorField, AbstractVectorField
@@ -319,3 +319,33 @@ def test_build_flow_follows_the_configuration(network):
     # The cut-off is a length in data units, the field works in units of the prior.
     assert flow.field.cutoff == 1.5
     assert flow.field.types == (0, 0, 0, 0)
+
+
+class TestStatus:
+    def test_every_number_has_its_sentence(self):
+        assert dict(STATUS_SENTENCES) == {status: status.sentence for status in Status}
+        assert Status(1) is Status.MAX_STEPS
+        assert "max_steps" in Status.MAX_STEPS.sentence
+        assert len(set(STATUS_SENTENCES.values())) == len(Status)
+
+    def test_columns_of_samples_compare_with_it(self):
+        column = np.array([0, 2, 3, 0], np.int8)
+        assert list(column == Status.SOLVED) == [True, False, False, True]
+
+
+class TestWhatAFlowSaysOfItself:
+    """Nobody asks of which class a flow is."""
+
+    def test_an_exact_density_is_its_own_draw(self):
+        flow = ContinuousFlow(Linear(SPIRAL, slope=0.5), 3, 2, 0.4)
+        x = jnp.asarray(np.random.default_rng(1).normal(size=(3, 2)))
+        draws = flow.log_importance_ratios(x, count=3, key=jax.random.key(0))
+        np.testing.assert_array_equal(draws, np.full(3, flow.log_prob(x).log_q))
+        assert flow.noisy_draws == 0
+
+    def test_finer_is_nearer_to_the_truth(self):
+        start, key = jnp.asarray(np.random.default_rng(2).normal(size=(3, 2))), jax.random.key(0)
+        flow = ContinuousFlow(Linear(2.0 * SPIRAL, slope=1.0), 3, 2, 1.0, RK4(4))
+        exact = ContinuousFlow(Linear(2.0 * SPIRAL, slope=1.0), 3, 2, 1.0, RK4(256)).log_prob(start, key=key).log_q
+        coarse, finer = (abs(float(one.log_prob(start, key=key).log_q - exact)) for one in (flow, flow.finer()))
+        assert finer < 0.2 * coarse

@@ -8,7 +8,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.transform import Rotation
 
 from boltzflow.errors import DataError
-from boltzflow.geometry import alignment, assignment, center_of_mass
+from boltzflow.geometry import alignment, assignment, center_of_mass, orthogonal
 
 
 def _cost(costs, permutations):
@@ -164,14 +164,21 @@ def test_alignment_refuses_shapes_that_do_not_fit():
         alignment.align_batch(np.zeros((1, 4, 4)), np.zeros((1, 4, 4)))
 
 
-def test_jax_kabsch_agrees_with_the_batched_one():
-    rng = np.random.default_rng(7)
-    with jax.enable_x64(True):
-        for dimension in (2, 3):
-            a, b = rng.normal(size=(2, 5, dimension))
-            for reflections in (False, True):
-                expected = alignment.align_batch(a[None], b[None], reflections=reflections)[0]
-                np.testing.assert_allclose(alignment.kabsch(jnp.asarray(a), jnp.asarray(b), reflections=reflections), expected, atol=1e-9)
+@pytest.mark.parametrize("determinant", [None, 1.0, -1.0])
+def test_random_orthogonal_matrices_are_uniform(determinant):
+    """Moments of the Haar measure: entries have mean 0 and mean square 1/D, traces have mean 0 and mean square 1."""
+    matrices = orthogonal.haar(np.random.default_rng(0), 20_000, 3, determinant=determinant)
+    np.testing.assert_allclose(matrices @ matrices.transpose(0, 2, 1), np.broadcast_to(np.eye(3), matrices.shape), atol=1e-12)
+    signs = np.linalg.det(matrices)
+    if determinant is None:
+        assert abs(signs.mean()) < 0.03
+    else:
+        np.testing.assert_allclose(signs, determinant)
+    np.testing.assert_allclose(matrices.mean(axis=0), 0.0, atol=0.02)
+    np.testing.assert_allclose((matrices**2).mean(axis=0), 1 / 3, atol=0.01)
+    traces = np.trace(matrices, axis1=1, axis2=2)
+    assert abs(traces.mean()) < 0.03
+    assert abs((traces**2).mean() - 1.0) < 0.04
 
 
 @pytest.mark.parametrize("dimension", [2, 3])

@@ -102,8 +102,8 @@ def test_evaluation_takes_samples_of_the_model_only(tmp_path):
         ({"divergence": "hutchinson"}, "the divergence"),
     ):
         with pytest.raises(DataError, match=told):
-            evaluate(model, frames, 16, 0, samples=dataclasses.replace(samples, meta={**samples.meta, **meta}))
-    figures = evaluate(model, frames, 16, 0, samples=samples)
+            evaluate(model, 16, seed=0, frames=frames, samples=dataclasses.replace(samples, meta={**samples.meta, **meta}))
+    figures = evaluate(model, 16, seed=0, frames=frames, samples=samples)
     assert {key: figures[key] for key in identity(model.flow)} == identity(model.flow)
 
 

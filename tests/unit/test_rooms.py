@@ -11,12 +11,12 @@ SOURCE = Path(boltzflow.__file__).parent
 
 # From the foundations to the front door; a room may import from rooms of floors below, and from earlier ones of its own floor.
 FLOORS = (
-    ("errors", "command", "seeds", "files", "progress", "runtime", "plugins"),
+    ("errors", "command", "seeds", "files", "progress", "runtime", "plugins", "display", "selection"),
     ("config",),
     ("geometry", "nets", "analysis", "chemistry", "blackbox"),
     ("targets",),
     ("datasets", "flows"),
-    ("reference", "models", "objectives", "sampling"),
+    ("reference", "objectives", "sampling", "models"),
     ("evaluation",),
     ("report", "training"),
     ("register",),

@@ -12,7 +12,9 @@ import pytest
 from filelock import FileLock, Timeout
 
 from boltzflow.errors import DataError, RunError
-from boltzflow.sampling.samples import FIELDS, OTHER_STEREOISOMER, Samples
+from boltzflow.flows import Status
+from boltzflow.sampling import generate
+from boltzflow.sampling.samples import FIELDS, Samples
 from boltzflow.sampling.thinning import thinned
 from boltzflow.sampling.writer import SamplesWriter, lock_file, parts_folder
 
@@ -44,8 +46,8 @@ def assert_stream(samples: Samples, n: int) -> None:
 
 
 def listed(folder: Path) -> list[str]:
-    """The files of a folder without those of locks, which stay."""
-    return sorted(file.name for file in folder.iterdir() if not (file.name.startswith(".") and file.suffix == ".lock"))
+    """The files of a folder."""
+    return sorted(file.name for file in folder.iterdir())
 
 
 def lock_is_held(path: Path) -> bool:
@@ -131,7 +133,7 @@ class TestSamples:
         np.testing.assert_array_equal(both.log_weight, np.ones(4))
         with pytest.raises(DataError, match="finite, or -inf"):
             dataclasses.replace(samples, log_weight=np.full(4, np.nan))
-        failed = dataclasses.replace(samples, status=np.array([1, 0, OTHER_STEREOISOMER, 0]), log_weight=np.zeros(4))
+        failed = dataclasses.replace(samples, status=np.array([1, 0, Status.OTHER_STEREOISOMER, 0]), log_weight=np.zeros(4))
         np.testing.assert_array_equal(failed.log_weight, [-np.inf, 0.0, -np.inf, 0.0])
         assert (failed.n_failed, failed.n_solver_failed, failed.n_other_stereoisomer) == (1, 1, 1)
 
@@ -445,6 +447,24 @@ for action in (lambda: writer.append(make(5000, start=2000)), writer.close):
             assert writer.n_written == 2000
             writer.append(make(10, start=2000))
         assert_stream(Samples.load(path), 2010)
+
+
+def test_of_a_block_that_does_not_fit_the_part_that_does_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    append = SamplesWriter.append
+
+    def limited(writer: SamplesWriter, samples: Samples) -> None:
+        if writer.n_written + samples.n > 13:
+            raise RunError(f"full; the {writer.n_written} samples written before are kept.")
+        append(writer, samples)
+
+    path = tmp_path / "s.h5"
+    with SamplesWriter(path, META) as writer:
+        monkeypatch.setattr(SamplesWriter, "append", limited)
+        with pytest.raises(RunError, match="the 12 samples written before are kept"):
+            generate._append(writer, [make(3, start=start) for start in range(0, 24, 3)], 8.0)
+    kept = Samples.load(path)
+    assert_stream(kept, 12)
+    assert kept.meta["seconds"] == pytest.approx(4.0)
 
 
 KILL_REPEATEDLY = """

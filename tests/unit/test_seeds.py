@@ -24,7 +24,7 @@ def test_every_bit_counts_in_both_precisions():
     assert len(set(keys)) == len(numbers)
     with jax.enable_x64(True):
         assert [tuple(np.asarray(DATA(seeds.key(number)))) for number in numbers] == keys
-    assert not np.array_equal(DATA(sample_keys(3, 0, 2)), DATA(sample_keys(3 + 2**32, 0, 2)))
+    assert not np.array_equal(DATA(sample_keys(0, 2, seed=3)), DATA(sample_keys(0, 2, seed=3 + 2**32)))
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64, 1.5, "7", None, True])

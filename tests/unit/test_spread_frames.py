@@ -88,7 +88,7 @@ def test_evaluation_report_and_export_see_all_frames(tmp_path, monkeypatch):
     for name, instead in (("_seconds_of_chunk", lambda *_: 0.0), ("generate", lambda *_, **__: None), ("log_density", caught)):
         monkeypatch.setattr(f"boltzflow.evaluation.evaluate.{name}", instead)
     with pytest.raises(Seen) as seen:
-        evaluate(model, data, 64, 0)
+        evaluate(model, 64, seed=0, frames=data)
     np.testing.assert_array_equal(np.bincount(sizes_in(seen.value.args[0])), 16)
 
     data.save(tmp_path / "data.h5")

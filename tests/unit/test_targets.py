@@ -160,6 +160,11 @@ def test_bad_energy_functions(fn, message: str):
         targets.from_function(fn, 3, 2, name="bad")
 
 
+def test_units_that_are_not_known():
+    with pytest.raises(TargetError, match="has lengths in 'Angstroem'; known are reduced, nm, angstrom"):
+        targets.from_function(lambda x: jnp.sum((x - jnp.mean(x, axis=0)) ** 2), 3, 2, name="u", units="Angstroem")
+
+
 def test_classes_of_the_wrong_length():
     with pytest.raises(TargetError, match="3 particles but 2"):
         targets.from_function(harmonic, 3, 2, name="springs", classes=[0, 0])

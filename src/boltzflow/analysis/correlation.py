@@ -70,17 +70,15 @@ def spread(n: int, count: int, *, seed: int = 0) -> Int[np.ndarray, " m"]:
 
 def _autocorrelation(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"] | None:
     """Of lags from 0; None for values that are all the same."""
-    from scipy.fft import irfft, next_fast_len, rfft
+    # Imported where it is used: it is slow to import.
+    from arviz_stats.base.array import array_stats
 
     values = np.asarray(values, np.float64)
     n = values.size
-    centred = values - values.mean()
-    variance = float(np.mean(centred**2))
-    if n < 4 or not 0.0 < variance < math.inf:
+    if n < 4 or not 0.0 < float(np.var(values)) < math.inf:
         return None
-    length = next_fast_len(2 * n, real=True)
     # Over n - t products each, not n: long correlations would seem shorter.
-    return np.asarray(irfft(np.abs(np.asarray(rfft(centred, length))) ** 2, length))[:n] / (np.arange(n, 0, -1) * variance)
+    return np.asarray(array_stats.autocorr(values)) * (n / np.arange(n, 0, -1))
 
 
 def period(*series: Any) -> int:

@@ -3,12 +3,13 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from boltzflow import display
 from boltzflow.errors import DataError
 
 REPLICAS = 400
@@ -19,7 +20,7 @@ TWO_SIDED, AT_MOST, AT_LEAST, NONE = "two-sided", "at most", "at least", "none"
 _CHUNK_ELEMENTS = 1 << 18  # counts of this size stay in the cache, four times as fast as blocks of 32 MB
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Estimate:
     """A value with its 95 % interval, or with what can be said in place of one.
 
@@ -99,6 +100,59 @@ class Estimate:
         note = f"; {self.note}" if self.note else ""
         return f"{value}{' ' if interval else ''}{interval} (n = {self.n}{effective}{note})"
 
+    def __repr__(self) -> str:
+        """In one line, with the digits that the interval can carry."""
+        return f"<Estimate {self}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: value, interval and n as a table, and the interval on an axis."""
+        value, interval = self.texts()
+        effective = None if self.n_effective is None else significant(self.n_effective)
+        rows = [("value", value), ("95 % interval", interval), ("samples", self.n), ("independent ones", effective), ("note", self.note)]
+        return display.page("Estimate", rows, display.thumbnail(self._draw, str(self)) if math.isfinite(self.value) else "")
+
+    def _draw(self, axes: Any) -> None:
+        low, high = (end if math.isfinite(end) else None for end in (self.low, self.high))
+        if self.kind == TWO_SIDED and low is not None and high is not None:
+            axes.plot([low, high], [0, 0], color=display.BLUE, linewidth=2.5, solid_capstyle="butt")
+        elif self.kind == AT_MOST and high is not None:
+            self._arrow(axes, high)
+        elif self.kind == AT_LEAST and low is not None:
+            self._arrow(axes, low)
+        axes.plot([self.value], [0], marker="o", markersize=5, color=display.INK)
+        axes.set(yticks=[], ylim=(-1, 1), xlabel="value and 95 % interval" if self.kind == TWO_SIDED else f"value, {self.kind}")
+        axes.spines["left"].set_visible(False)
+        axes.margins(x=0.25)
+        axes.locator_params(axis="x", nbins=4)
+
+    def _arrow(self, axes: Any, bound: float) -> None:
+        """From a bound to where the truth may be, beyond the value."""
+        beyond = self.value + 0.5 * (self.value - bound)
+        axes.annotate("", (beyond, 0), (bound, 0), arrowprops={"arrowstyle": "->", "color": display.BLUE, "linewidth": 1.5})
+        axes.plot([bound, beyond], [0, 0], alpha=0.0)
+        axes.plot([bound], [0], marker="|", markersize=12, color=display.BLUE)
+
+
+def figure_rows(figures: Mapping[str, Any], names: Iterable[str]) -> list[display.Row]:
+    """Rows of a table in a notebook: the figures of an evaluation or a card, with their intervals, as far as they are there.
+
+    Args:
+        figures: estimates as `Estimate.as_dict` makes them, `Estimate`s or numbers, by name.
+        names: which of them, keys of `display.LABELS`.
+    """
+    rows: list[display.Row] = []
+    for name in names:
+        value = figures.get(name)
+        if isinstance(value, Mapping):
+            value = Estimate.from_dict(value)
+        factor, unit = (100.0, " %") if name in display.SHARES else (1.0, "")
+        if isinstance(value, Estimate) and math.isfinite(value.value):
+            shown, interval = value.scaled(factor).texts()
+            rows.append((display.LABELS[name], shown + unit, interval + unit if interval and interval != "no interval" else interval))
+        elif isinstance(value, int | float):
+            rows.append((display.LABELS[name], significant(factor * value) + unit))
+    return rows
+
 
 def significant(number: float, digits: int = 3) -> str:
     """A number in a few significant digits, without an exponent where it can be read without."""
@@ -177,32 +231,6 @@ def in_blocks(columns: Any, blocks: int | None) -> Any:
         raise DataError(f"{n} samples cannot be divided into {blocks} blocks; choose a number from 2 to {n}.")
     share = csr_array((np.full(n, blocks / n), (np.arange(n) * blocks // n, np.arange(n))), shape=(blocks, n))
     return share @ columns
-
-
-def bootstrap(
-    columns: Float[np.ndarray, "n m"],
-    statistic: Callable[[Float[np.ndarray, "R m"]], Float[np.ndarray, " R"]],
-    *,
-    seed: int,
-    replicas: int = REPLICAS,
-    blocks: int | None = None,
-) -> Estimate:
-    """An estimate that is a function of column means, with its percentile interval.
-
-    Args:
-        columns: (n, m) values per sample.
-        statistic: maps means (R, m) to the statistic (R,).
-        seed: seed of the bootstrap.
-        replicas: number of bootstrap replicas.
-        blocks: number of blocks of consecutive samples that the bootstrap draws whole; None: it draws single samples.
-    """
-    n = columns.shape[0]
-    columns = in_blocks(columns, blocks)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        value = float(statistic(columns.mean(axis=0, keepdims=True))[0])
-        replicated = statistic(bootstrap_means(columns, seed=seed, replicas=replicas))
-    low, high = percentile_interval(replicated, n)
-    return bracket(value, low, high, n)
 
 
 def bracket(value: float, low: float, high: float, n: int) -> Estimate:

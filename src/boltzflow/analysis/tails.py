@@ -80,7 +80,7 @@ class Tail:
             return f"the weights' tail is too heavy, Pareto k {self.k:.2f} above {bound:.2g}: what decides may not have been drawn"
         return f"the weights' tail (Pareto k {self.k:.2f}) may be too heavy for a limit on this side; more samples would tell"
 
-    def draws(self, replicas: int, seed: int, *, size: float | None = None) -> tuple[Float[np.ndarray, " R"], Float[np.ndarray, " R"]]:
+    def draws(self, replicas: int, *, seed: int, size: float | None = None) -> tuple[Float[np.ndarray, " R"], Float[np.ndarray, " R"]]:
         """Shapes and scales drawn from the posterior; `size` is what a tail of correlated samples is worth."""
         assert self.grid is not None
         rng = np.random.default_rng([seed, 1])
@@ -91,9 +91,9 @@ class Tail:
         k = k * worth / rng.gamma(worth, size=replicas)
         return k, -k / theta
 
-    def means(self, replicas: int, seed: int, *, power: int = 1, size: float | None = None) -> Float[np.ndarray, " R"]:
+    def means(self, replicas: int, *, seed: int, power: int = 1, size: float | None = None) -> Float[np.ndarray, " R"]:
         """Mean of w^power, 1 or 2, over the tail, of distributions drawn from the posterior; inf where there is none."""
-        k, sigma = self.draws(replicas, seed, size=size)
+        k, sigma = self.draws(replicas, seed=seed, size=size)
         u = self.threshold
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             first = np.where(k < 1.0, sigma / (1.0 - k), np.inf)
@@ -182,6 +182,6 @@ def replicated_sums(
     plain, above, share, mass = means[:, :m], means[:, m : 2 * m], means[:, 2 * m], means[:, 2 * m + 1]
     worth = None if grouping is None else tail.size * grouping.n_effective / grouping.n
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        factor = times(share, tail.means(replicas, seed, size=worth)) / mass
+        factor = times(share, tail.means(replicas, seed=seed, size=worth)) / mass
     factor = np.where(mass > 0, np.minimum(factor, 1e100), 1.0)
     return plain, plain + above * (factor - 1.0)[:, None]

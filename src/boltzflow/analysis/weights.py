@@ -107,7 +107,7 @@ def reverse_ess(log_w: Any, *, seed: int = 0) -> Estimate:
     body = np.where(tail.inside, 0.0, weights)
     columns = np.concatenate([columns, np.stack([body, body**2, tail.inside.astype(np.float64)], axis=1)], axis=1)
     means = bootstrap_means(columns, seed=seed)
-    first, second = (means[:, 3 + p] + tails.times(means[:, 6], tail.means(REPLICAS, seed, power=p)) for p in (1, 2))
+    first, second = (means[:, 3 + p] + tails.times(means[:, 6], tail.means(REPLICAS, seed=seed, power=p)) for p in (1, 2))
     plain = means[:, 0] ** 2 / means[:, 1]
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         beyond = np.where(np.isfinite(second), np.minimum(first, 1e100) ** 2 / second, 0.0)

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Optional
 import tyro
 
 from boltzflow import files, seeds
+from boltzflow.cli import output
 from boltzflow.errors import ConfigError, RunError
 
 # Not `int | None`: tyro would import a type checker to look at it, which takes longer than all the rest of the help.
@@ -64,8 +65,14 @@ def seed(number: int | None) -> None:
         seeds.checked(number, "--seed")
 
 
+# A disk that has less than this part of what is needed is not waited for.
+_OUT_OF_REACH = 10
+
+
 def room(n: int, numbers: int, out: Path | None = None) -> None:
     """Checks that n samples fit into memory, and on the disk where they are kept.
+
+    A disk that lacks some room is told of only: room can be made while samples are drawn, and what is written is kept and continued.
 
     Args:
         n: samples.
@@ -73,7 +80,7 @@ def room(n: int, numbers: int, out: Path | None = None) -> None:
         out: where they are kept; None: nowhere.
 
     Raises:
-        ConfigError: if there is not enough of either.
+        ConfigError: if there is not enough memory, or not a tenth of the room on the disk.
     """
     # Coordinates in single precision and the columns beside them.
     size = n * (4 * numbers + 32)
@@ -87,8 +94,11 @@ def room(n: int, numbers: int, out: Path | None = None) -> None:
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
+    lacks = f"{n} samples take {size / 1e9:.3g} GB, and the disk of {out} has {free / 1e9:.3g} GB free"
+    if size > _OUT_OF_REACH * free:
+        raise ConfigError(f"{lacks}; lower -n.")
     if size > free:
-        raise ConfigError(f"{n} samples take {size / 1e9:.3g} GB, and the disk of {out} has {free / 1e9:.3g} GB free; lower -n.")
+        output.say(f"{lacks}; make room before it is full, or continue then with what is kept.")
 
 
 def _option(name: str) -> str:

@@ -43,9 +43,11 @@ def run(
     runtime.configure(precision_of(model))
     from boltzflow.cli.sample import summarize
     from boltzflow.sampling import Samples
-    from boltzflow.sampling.averaging import average_to
+    from boltzflow.sampling.averaging import average_to, require_copies
 
     loaded = load_model(model)
+    # Before the samples are looked for: for a model without copies there are none to find.
+    require_copies(loaded.flow)
     drawn = Samples.load(samples, loaded.target)
     began = time.perf_counter()
     with progress.shown() as bar:

@@ -62,7 +62,7 @@ def _measure(folder: Path, bar: "Progress", *, n: int, seed: int) -> tuple[dict[
 
     model = load_model(folder)
     samples = generate(model.flow, model.target, n, seed=seed, out=folder / "samples.h5", resume=True, progress=bar)
-    figures = evaluate(model, None, n, seed, progress=bar, samples=samples)
+    figures = evaluate(model, n, seed=seed, progress=bar, samples=samples)
     bar.stop()
     files.replace_json(folder / "evaluation.json", figures)
     page = folder / "report.html"

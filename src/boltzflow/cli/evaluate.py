@@ -65,7 +65,7 @@ def run(
             output.say(f"The figures are printed but not kept: {error}")
             kept = None
     with progress.shown() as bar:
-        figures = evaluate(loaded, frames, n, seed, progress=bar)
+        figures = evaluate(loaded, n, seed=seed, frames=frames, progress=bar)
     if json:
         print(json_format.dumps(figures, allow_nan=False))
     else:

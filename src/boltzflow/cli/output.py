@@ -6,25 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-LABELS = {
-    "nll": "NLL",
-    "nll_minus_entropy": "NLL - entropy (KL divergence)",
-    "ess_reverse": "reverse ESS",
-    "ess_forward": "forward ESS",
-    "nll_one_draw": "NLL, one draw of the copies",
-    "ess_reverse_marginal": "reverse ESS, copies averaged out",
-    "ess_of_draws": "ESS of the draws of the copies",
-    "log_z": "log Z",
-    "path_length": "path length",
-    "nfe": "network evaluations",
-    "pareto_k": "Pareto k of the weights' tail",
-    "solver_error": "error of log q by the solver (rms)",
-    "failed": "failed samples",
-    "other_stereoisomer": "samples of another stereoisomer",
-    "seconds_per_1000": "seconds for 1000 samples",
-    "seconds_compile": "seconds to compile",
-}
-_SHARES = ("ess_reverse", "ess_forward", "ess_reverse_marginal", "ess_of_draws")
+from boltzflow.display import LABELS, SHARES
 
 
 def say(sentence: str) -> None:
@@ -80,7 +62,7 @@ def cells(name: str, value: Any) -> tuple[str, str, str]:
         return (number(value), "", "")
     from boltzflow.analysis.estimate import Estimate
 
-    scale, unit = (100.0, " %") if name in _SHARES else (1.0, "")
+    scale, unit = (100.0, " %") if name in SHARES else (1.0, "")
     estimate = Estimate.from_dict(value)
     if math.isnan(estimate.value):
         return ("-", "", str(value.get("n", "")))

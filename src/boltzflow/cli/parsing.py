@@ -1,4 +1,9 @@
-"""From command-line words to the arguments of a verb's function, by tyro; what is wrong is said in one sentence."""
+"""From command-line words to the arguments of a verb's function, by tyro; what is wrong is said in one sentence.
+
+Why what tyro prints is read, and no parser taken whose errors are objects: cyclopts takes twice as long to import (0.3 s of processor time
+against 0.17 s; help must come within half a second); click is lighter, but knows no option of several words (`--set a=1 b=2`) and makes no
+help of docstrings, which would have to be written around it; tyro's own error objects are private.
+"""
 
 import contextlib
 import functools

@@ -83,15 +83,14 @@ def run(
     system = molecules.from_words(target, force_field, temperature) or targets.get(target)
     arguments.room(n, system.n_particles * system.dimension, path)
     with progress.shown() as bar:
-        fraction = progress.FractionOf(bar, f"reference data of {target}")
         if method in own:
-            result = own[method](system, n, seed=seed, progress=fraction)
+            result = own[method](system, n, seed=seed, progress=bar)
         elif method == "tempering":
-            result = reference.sample(system, n, seed=seed, chains=chains, progress=fraction, out=path, resume=resume)
+            result = reference.sample(system, n, seed=seed, chains=chains, progress=bar, out=path, resume=resume)
         else:
             options = {"chains": chains, "interval": interval, "platform": platform}
             given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
-            result = reference.molecular_dynamics(system, n, seed=seed, progress=fraction, **given)
+            result = reference.molecular_dynamics(system, n, seed=seed, progress=bar, **given)
     if method != "tempering":
         # A sampler of a plug-in may give the frames alone.
         dataset: Any = getattr(result, "dataset", result)

@@ -3,16 +3,19 @@
 import dataclasses
 import math
 import os
+import secrets
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 from jaxtyping import Float, Int
 
-from boltzflow import files, runtime, seeds
-from boltzflow.analysis import correlation
+from boltzflow import display, files, runtime, seeds, selection
+from boltzflow.analysis import correlation, metrics
+from boltzflow.analysis.estimate import significant
 from boltzflow.errors import DataError
 
 FORMAT = "boltzflow-dataset"
@@ -20,6 +23,8 @@ FORMAT_VERSION = 1
 
 # Whole chains are held out for validation where there are this many: a few might miss what others have seen.
 _WHOLE_CHAINS = 20
+# Frames, and pairs of particles, that a thumbnail's distances are of.
+_SHOWN = 300
 # Else runs of frames, each of about this many, up to so many runs.
 _RUN, _RUNS = 20, 50
 
@@ -27,6 +32,10 @@ _RUN, _RUNS = 20, 50
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
     """Configurations of one target.
+
+    A sequence, as `Samples` are: `len(data)`, and `data[index]` with a whole number, a slice, whole numbers or booleans, which always gives
+    a `Dataset` with all that belongs to these frames; a whole number gives one of a single frame, as iteration does. `np.asarray(data)` is
+    the positions.
 
     Attributes:
         positions: frames (n, N, D) in float32, centred on the zero-CoM subspace.
@@ -46,6 +55,10 @@ class Dataset:
     molecule: str = ""
     energies: Float[np.ndarray, " n"] | None = None
 
+    def __post_init__(self) -> None:
+        if np.ndim(self.positions) != 3:
+            raise DataError(f"positions of a data set must have shape (n, N, D), but have shape {np.shape(self.positions)}.")
+
     @property
     def n(self) -> int:
         """Number of frames."""
@@ -55,23 +68,76 @@ class Dataset:
         """In one line: how many frames of what."""
         return f"<Dataset: {self.n} frames of {self.fingerprint}>"
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes an HDF5 file; on disk there is the old file or the whole new one, never a part.
+    def _repr_html_(self) -> str:
+        """For notebooks: what the frames are of and worth, and their energies or distances."""
+        shape = f"{self.n} of {' × '.join(str(size) for size in np.shape(self.positions)[1:])} ({self.units})"
+        worth = self.n_effective
+        rows: list[display.Row] = [
+            ("target", self.fingerprint),
+            ("frames", shape),
+            ("independent ones", None if worth is None else f"at most {significant(worth)}"),
+            ("sampler", self.provenance.get("sampler")),
+            ("virial check", str(self.provenance.get("virial_check", "")).partition(":")[0]),
+        ]
+        if not self.n:
+            return display.page("Dataset", rows)
+        known = None if self.energies is None else self.energies[self.in_order_of_chains()]
+        known = None if known is None else known[np.isfinite(known)]
+        if known is not None and known.size:
+            # All frames of a correlated chain are worth less than their number.
+            rows.append(("mean energy / kT", *metrics.mean(known, correlation=correlation.of_series(known, at_most=worth)).texts()))
+            return display.page("Dataset", rows, display.thumbnail(lambda axes: _energies(axes, known), "histogram of the energies"))
+        return display.page("Dataset", rows, display.thumbnail(self._distances, "histogram of the distances between particles"))
+
+    def _distances(self, axes: Any) -> None:
+        x = np.asarray(self.positions[correlation.spread(self.n, _SHOWN)], np.float64)
+        first, second = np.triu_indices(x.shape[1], k=1)
+        chosen = correlation.spread(len(first), _SHOWN)
+        distances = np.linalg.norm(x[:, first[chosen]] - x[:, second[chosen]], axis=-1)
+        axes.hist(distances[np.isfinite(distances)], bins=60, density=True, color=display.GREY)
+        axes.set(xlabel=f"distance of two particles {display.unit(self.units)}", ylabel="density")
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: Any) -> "Dataset":
+        """The frames at some indices, with their energies; see the class.
+
+        Raises:
+            IndexError: if there is no such frame, or the index is none.
+        """
+        chosen = selection.rows(index, self.n)
+        whole = np.array_equal(np.arange(self.n)[chosen], np.arange(self.n))
+        return self._part(chosen, {} if whole else {"spread_of": self.n})
+
+    def __iter__(self) -> "Iterator[Dataset]":
+        return (self[index] for index in range(self.n))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.positions, dtype, copy=copy)
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Writes an HDF5 file, whole or not at all.
+
+        Args:
+            path: the file; its folder is made if need be.
+            overwrite: whether a file that is there may go; it goes when the new one is whole.
 
         The file holds `positions` (n, N, D) float32, `energies` (n,) float64 if they are known, and the root attributes format,
         format_version, fingerprint and units; the attributes of the group `provenance` are the provenance, and `structure` and `molecule`
         are the PDB file and the description of a molecule.
 
         Raises:
-            DataError: if the file cannot be written.
+            DataError: if the file exists and `overwrite` is False, or it cannot be written.
         """
         path = files.named(path)
-        temporary = None
+        if path.exists() and not overwrite:
+            raise DataError(f"{path} exists already; choose another file, or pass overwrite=True.")
+        # A name of its own, because two processes may write the same frames.
+        temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-            os.close(handle)
-            with h5py.File(temporary, "w") as file:
+            with files.writing(path, temporary=temporary), h5py.File(temporary, "w") as file:
                 file.attrs.update(format=FORMAT, format_version=FORMAT_VERSION, fingerprint=self.fingerprint, units=self.units)
                 file.create_dataset("positions", data=np.asarray(self.positions, np.float32))
                 if self.energies is not None:
@@ -80,20 +146,10 @@ class Dataset:
                 for name, text in (("structure", self.structure), ("molecule", self.molecule)):
                     if text:
                         file.create_dataset(name, data=text)
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-            # mkstemp makes files that only their owner can read.
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(temporary, 0o666 & ~umask)
-            os.replace(temporary, path)
         except (OSError, RuntimeError) as error:
             raise DataError(
                 f"the data set cannot be written to {path} ({files.reason(error)}); choose a folder that is writable and has room."
             ) from error
-        finally:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
 
     def save_or_rescue(self, path: str | os.PathLike[str]) -> None:
         """As `save`, for frames that were expensive to make: where there is no room for them they are kept in another place.
@@ -203,3 +259,11 @@ class Dataset:
         sizes = np.diff(np.linspace(0, validation, runs + 1).astype(np.int64))
         starts = edges[:-1] + (rng.random(runs) * (np.diff(edges) - sizes + 1)).astype(np.int64)
         return np.concatenate([start + np.arange(int(size)) for start, size in zip(starts, sizes, strict=True)])
+
+
+def _energies(axes: Any, energies: Float[np.ndarray, " n"]) -> None:
+    # A few frames far up would squeeze the others.
+    low, high = np.quantile(energies, [0.0005, 0.9995])
+    margin = 0.02 * (high - low) or 0.5
+    axes.hist(energies, bins=np.linspace(low - margin, high + margin, 61), density=True, color=display.GREY)
+    axes.set(xlabel="energy / kT", ylabel="density")

@@ -20,6 +20,9 @@ MEMORY = "virial_memory"
 """Name in the provenance under which the outcome of the virial check is kept, with a hash of the frames and of their target."""
 
 
+_TRAJECTORIES = (".dcd", ".xtc", ".trr", ".nc", ".netcdf", ".mdcrd", ".pdb", ".gro", ".xyz", ".extxyz")
+
+
 def load(path: str | os.PathLike[str], target: Target, *, allow_virial_mismatch: bool = False) -> Dataset:
     """Reads frames of a target from .h5 (this package's format), .npy or .npz, centres them and checks them.
 
@@ -233,6 +236,11 @@ def read(path: str | os.PathLike[str]) -> Dataset:
     Raises:
         DataError: if the file cannot be read or holds something else.
     """
+    if Path(path).suffix.lower() in _TRAJECTORIES:
+        raise DataError(
+            f"{path} is a trajectory of another program; read it with MDTraj and pass what it gives, in nm: "
+            "boltzflow.datasets.of(mdtraj.load(...), target).save('data.h5') in Python makes a file of it."
+        )
     try:
         with h5py.File(path, "r") as file:
             if file.attrs.get("format") != FORMAT or "positions" not in file:

@@ -13,17 +13,19 @@ from boltzflow import reference, seeds
 from boltzflow.analysis import Estimate, correlation, metrics, weights
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError
-from boltzflow.flows import AugmentedCouplingFlow, ContinuousFlow
+from boltzflow.flows.base import AbstractFlow
 from boltzflow.flows.identity import identity
 from boltzflow.flows.images import log_images
+from boltzflow.flows.status import Status
 from boltzflow.models.model import Model
 from boltzflow.models.versions import versions
-from boltzflow.progress import FractionOf, Progress, Silent
+from boltzflow.progress import Progress, Wanted, told
 from boltzflow.sampling.averaging import averaged
-from boltzflow.sampling.enantiomers import check_samples, energies, is_expensive, right_enantiomer
+from boltzflow.sampling.enantiomers import check_samples, energies, right_enantiomer
 from boltzflow.sampling.generate import draw, generate, log_density, log_importance_ratios, sample_keys
 from boltzflow.sampling.samples import Samples
 from boltzflow.targets.base import Target
+from boltzflow.targets.calculators import is_expensive
 
 REFERENCE_SEED = 1_000_003
 """Seed of the reference frames made for the evaluation of a shipped model; no preset trains on them."""
@@ -34,22 +36,22 @@ _TIMED = 512
 
 def evaluate(
     model: Model,
-    frames: Dataset | None,
     n: int,
-    seed: int,
     *,
-    progress: Progress | None = None,
+    seed: int,
+    frames: Dataset | None = None,
     samples: Samples | None = None,
+    progress: Wanted = None,
 ) -> dict[str, Any]:
     """Measures a model.
 
     Args:
         model: the trained flow with its target.
-        frames: held-out frames of the target; None takes the validation frames of the model's run, or makes reference frames anew.
         n: samples to draw, and the most frames to use.
         seed: seed of samples and bootstrap.
-        progress: told what is being done.
+        frames: held-out frames of the target; None takes the validation frames of the model's run, or makes reference frames anew.
         samples: samples of this model, if they have been drawn already; else they are drawn here.
+        progress: told what is being done; None: a bar where somebody looks on (`progress.chosen`).
 
     Returns:
         The keys of `boltzflow evaluate --json`: estimates as `Estimate.as_dict` makes them, with 95 % intervals; path lengths in the
@@ -62,7 +64,12 @@ def evaluate(
     if n < 1:
         raise DataError(f"the number of samples must be positive, got {n}.")
     seed = seeds.checked(seed)
-    progress = Silent() if progress is None else progress
+    with told(progress) as bar:
+        return _figures(model, n, seed=seed, frames=frames, samples=samples, progress=bar)
+
+
+def _figures(model: Model, n: int, *, seed: int, frames: Dataset | None, samples: Samples | None, progress: Progress) -> dict[str, Any]:
+    """As `evaluate`."""
     flow, target = model.flow, model.target
     chunk = min(flow.chunk_size, n)
     if samples is not None:
@@ -87,28 +94,22 @@ def evaluate(
     frames = frames.spread(n, seed=seed)
     # Energies are those of the configuration that counts, which a flow that draws both enantiomers alike finds as probable as the frame.
     positions, mirrored, other = right_enantiomer(frames.positions, flow, target)
-    if isinstance(flow, AugmentedCouplingFlow):
-        draws = np.asarray(log_importance_ratios(flow, positions, seed=seed, progress=progress), np.float64)
-        draws = draws + log_images(flow, target)
-        log_q = np.logaddexp.reduce(draws, axis=1) - math.log(draws.shape[1])
-        augmented = _augmented_figures(flow, target, samples, draws, worth, seed, progress)
-    else:
-        solution = log_density(flow, positions, seed=seed, progress=progress)
-        log_q = np.where(solution.status == 0, np.asarray(solution.log_q, np.float64), np.nan) + log_images(flow, target)
-        draws, augmented = log_q[:, None], {}
+    draws = np.asarray(log_importance_ratios(flow, positions, seed=seed, progress=progress), np.float64) + log_images(flow, target)
+    log_q = np.logaddexp.reduce(draws, axis=1) - math.log(draws.shape[1])
+    augmented = _augmented_figures(flow, target, samples, draws, worth, progress, seed=seed) if flow.noisy_draws else {}
     progress.stop()
     # The target has no other stereoisomers; frames of them are none of its.
     solved = np.isfinite(log_q) & np.isfinite(draws[:, 0]) & ~other
     log_q, single = log_q[solved], draws[solved, 0]
     u = _energies_of_frames(frames, positions, solved, mirrored, target)[solved]
-    nll = _mean_over_frames(-log_q, worth, seed) if solved.any() else None
+    nll = _mean_over_frames(-log_q, worth, seed=seed) if solved.any() else None
     # A frame whose energy is not finite costs itself.
     weighed = np.isfinite(u)
     forward = None
     if target.has_energy and weighed.any():
         log_w = -(u + single)[weighed]
         forward = weights.forward_ess(log_w, seed=seed, correlation=_correlation(log_w, worth))
-    ok = samples.status == 0
+    ok = samples.status == Status.SOLVED
     known = target.has_energy
     verdict = weights.verdict(samples.log_weight) if known else None
     return {
@@ -116,7 +117,7 @@ def evaluate(
         "model": model.name,
         "n": samples.n,
         "nll": _plain(nll),
-        "nll_minus_entropy": _plain(_divergence_from_target(log_q[weighed], u[weighed], target, worth, seed)),
+        "nll_minus_entropy": _plain(_divergence_from_target(log_q[weighed], u[weighed], target, worth, seed=seed)),
         "ess_reverse": weights.reverse_ess(samples.log_weight, seed=seed).as_dict() if known else None,
         "ess_forward": _plain(forward),
         "log_z": weights.log_z(samples.log_weight, seed=seed).as_dict() if known else None,
@@ -124,7 +125,7 @@ def evaluate(
         "nfe": _plain(metrics.mean(samples.nfe[ok].astype(float), seed=seed) if ok.any() else None),
         "pareto_k": _number(verdict.k) if verdict is not None else None,
         "verdict": dataclasses.asdict(verdict) | {"k": _number(verdict.k)} if verdict is not None else None,
-        "solver_error": _plain(_solver_error(flow, target, samples, seed) if isinstance(flow, ContinuousFlow) else None),
+        "solver_error": _plain(_solver_error(flow, target, samples, seed=seed)),
         "failed": samples.n_failed if known else samples.n_solver_failed,
         **(
             {"other_stereoisomer": samples.n_other_stereoisomer, "reflected_frames": int(np.sum(mirrored))} if target.chiral_centres else {}
@@ -156,13 +157,14 @@ _MARGINAL = 1_000
 
 
 def _augmented_figures(
-    flow: AugmentedCouplingFlow,
+    flow: AbstractFlow,
     target: Target,
     samples: Samples,
     draws: Float[np.ndarray, "n K"],
     worth: float | None,
-    seed: int,
     progress: Progress,
+    *,
+    seed: int,
 ) -> dict[str, Any]:
     """What the copies cost: NLL with one draw of them, ESS of the draws, and reverse ESS with the copies averaged out.
 
@@ -172,8 +174,8 @@ def _augmented_figures(
     inner = np.exp(2 * np.logaddexp.reduce(draws[usable], axis=1) - np.logaddexp.reduce(2 * draws[usable], axis=1)) / draws.shape[1]
     figures = {
         "marginal_draws": draws.shape[1],
-        "nll_one_draw": _plain(_mean_over_frames(-draws[usable, 0], worth, seed)) if usable.any() else None,
-        "ess_of_draws": _plain(_mean_over_frames(inner, worth, seed)) if usable.any() else None,
+        "nll_one_draw": _plain(_mean_over_frames(-draws[usable, 0], worth, seed=seed)) if usable.any() else None,
+        "ess_of_draws": _plain(_mean_over_frames(inner, worth, seed=seed)) if usable.any() else None,
         "ess_reverse_marginal": None,
     }
     kept = samples.take(correlation.spread(samples.n, _MARGINAL, seed=seed))
@@ -187,20 +189,20 @@ def _augmented_figures(
 _CHECKED = 32
 
 
-def _solver_error(flow: ContinuousFlow, target: Target, samples: Samples, seed: int) -> Estimate | None:
-    """Root mean square error of log q, against a finer solver and the exact divergence where the samples lie.
+def _solver_error(flow: AbstractFlow, target: Target, samples: Samples, *, seed: int) -> Estimate | None:
+    """Root mean square error of log q, against a finer solver and the exact divergence where the samples lie; None where there is none.
 
     NLL and ESS of a solver that is too coarse may look better than the flow is.
     """
-    gain = log_images(flow, target)
+    finer, gain = flow.finer(), log_images(flow, target)
     # Samples of another stereoisomer have not gained what the others have.
-    counted = (samples.status == 0) & np.isfinite(samples.log_q) & (np.isfinite(samples.u) | (gain == 0.0))
+    counted = (samples.status == Status.SOLVED) & np.isfinite(samples.log_q) & (np.isfinite(samples.u) | (gain == 0.0))
     counted = np.flatnonzero(counted)
     checked = counted[correlation.spread(counted.size, _CHECKED, seed=seed)]
-    if not len(checked):
+    if finer is None or not len(checked):
         return None
-    again = log_density(dataclasses.replace(flow, solver=flow.solver.finer()), samples.positions[checked], seed=seed)
-    difference = (samples.log_q[checked] - np.asarray(again.log_q, np.float64) - gain)[again.status == 0]
+    again = log_density(finer, samples.positions[checked], seed=seed)
+    difference = (samples.log_q[checked] - np.asarray(again.log_q, np.float64) - gain)[again.status == Status.SOLVED]
     if not len(difference):
         return None
     squared = metrics.mean(difference**2, seed=seed)
@@ -210,7 +212,7 @@ def _solver_error(flow: ContinuousFlow, target: Target, samples: Samples, seed: 
 
 
 def _divergence_from_target(
-    log_q: Float[np.ndarray, " n"], u: Float[np.ndarray, " n"], target: Target, worth: float | None, seed: int
+    log_q: Float[np.ndarray, " n"], u: Float[np.ndarray, " n"], target: Target, worth: float | None, *, seed: int
 ) -> Estimate | None:
     """NLL - entropy, the divergence KL(p||q), where log Z is known.
 
@@ -219,7 +221,7 @@ def _divergence_from_target(
     """
     if target.exact.log_z is None or not len(log_q):
         return None
-    return _mean_over_frames(-log_q - u - target.exact.log_z, worth, seed)
+    return _mean_over_frames(-log_q - u - target.exact.log_z, worth, seed=seed)
 
 
 def _correlation(values: Float[np.ndarray, " n"], worth: float | None) -> correlation.Correlation | None:
@@ -227,7 +229,7 @@ def _correlation(values: Float[np.ndarray, " n"], worth: float | None) -> correl
     return correlation.of_series(values, at_most=worth) if np.isfinite(values).all() else None
 
 
-def _mean_over_frames(values: Float[np.ndarray, " n"], worth: float | None, seed: int) -> Estimate:
+def _mean_over_frames(values: Float[np.ndarray, " n"], worth: float | None, *, seed: int) -> Estimate:
     return metrics.mean(values, seed=seed, correlation=_correlation(values, worth))
 
 
@@ -240,14 +242,12 @@ def held_out(model: Model, n: int, progress: Progress) -> Dataset:
     if file is not None and file.is_file() and data.validation:
         frames = datasets.load(file, model.target, allow_virial_mismatch=data.allow_virial_mismatch)
         return frames.split(validation=data.validation, seed=data.split_seed)[1]
-    frames = reference.sample(model.target, n, seed=REFERENCE_SEED, progress=FractionOf(progress, "reference frames")).dataset
-    progress.stop()
-    return frames
+    return reference.sample(model.target, n, seed=REFERENCE_SEED, progress=progress).dataset
 
 
 def _seconds_of_chunk(model: Model, chunk: int) -> float:
     began = time.perf_counter()
-    solution = jax.block_until_ready(draw(model.flow, sample_keys(0, 0, chunk)))
+    solution = jax.block_until_ready(draw(model.flow, sample_keys(0, chunk, seed=0)))
     if not is_expensive(model.target):
         jax.block_until_ready(model.target.energies(solution.positions))
     return time.perf_counter() - began

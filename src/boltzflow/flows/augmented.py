@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from boltzflow.flows.base import AbstractFlow, FlowSolution
 from boltzflow.flows.coupling.stack import CouplingStack
 from boltzflow.flows.prior import Prior
+from boltzflow.flows.status import Status
 
 
 class JointDensity(NamedTuple):
@@ -83,6 +84,11 @@ class AugmentedCouplingFlow(AbstractFlow):
         return self.stack.mirror_symmetric
 
     @property
+    def noisy_draws(self) -> int:
+        """Those of the copies."""
+        return self.marginal_draws
+
+    @property
     def chunk_size(self) -> int:
         """Configurations whose messages fit into the cache together."""
         room = _PAIRS["cpu" if jax.default_backend() == "cpu" else "accelerator"] / self.n_particles**2
@@ -105,7 +111,8 @@ class AugmentedCouplingFlow(AbstractFlow):
 
     def _solution(self, start: Array, end: Array, shown: Array, log_q: Array) -> FlowSolution:
         """What is told of a configuration moved from `start` to `end`."""
-        status = jnp.where(jnp.all(jnp.isfinite(end)) & jnp.isfinite(log_q), 0, 2).astype(jnp.int32)
+        finite = jnp.all(jnp.isfinite(end)) & jnp.isfinite(log_q)
+        status = jnp.where(finite, int(Status.SOLVED), int(Status.NOT_FINITE)).astype(jnp.int32)
         distance = jnp.sqrt(jnp.sum((end - start) ** 2))
         return FlowSolution(shown, log_q, jnp.ones((), jnp.int32), jnp.full_like(distance, jnp.nan), distance, status)
 

@@ -8,12 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-STATUS_SENTENCES = {
-    0: "solved",
-    1: "the solver reached its maximum number of steps; raise flow.solver.max_steps or loosen rtol and atol",
-    2: "the solution is not finite; the network diverges there",
-}
-
 
 class FlowSolution(NamedTuple):
     """A configuration carried through the flow, one way or the other.
@@ -25,7 +19,7 @@ class FlowSolution(NamedTuple):
         nfe: evaluations of the network.
         path_length: length of the path x(t) in units of the prior; NaN where there is no path.
         distance: straight distance between its ends in units of the prior.
-        status: 0 for success, else a key of `STATUS_SENTENCES`.
+        status: a `Status` as a number, 0 for success.
     """
 
     positions: Float[Array, "N D"]
@@ -81,6 +75,15 @@ class AbstractFlow(eqx.Module):
         """Whether a configuration and its mirror image have the same density."""
 
     @property
+    def noisy_draws(self) -> int:
+        """How many draws `log_prob` averages over, each of them right in the mean; 0 where it takes none, the density being exact."""
+        return 0
+
+    def finer(self) -> Self | None:
+        """The same flow, its log densities computed more finely, by which their error can be measured; None where they have none."""
+        return None
+
+    @property
     @abc.abstractmethod
     def chunk_size(self) -> int:
         """Configurations per compiled call: a power of two, few enough that memory grows neither with samples nor with particles."""
@@ -92,6 +95,13 @@ class AbstractFlow(eqx.Module):
     @abc.abstractmethod
     def log_prob(self, positions: Float[Array, "N D"], *, key: PRNGKeyArray | None = None) -> FlowSolution:
         """Log density of a configuration in data units, its centre of mass removed first; `positions` of the result is the latent."""
+
+    def log_importance_ratios(self, positions: Float[Array, "N D"], *, count: int, key: PRNGKeyArray) -> Float[Array, " K"]:
+        """Draws in nats, in data units, the mean of whose exponentials is the density of a configuration, without bias.
+
+        They are all the same where the density is exact.
+        """
+        return jnp.broadcast_to(self.log_prob(positions, key=key).log_q, (count,))
 
     @property
     def _log_scale(self) -> float:

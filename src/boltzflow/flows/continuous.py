@@ -1,5 +1,6 @@
 """The equivariant continuous normalizing flow (E-CNF): prior and vector field, sampled and evaluated by integrating an ODE."""
 
+import dataclasses
 import math
 from typing import Any, Self, cast
 
@@ -12,6 +13,7 @@ from boltzflow.config import RK4, Adaptive, DivergenceName, Dopri5, GaussLegendr
 from boltzflow.flows import prior, quadrature
 from boltzflow.flows.base import AbstractFlow, FlowSolution
 from boltzflow.flows.divergence import draw_probes, velocity_and_divergence
+from boltzflow.flows.status import Status
 from boltzflow.nets.base import AbstractVectorField
 
 # Pairs of particles times dimensions over all configurations of a compiled call. On a CPU their tangents stay in the cache
@@ -66,6 +68,10 @@ class ContinuousFlow(AbstractFlow):
         """Always: vector fields are equivariant under reflections, too."""
         return True
 
+    def finer(self) -> Self:
+        """With a finer solver and the exact divergence; see `config.Solver.finer`."""
+        return dataclasses.replace(self, solver=self.solver.finer())
+
     @property
     def chunk_size(self) -> int:
         """Configurations whose tangents fit into the cache together."""
@@ -106,7 +112,8 @@ class ContinuousFlow(AbstractFlow):
             end, change, length, solved, nfe, reached = self._integrate(start, t0, t1, probes)
         # A solver that shrinks its steps in vain, or steps past a pole, is told by the field itself.
         finite = jnp.all(jnp.isfinite(end) & jnp.isfinite(self.field(reached.astype(end.dtype), end))) & jnp.isfinite(change)
-        status = jnp.where(~finite, 2, jnp.where(solved, 0, 1)).astype(jnp.int32)
+        reached_end = jnp.where(solved, int(Status.SOLVED), int(Status.MAX_STEPS))
+        status = jnp.where(~finite, int(Status.NOT_FINITE), reached_end).astype(jnp.int32)
         distance = jnp.sqrt(jnp.sum((end - start) ** 2))
         return end, change, FlowSolution(end, change, nfe.astype(jnp.int32), length, distance, status)
 

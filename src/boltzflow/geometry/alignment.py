@@ -8,10 +8,8 @@ configurations. A reflection is a rotation times -1 and K(-S) = -K(S), so that t
 
 import math
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from boltzflow.errors import DataError
 from boltzflow.geometry._numba import kernel
@@ -272,21 +270,3 @@ def align_batch(
     out = np.empty((fixed.shape[0], fixed.shape[2], fixed.shape[2]))
     _align_batch(fixed, moving, reflections, out)
     return out
-
-
-def kabsch(fixed: Float[Array, "N D"], moving: Float[Array, "N D"], *, reflections: bool = False) -> Float[Array, "D D"]:
-    """The same for one configuration as a JAX function of any D (singular value decomposition; not meant to be differentiated).
-
-    Args:
-        fixed: a configuration.
-        moving: a configuration, in the same order of particles.
-        reflections: allow det R = -1 where that is better.
-
-    Returns:
-        R with `fixed` nearest to `moving @ R.T`, about the origin.
-    """
-    u, _, vt = jnp.linalg.svd(fixed.T @ moving)
-    sign = jnp.ones(fixed.shape[1], u.dtype)
-    if not reflections:
-        sign = sign.at[-1].set(jnp.sign(jnp.linalg.det(u) * jnp.linalg.det(vt)))
-    return jax.lax.stop_gradient((u * sign) @ vt)

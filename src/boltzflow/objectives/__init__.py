@@ -38,3 +38,7 @@ def __getattr__(name: str) -> object:
     value = getattr(importlib.import_module(f"boltzflow.objectives.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -12,6 +12,7 @@ from boltzflow import config
 from boltzflow.errors import ConfigError
 from boltzflow.flows.augmented import AugmentedCouplingFlow
 from boltzflow.flows.coupling import CouplingStack
+from boltzflow.geometry.orthogonal import haar
 from boltzflow.objectives.base import AbstractObjective, Proposal
 
 
@@ -54,7 +55,7 @@ class AugmentedLikelihood(config.AugmentedLikelihood, AbstractObjective):
         data = frames[rng.integers(len(frames), size=setting.batch_size)]
         n, dimension = data.shape[1:]
         if not flow.equivariant:
-            turns = random_turns(rng, setting.batch_size, dimension, reflections=setting.target.reflections).astype(data.dtype)
+            turns = haar(rng, setting.batch_size, dimension, determinant=None if setting.target.reflections else 1.0).astype(data.dtype)
             data = np.einsum("bij,bkj->bki", turns, data)
         noise = rng.standard_normal((setting.batch_size, n, flow.augmented, dimension), dtype=data.dtype.type)
         return Proposal(state, Copied(data, noise))
@@ -73,13 +74,3 @@ class AugmentedLikelihood(config.AugmentedLikelihood, AbstractObjective):
             return flow.log_conditional(channels) - density.log_q + collinearity * density.collinearity
 
         return jax.vmap(loss)(jnp.asarray(batch.data), jnp.asarray(batch.noise))
-
-
-def random_turns(rng: np.random.Generator, count: int, dimension: int, *, reflections: bool) -> Float[np.ndarray, "n D D"]:
-    """Orthogonal matrices drawn uniformly, all of them or the rotations among them."""
-    orthogonal, triangular = np.linalg.qr(rng.standard_normal((count, dimension, dimension)))
-    # QR with a positive diagonal of R is Haar-distributed over O(D).
-    orthogonal = orthogonal * np.sign(np.diagonal(triangular, axis1=1, axis2=2))[:, None, :]
-    if not reflections:
-        orthogonal[:, :, 0] *= np.sign(np.linalg.det(orthogonal))[:, None]
-    return orthogonal

@@ -12,18 +12,18 @@ import numpy as np
 from jaxtyping import Float
 
 from boltzflow.analysis import internal_coordinates
+from boltzflow.analysis.observables import radius_of_gyration
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError, TargetError
+from boltzflow.progress import FractionOf, Wanted, told
 from boltzflow.reference import dynamics_worker as dynamics
 from boltzflow.reference.result import (
-    Progress,
     ReferenceResult,
     apply_symmetries,
     chain_by_chain,
     check_numbers,
     judged,
     provenance,
-    radius_of_gyration,
 )
 from boltzflow.runtime import available_cores
 from boltzflow.seeds import checked
@@ -51,7 +51,7 @@ def molecular_dynamics(
     friction: float = 1.0,
     equilibration: float = 100.0,
     platform: str | None = None,
-    progress: Progress | None = None,
+    progress: Wanted = None,
 ) -> ReferenceResult:
     """Draws configurations of a molecule by Langevin dynamics with OpenMM.
 
@@ -78,7 +78,7 @@ def molecular_dynamics(
         platform: OpenMM's platform, such as "Reference" (double precision) or "CPU" (single precision); each chain has one core. None:
             both are tried for a moment, and CPU is taken where it is faster by a fifth or more. Which one that is depends on
             the forces: at 22 atoms CPU is several times as fast with a CustomGBForce (GBn2), Reference with a GBSAOBCForce.
-        progress: called with the fraction done and a word on what is being done.
+        progress: told how far it is; None: a bar where somebody looks on (`progress.chosen`).
 
     Returns:
         Frames and diagnostics: R-hat and effective sample size of the energy, the radius of gyration, and the sine and cosine of all
@@ -92,12 +92,12 @@ def molecular_dynamics(
     check_numbers(n, chains)
     _check_settings(interval, time_step, friction, equilibration)
     settings = _settings(target, friction, time_step, platform or "Reference")
-    report = progress or (lambda fraction, message: None)
     draws = max(-(-n // chains), _LEAST_DRAWS)
     steps = round(interval / time_step)
     seed = checked(seed)
-    generator, seeds = np.random.default_rng(seed), _Seeds(seed)
-    with _Chains(settings, np.asarray(target.structure), chains, seeds) as running:
+    generator, seeds = np.random.default_rng(seed), _Seeds(seed=seed)
+    with told(progress) as bar, _Chains(settings, np.asarray(target.structure), chains, seeds=seeds) as running:
+        report = FractionOf(bar, f"molecular dynamics of {target.name}")
         if platform is None:
             report(0.0, "choosing OpenMM's platform")
             platform = running.choose_platform()
@@ -107,10 +107,11 @@ def molecular_dynamics(
         running.advance(1, max(1, round(equilibration / time_step)))
         frames, energies = [], []
         for piece in np.array_split(np.arange(draws), min(_PIECES, draws)):
-            report((equilibration + piece[0] * interval) / whole, f"molecular dynamics, a frame every {interval:g} ps")
+            report((equilibration + piece[0] * interval) / whole, f"a frame every {interval:g} ps")
             parts = running.advance(len(piece), steps)
             frames.append([part.frames for part in parts])
             energies.append([part.energies for part in parts])
+        report(1.0, "done")
     positions = np.concatenate(frames, axis=1)
     positions -= positions.mean(axis=2, keepdims=True)
     energy = np.concatenate(energies, axis=1) / (BOLTZMANN * settings.temperature)
@@ -132,7 +133,6 @@ def molecular_dynamics(
     }
     sampler = "Langevin dynamics (openmm)"
     origin = provenance(sampler, ("boltzflow", "openmm", "numpy"), f"{platform} platform", diagnostics, seed=seed, n=n)
-    report(1.0, "done")
     texts = molecule_folder.texts(target)
     return ReferenceResult(Dataset(ordered, target.fingerprint, target.units, origin, **texts, energies=frame_energies), diagnostics)
 
@@ -164,7 +164,7 @@ def _settings(target: Target, friction: float, time_step: float, platform: str) 
 class _Seeds:
     """Seeds for OpenMM, which takes 0 to mean any."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, *, seed: int) -> None:
         self._generator = np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0])
 
     def next(self) -> int:
@@ -174,7 +174,7 @@ class _Seeds:
 class _Chains:
     """Chains in processes of their own: the random numbers of OpenMM's reference platform are one stream for a whole process."""
 
-    def __init__(self, settings: dynamics.Settings, structure: Float[np.ndarray, "N 3"], chains: int, seeds: _Seeds) -> None:
+    def __init__(self, settings: dynamics.Settings, structure: Float[np.ndarray, "N 3"], chains: int, *, seeds: _Seeds) -> None:
         self._settings, self._seeds = settings, seeds
         self._states: list[tuple[Float[np.ndarray, "N 3"], Float[np.ndarray, "N 3"] | None]] = [(structure, None)] * chains
         if multiprocessing.current_process().daemon:
@@ -195,7 +195,7 @@ class _Chains:
     def advance(self, draws: int, steps: int) -> Sequence[dynamics.Piece]:
         """The next piece of every chain."""
         parts = self._results(
-            [self._pool.submit(dynamics.run, self._settings, *state, self._seeds.next(), draws, steps) for state in self._states]
+            [self._pool.submit(dynamics.run, self._settings, *state, draws, steps, seed=self._seeds.next()) for state in self._states]
         )
         if not all(np.isfinite(part.frames).all() and np.isfinite(part.energies).all() for part in parts):
             raise TargetError(

@@ -56,9 +56,10 @@ def run(
     settings: Settings,
     positions: Float[np.ndarray, "N 3"],
     velocities: Float[np.ndarray, "N 3"] | None,
-    seed: int,
     draws: int,
     steps: int,
+    *,
+    seed: int,
 ) -> Piece:
     """Goes on from positions and velocities, and keeps a frame every `steps` steps.
 
@@ -68,9 +69,9 @@ def run(
         settings: the dynamics.
         positions: where to begin, in nm.
         velocities: in nm/ps; None: drawn at the temperature.
-        seed: a positive number; it alone fixes the noise.
         draws: number of frames, K.
         steps: time steps from a frame to the next.
+        seed: a positive number; it alone fixes the noise.
     """
     import openmm
 

@@ -87,9 +87,7 @@ def opened(path: Path, identity: Mapping[str, Any], *, resume: bool) -> Iterator
     """
     folder = folder_of(path)
     stated = json.loads(json.dumps(dict(identity)))
-    with files.locked(
-        folder.with_name(f".{folder.name}.lock"), f"another process is making {path}; wait until it has ended, or choose another file."
-    ):
+    with _locked(path, folder.with_name(f".{folder.name}.lock")):
         try:
             if (folder / _IDENTITY).is_file():
                 if not resume:
@@ -102,6 +100,13 @@ def opened(path: Path, identity: Mapping[str, Any], *, resume: bool) -> Iterator
         except ValueError as error:
             raise RunError(f"{folder / _IDENTITY} is damaged; delete {folder} and begin anew.") from error
         yield Journal(folder)
+
+
+def _locked(path: Path, lock: Path) -> files.Lock:
+    try:
+        return files.Lock(lock, f"another process is making {path}; wait until it has ended, or choose another file.")
+    except OSError as error:
+        raise RunError(f"{lock.parent} cannot be written: {files.reason(error)}; choose another place.") from error
 
 
 def remove(path: Path) -> None:

@@ -1,7 +1,6 @@
 """Frames of one energy moved towards the equilibrium of another by short Langevin dynamics."""
 
 import time
-from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +9,7 @@ from jaxtyping import Float
 from boltzflow.chemistry.openmm_systems import in_unit
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError, TargetError
+from boltzflow.progress import Wanted, told
 from boltzflow.seeds import checked
 from boltzflow.targets import molecule_folder
 from boltzflow.targets.base import BOLTZMANN, Target
@@ -23,7 +23,7 @@ def relax(
     time_step: float = 1.0,
     friction: float = 0.05,
     seed: int = 0,
-    progress: Callable[[float, str], None] | None = None,
+    progress: Wanted = None,
 ) -> Dataset:
     """Moves each frame by a short trajectory of Langevin dynamics under the energy of a target.
 
@@ -41,7 +41,7 @@ def relax(
         time_step: in fs.
         friction: in 1/fs.
         seed: of velocities and noise.
-        progress: called with the fraction done and a word.
+        progress: told how far it is; None: a bar where somebody looks on (`progress.chosen`).
 
     Returns:
         The last configuration of each trajectory that stayed finite.
@@ -68,15 +68,16 @@ def relax(
         return -thermal * np.asarray(target.energies_and_gradients(jnp.asarray(x))[1], np.float64)
 
     velocity, force = spread * rng.standard_normal(x.shape), forces(x)
-    for step in range(steps):
-        velocity += 0.5 * dt * force / masses
-        x += 0.5 * dt * velocity
-        velocity = keep * velocity + np.sqrt(1.0 - keep**2) * spread * rng.standard_normal(x.shape)
-        x += 0.5 * dt * velocity
-        force = forces(x)
-        velocity += 0.5 * dt * force / masses
-        if progress is not None:
-            progress((step + 1) / steps, "relaxation")
+    with told(progress) as bar:
+        bar.start(steps, "relaxation")
+        for step in range(steps):
+            velocity += 0.5 * dt * force / masses
+            x += 0.5 * dt * velocity
+            velocity = keep * velocity + np.sqrt(1.0 - keep**2) * spread * rng.standard_normal(x.shape)
+            x += 0.5 * dt * velocity
+            force = forces(x)
+            velocity += 0.5 * dt * force / masses
+            bar.update(step + 1)
     energy = np.asarray(target.energies(jnp.asarray(x)))
     usable = np.isfinite(energy) & np.isfinite(x).all(axis=(1, 2))
     if not usable.any():

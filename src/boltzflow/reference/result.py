@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -12,6 +12,7 @@ from jaxtyping import Float
 from boltzflow.datasets import Dataset
 from boltzflow.datasets.virial import check_with_energies, memory_of
 from boltzflow.errors import DataError, TargetError
+from boltzflow.geometry.orthogonal import haar
 from boltzflow.reference.diagnostics import bulk_ess, split_r_hat
 from boltzflow.targets.base import Target
 
@@ -19,8 +20,6 @@ R_HAT_LIMIT = 1.05
 
 # Effective frames below which R-hat and the rest say little.
 _FEW = 50
-
-Progress = Callable[[float, str], None]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,7 +65,7 @@ class ReferenceResult:
         return text[:1].upper() + text[1:]
 
 
-def given_frames(target: Target, n: int, seed: int) -> ReferenceResult:
+def given_frames(target: Target, n: int, *, seed: int) -> ReferenceResult:
     """Frames of a density that is known by them."""
     if target.frames is None:
         raise TargetError(f"target {target.name!r} has neither an energy to sample nor frames; give it one of them.")
@@ -132,26 +131,17 @@ def chain_by_chain(draws: int, chains: int, n: int) -> np.ndarray:
     return order[order < n]
 
 
-def radius_of_gyration(positions: Float[np.ndarray, "*batch N D"]) -> Float[np.ndarray, "*batch"]:
-    """Root mean square distance of the particles from their centre, of positions with zero centre of mass."""
-    return np.sqrt(np.mean(np.sum(np.asarray(positions, np.float64) ** 2, axis=-1), axis=-1))
-
-
 def apply_symmetries(
     positions: Float[np.ndarray, "n N D"], target: Target, *, generator: np.random.Generator
 ) -> Float[np.ndarray, "n N D"]:
     """Moves every frame by a random symmetry of the target: rotation, reflection where that is one, permutation within the classes."""
     n, _, dimension = positions.shape
-    orthogonal, triangular = np.linalg.qr(generator.standard_normal((n, dimension, dimension)))
-    # QR with a positive diagonal of R is Haar-distributed over O(D).
-    orthogonal = orthogonal * np.sign(np.diagonal(triangular, axis1=1, axis2=2))[:, None, :]
-    if not target.reflections:
-        orthogonal[:, :, 0] *= np.sign(np.linalg.det(orthogonal))[:, None]
+    turns = haar(generator, n, dimension, determinant=None if target.reflections else 1.0)
     classes = np.asarray(target.classes)
     order = np.argsort(classes[None, :] + generator.random((n, len(classes))), axis=1)
     permutation = np.empty_like(order)
     permutation[:, np.argsort(classes, kind="stable")] = order
-    moved = np.take_along_axis(positions, permutation[:, :, None], axis=1) @ orthogonal
+    moved = np.take_along_axis(positions, permutation[:, :, None], axis=1) @ turns
     return (moved - moved.mean(axis=1, keepdims=True)).astype(np.float32)
 
 

@@ -17,12 +17,13 @@ import numpy as np
 from jaxtyping import Float, Int, PRNGKeyArray
 
 from boltzflow import seeds
+from boltzflow.analysis.observables import radius_of_gyration
 from boltzflow.datasets import Dataset
-from boltzflow.errors import DataError, TargetError
+from boltzflow.errors import DataError, RunError, TargetError
+from boltzflow.progress import FractionOf, Wanted, duration, told
 from boltzflow.reference import journal
 from boltzflow.reference.diagnostics import autocorrelation_time
 from boltzflow.reference.result import (
-    Progress,
     ReferenceResult,
     apply_symmetries,
     chain_by_chain,
@@ -30,11 +31,11 @@ from boltzflow.reference.result import (
     given_frames,
     judged,
     provenance,
-    radius_of_gyration,
 )
 from boltzflow.reference.tempering import Draws, Ladder, LadderState, SweepInfo, advance
 from boltzflow.targets import molecule_folder
 from boltzflow.targets.base import Target
+from boltzflow.targets.calculators import is_expensive
 
 _CHAINS = 256
 _DRAWS_PER_CHAIN = 32
@@ -46,6 +47,9 @@ _ISLAND_PAIRS = 50_000
 _CHUNK = 16
 _WARM_UP_SWEEPS = 400
 _PILOT_SWEEPS = 256
+# Of an energy outside JAX, whose calls take milliseconds where compiled ones take microseconds.
+_EXPENSIVE_CHAINS = 4
+_EXPENSIVE_PILOT_SWEEPS = 32
 _ACCEPTANCE = 0.85
 # Chosen from a few settings tried with one seed each, not optimised. Gradients per independent frame at acceptance 0.8, as mean leapfrog
 # steps × HMC steps between swaps: DW4 393 (6×2), 492 (12×1), 717 (12×2), 872 (24×1); LJ13 with four temperatures up to 2 595 (12×1),
@@ -78,13 +82,14 @@ def sample(
     seed: int = 0,
     temperatures: Sequence[float] | None = None,
     chains: int | None = None,
-    progress: Progress | None = None,
+    progress: Wanted = None,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
 ) -> ReferenceResult:
     """Draws decorrelated configurations by parallel tempering with Hamiltonian Monte Carlo.
 
-    Chains of ladders run side by side, compiled as a whole. A warm-up fits the step size of each temperature and is thrown away; a
+    Chains of ladders run side by side, compiled as a whole; of an energy outside JAX, which is expensive, few chains with a short warm-up,
+    so that the first frames come soon. A warm-up fits the step size of each temperature and is thrown away; a
     pilot run with frozen step sizes measures the autocorrelation of energy and radius of gyration; then every chain gives a frame each
     time that this many sweeps have passed. Each frame is at last moved by a random symmetry of the target (rotation, reflection where
     that is one, permutation within the classes), which leaves the density as it is.
@@ -97,8 +102,8 @@ def sample(
         n: number of frames.
         seed: the same seed on the same machine gives the same frames.
         temperatures: ladder as multiples of the target's temperature, ascending from 1; None: `default_temperatures`.
-        chains: ladders side by side; None: up to 256, with about 32 frames or more of each.
-        progress: called with the fraction done and a word on what is being done.
+        chains: ladders side by side; None: up to 256, with about 32 frames or more of each, or 4 of an energy outside JAX.
+        progress: told how far it is; None: a bar where somebody looks on (`progress.chosen`).
         out: data file that is written at the end. What is done on the way to it lies in a folder beside it, so that a run that was
             killed goes on with `resume`, bit-identical to one that was not; the folder goes when the file is there.
         resume: continue the interrupted run towards `out`, if there is one.
@@ -108,30 +113,35 @@ def sample(
 
     Raises:
         DataError: if n or chains is not positive, or the temperatures do not ascend from 1.
-        RunError: if `out` cannot be written, is being made by another process, or was begun with other arguments.
+        RunError: if `out` is there already or cannot be written, is being made by another process, or was begun with other arguments.
         TargetError: if the energy of a starting configuration is not finite, or lacks a symmetry that the target states.
     """
     check_numbers(n, chains)
     seed = seeds.checked(seed)
     if not target.has_energy:
-        result = given_frames(target, n, seed)
+        result = given_frames(target, n, seed=seed)
         if out is not None:
             result.dataset.save_or_rescue(Path(out))
         return result
     target.check_energy()
-    if chains is None:
+    if out is not None and Path(out).exists():
+        raise RunError(f"{out} exists already; choose another file, or delete it to make the frames again.")
+    if chains is None and is_expensive(target):
+        chains = _EXPENSIVE_CHAINS
+    elif chains is None:
         chains = _ISLANDS * max(1, min(_CHAINS, n // _DRAWS_PER_CHAIN) // _ISLANDS)
     rungs = default_temperatures(target) if temperatures is None else tuple(float(t) for t in temperatures)
     if not rungs or rungs[0] != 1.0 or any(hot <= cold for cold, hot in zip(rungs, rungs[1:], strict=False)):
         raise DataError(f"temperatures are multiples of the target's that ascend from 1, such as 1,1.5,2; got {rungs}.")
-    plan = _Plan(target, n, seed, rungs, chains, progress or (lambda fraction, message: None))
-    if out is None:
-        return _finished(plan, _run(plan, None))
-    path = Path(out)
-    with journal.opened(path, plan.identity, resume=resume) as steps:
-        result = _finished(plan, _run(plan, steps))
-        result.dataset.save_or_rescue(path)
-        journal.remove(path)
+    with told(progress) as bar:
+        plan = _Plan(target, n, seed, rungs, chains, FractionOf(bar, f"reference frames of {target.name}"))
+        if out is None:
+            return _finished(plan, _run(plan, None))
+        path = Path(out)
+        with journal.opened(path, plan.identity, resume=resume) as steps:
+            result = _finished(plan, _run(plan, steps))
+            result.dataset.save_or_rescue(path)
+            journal.remove(path)
     return result
 
 
@@ -153,7 +163,7 @@ class _Plan:
     seed: int
     rungs: tuple[float, ...]
     chains: int
-    report: Progress
+    report: FractionOf
 
     @property
     def draws(self) -> int:
@@ -169,6 +179,20 @@ class _Plan:
     def chunk(self) -> int:
         """Draws of a call."""
         return -(-self.draws // self.chunks)
+
+    @property
+    def pilots(self) -> int:
+        """Calls that measure the autocorrelation."""
+        return -(-(_EXPENSIVE_PILOT_SWEEPS if is_expensive(self.target) else _PILOT_SWEEPS) // self.chunk)
+
+    @property
+    def warm_up(self) -> tuple[tuple[int, float], ...]:
+        """Sweeps of the warm-up and how fast step sizes are fitted in them, part by part: first fast and then averaged.
+
+        The first sweeps of few must be fast to find the size at all.
+        """
+        half = _WARM_UP_SWEEPS // 2
+        return ((16, 2.0), (16, 0.5), (16, 0.1)) if is_expensive(self.target) else ((half, 0.5), (half, 0.1))
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -196,9 +220,10 @@ def _run(plan: _Plan, steps: journal.Journal | None) -> _Drawn:
     """Warm-up, pilot and sampling; each call's draws and the state after it go into the journal, and what is there is not done again."""
     began, before = time.perf_counter(), 0.0
     key_run = jax.random.split(seeds.key(plan.seed))[0]
-    pilots = -(-_PILOT_SWEEPS // plan.chunk)
+    pilots = plan.pilots
     found = [steps.read(number) for number in range(steps.done)] if steps is not None else []
     drawn = [_unpacked(arrays) for arrays in found[1:]]
+    pace = None
     plan.report(0.0, "compiling")
     with _Islands(plan.target, plan.rungs, plan.chains, plan.chunk, key=key_run) as islands:
         if found:
@@ -211,17 +236,21 @@ def _run(plan: _Plan, steps: journal.Journal | None) -> _Drawn:
                 steps.write({**islands.snapshot(), **(_packed(draws) if draws is not None else {}), "seconds": seconds})
 
         if not found:
-            plan.report(0.0, "warm-up")
-            islands.warm_up(_WARM_UP_SWEEPS)
+            for number, (sweeps, gain) in enumerate(plan.warm_up, start=1):
+                plan.report(0.0, f"warm-up, part {number} of {len(plan.warm_up)}")
+                islands.warm_up(sweeps, gain)
             keep(None)
         while len(drawn) < pilots:
             plan.report(0.05, "measuring the autocorrelation")
+            mark = time.perf_counter()
             drawn.append(islands.produce(1))
+            pace = time.perf_counter() - mark
             keep(drawn[-1])
         times = {name: autocorrelation_time(values) for name, values in _observables(_join(drawn[:pilots])).items()}
         thin = math.ceil(max(times.values()))
+        about = "" if pace is None else f", about {duration(pace * thin * (pilots + plan.chunks - len(drawn)))} in all"
         while len(drawn) < pilots + plan.chunks:
-            plan.report(0.1 + 0.9 * (len(drawn) - pilots) / plan.chunks, f"sampling, a frame every {thin} sweeps")
+            plan.report(0.1 + 0.9 * (len(drawn) - pilots) / plan.chunks, f"sampling, a frame every {thin} sweeps{about}")
             drawn.append(islands.produce(thin))
             keep(drawn[-1])
         step_sizes = islands.step_sizes()
@@ -301,7 +330,9 @@ class _Islands:
     """
 
     def __init__(self, target: Target, temperatures: tuple[float, ...], chains: int, draws: int, *, key: PRNGKeyArray) -> None:
-        groups = island_count(chains, target.n_particles) if jax.default_backend() == "cpu" else 1
+        # Energies outside JAX have processes of their own, which large batches serve best.
+        together = jax.default_backend() != "cpu" or is_expensive(target)
+        groups = 1 if together else island_count(chains, target.n_particles)
         self._programs = _programs(target, temperatures)
         self._draws = draws
         self._keys = list(jax.random.split(key, groups))
@@ -343,11 +374,15 @@ class _Islands:
             self._states[group], self._log_steps[group] = LadderState(*state), steps
             self._keys[group] = jax.random.wrap_key_data(key)
 
-    def warm_up(self, sweeps: int) -> None:
-        """Fits the step sizes, first fast and then averaged, while the chains forget their start."""
-        for gain in (0.5, 0.1):
-            outcome = self._all(thin=-(-sweeps // (2 * self._draws)), gain=gain)
-            self._log_steps = [steps for _, steps, _ in outcome]
+    def warm_up(self, sweeps: int, gain: float) -> None:
+        """Fits the step sizes while the chains forget their start.
+
+        Args:
+            sweeps: how many, or a few more.
+            gain: how far the step sizes follow the acceptance in each; they are averaged at last.
+        """
+        outcome = self._all(thin=-(-sweeps // self._draws), gain=gain)
+        self._log_steps = [steps for _, steps, _ in outcome]
 
     def produce(self, thin: int) -> Draws:
         """Draws of all chains with frozen step sizes, on the host."""
@@ -385,4 +420,7 @@ def _join(parts: Sequence[Draws]) -> Draws:
 
 
 def _observables(draws: Draws) -> dict[str, Float[np.ndarray, "C K"]]:
-    return {"energy": np.asarray(draws.energy, np.float64).T, "radius_of_gyration": radius_of_gyration(np.asarray(draws.positions)).T}
+    return {
+        "energy": np.asarray(draws.energy, np.float64).T,
+        "radius_of_gyration": radius_of_gyration(np.asarray(draws.positions, np.float64)).T,
+    }

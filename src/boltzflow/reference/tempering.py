@@ -15,6 +15,7 @@ import numpy as np
 from blackjax.mcmc import hmc
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from boltzflow.geometry import center_of_mass
 from boltzflow.targets.base import Target
 
 
@@ -45,14 +46,6 @@ class SweepInfo(NamedTuple):
     swap: Float[Array, " S"]
 
 
-def subspace_basis(n_particles: int) -> Float[np.ndarray, "K N"]:
-    """Orthonormal rows that span the vectors of N numbers with zero sum (the Helmert matrix without its first row)."""
-    rows = np.arange(1, n_particles)[:, None]
-    columns = np.arange(n_particles)[None, :]
-    basis = np.where(columns < rows, 1.0, np.where(columns == rows, -rows, 0.0))
-    return basis / np.sqrt(rows * (rows + 1.0))
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ladder:
     """The sampler of one target on one ladder of temperatures.
@@ -71,7 +64,7 @@ class Ladder:
 
     @functools.cached_property
     def _basis(self) -> Float[np.ndarray, "K N"]:
-        return subspace_basis(self.target.n_particles)
+        return center_of_mass.basis(self.target.n_particles).T
 
     def positions(self, coordinates: Float[Array, "... F"]) -> Float[Array, "... N D"]:
         """Zero-CoM positions of coordinates."""

@@ -42,6 +42,7 @@ class Contents:
         samples: the samples, None if there are none.
         data: reference frames (n, N, D), None if there are none.
         provenance: where the data come from.
+        known_energies: reduced energies of the reference frames as they were stored, None where they were not.
         system: particles, units, temperature, atoms and bonds, as far as any file tells them.
         target: the Target of that name, None if it is not registered.
         notes: what is missing, in sentences.
@@ -58,6 +59,7 @@ class Contents:
     samples: Samples | None
     data: Shaped[np.ndarray, "n N D"] | None
     provenance: dict[str, Any]
+    known_energies: Float[np.ndarray, " n"] | None
     target: Any
     system: System | None
     notes: list[str]
@@ -76,12 +78,17 @@ class Contents:
 
     def shown_frames(self, most: int) -> Shaped[np.ndarray, "m N D"]:
         """Reference frames spread over all of them, in the order of their chains."""
+        return self._shown(most).positions
+
+    def _shown(self, most: int) -> Dataset:
         assert self.data is not None
-        return Dataset(self.data, "", "", self.provenance).spread(most).positions
+        return Dataset(self.data, "", "", self.provenance, energies=self.known_energies).spread(most)
 
     @functools.cached_property
     def data_energies(self) -> Float[np.ndarray, " n"] | None:
-        """Reduced energies of the reference frames that are shown, None where target or data are missing."""
+        """Reduced energies of the reference frames that are shown, None where neither file nor target tells them."""
+        if self.known_energies is not None:
+            return self._shown(MAX_SAMPLES).energies
         if (
             self.target is None
             or not self.target.has_energy
@@ -116,11 +123,17 @@ def read(folder: Path) -> Contents:
             f"The run has not been evaluated yet, so likelihoods and the forward ESS are missing; `boltzflow evaluate {folder}` adds them."
         )
     samples, evaluation = _of_these_weights(folder, samples, evaluation, notes)
-    target = _target(folder, config.get("target") or card.get("target") or evaluation.get("target"), notes)
-    data, provenance, structure, fingerprint = _data(folder, config, target, notes)
+    name = config.get("target") or card.get("target") or evaluation.get("target")
+    target = _target(folder, name)
+    dataset = _data(folder, config, target, notes)
+    if target is None and isinstance(name, str):
+        unknown = "exact values" if dataset and dataset.energies is not None else "energies of the reference data and exact values"
+        notes.append(f"The target {name} is not registered by name and cannot be made again here, so {unknown} are missing.")
+    data, structure = (None, "") if dataset is None else (dataset.positions, dataset.structure)
     meta = samples.meta if samples is not None else {}
     frames = data if data is not None else samples.positions if samples is not None else None
-    fingerprints = [str(text) for text in (fingerprint, meta.get("fingerprint"), card.get("fingerprint"))]
+    stated = "" if dataset is None else dataset.fingerprint
+    fingerprints = [str(text) for text in (stated, meta.get("fingerprint"), card.get("fingerprint"))]
     system = describe(target, (structure, str(meta.get("structure", ""))), fingerprints, frames)
     return Contents(
         folder=folder,
@@ -133,7 +146,8 @@ def read(folder: Path) -> Contents:
         evaluations=evaluations,
         samples=samples,
         data=data,
-        provenance=provenance,
+        provenance={} if dataset is None else dict(dataset.provenance),
+        known_energies=None if dataset is None else dataset.energies,
         target=target,
         system=system,
         notes=notes,
@@ -250,7 +264,8 @@ def _of_these_weights(
     return samples, evaluation
 
 
-def _target(folder: Path, name: Any, notes: list[str]) -> Any:
+def _target(folder: Path, name: Any) -> Any:
+    """The target, None if it cannot be made again."""
     from boltzflow import targets
     from boltzflow.targets import molecule_folder
 
@@ -259,15 +274,11 @@ def _target(folder: Path, name: Any, notes: list[str]) -> Any:
             return molecule_folder.load(folder)
         return targets.get(name) if isinstance(name, str) else None
     except BoltzflowError:
-        notes.append(
-            f"The target {name} is not registered by name and cannot be made again here, so energies of the reference data and exact "
-            "values are missing."
-        )
         return None
 
 
-def _data(folder: Path, config: dict[str, Any], target: Any, notes: list[str]) -> tuple[Any, dict[str, Any], str, str]:
-    """Reference frames, their provenance, structure and fingerprint.
+def _data(folder: Path, config: dict[str, Any], target: Any, notes: list[str]) -> Dataset | None:
+    """Reference frames.
 
     From data.h5, or from where data.json or the configuration say that they lie.
     """
@@ -279,19 +290,19 @@ def _data(folder: Path, config: dict[str, Any], target: Any, notes: list[str]) -
             return _frames(path, target)
         except (BoltzflowError, OSError, KeyError, ValueError) as error:
             notes.append(f"The reference data are left out: {error}")
-            return None, {}, "", ""
+            return None
     notes.append("The reference data of the run are not at hand, so the flow is shown without them.")
-    return None, {}, "", ""
+    return None
 
 
-def _frames(path: Path, target: Any) -> tuple[Any, dict[str, Any], str, str]:
+def _frames(path: Path, target: Any) -> Dataset:
     from boltzflow import datasets
 
     # The run was trained on these frames; whether they passed the virial check was decided then.
     data = datasets.read(path) if target is None else datasets.load(path, target, allow_virial_mismatch=True)
     if not np.isfinite(data.positions).all():
         raise DataError(f"{path} holds frames with NaN or infinite positions; make it again.")
-    return data.positions, dict(data.provenance), data.structure, data.fingerprint
+    return data
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:

@@ -2,26 +2,25 @@
 
 import datetime
 
+from markupsafe import Markup
+
 from boltzflow.report.contents import Contents, is_number
-from boltzflow.report.page import escape, thousands
+from boltzflow.report.page import filled, thousands
 
 
-def header(run: Contents) -> str:
+def header(run: Contents) -> Markup:
     """Title, temperature, run, date and command."""
     system = ""
     if run.system is not None:
         dimension = {2: "in the plane", 3: "in space"}.get(run.system.dimension, f"in {run.system.dimension} dimensions")
         system = f", {run.system.n_particles} {'atoms' if run.system.elements else 'particles'} {dimension}"
-    facts = [("Temperature", escape(run.system.temperature_in_words if run.system is not None else ""))]
-    facts += [("Run", escape(run.folder.resolve().name)), ("Date", escape(_date(run)))]
-    command = run.versions.get("command") or run.card.get("command") or ""
-    facts += [("Command", f"<code>{escape(command)}</code>" if command else "")]
-    lines = "".join(f'<p class="facts">{name}: {value}</p>\n' for name, value in facts if value)
-    return f"""<h1>{escape(run.target_name)}: what the flow draws</h1>
-<p>A flow was trained to draw independent configurations of <b>{escape(run.target_name)}</b>{system}, each with its exact probability.
-This page compares what it draws with reference data, before and after reweighting to the Boltzmann distribution, and says how far the
-result can be trusted.</p>
-{lines}"""
+    facts = [
+        ("Temperature", run.system.temperature_in_words if run.system is not None else ""),
+        ("Run", run.folder.resolve().name),
+        ("Date", _date(run)),
+        ("Command", run.versions.get("command") or run.card.get("command") or ""),
+    ]
+    return filled("header.html", target=run.target_name, system=system, facts=facts)
 
 
 def _date(run: Contents) -> str:

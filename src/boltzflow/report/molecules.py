@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from markupsafe import Markup
 
 from boltzflow.analysis import correlation, free_energy, internal_coordinates, metrics, ramachandran, weights
 from boltzflow.analysis.internal_coordinates import Backbone
 from boltzflow.report.contents import MAX_SAMPLES, Contents
-from boltzflow.report.page import apart, escape, figure, numbers, percent, section, sentence, thousands
+from boltzflow.report.page import EMPTY, apart, figure, numbers, percent, section, sentence, thousands
 from boltzflow.report.system import System, rotatable_torsions
 
 # Of large molecules the first residues are shown, and as many kinds as fit a page.
@@ -20,7 +21,7 @@ MAX_TORSIONS = 8
 _PROFILE_BINS = 60
 
 
-def sections(run: Contents) -> Iterator[Callable[[Contents], str]]:
+def sections(run: Contents) -> Iterator[Callable[[Contents], Markup]]:
     """The functions that make these sections; none where the target is no molecule."""
     if run.system is not None and run.system.elements and run.system.dimension == 3 and (run.samples is not None or run.data is not None):
         yield from (_torsions, _profiles, _rotatable, _lengths, _angles, _hands)
@@ -46,10 +47,10 @@ def _residues(run: Contents) -> list[Backbone]:
     return [] if run.system.topology is None else internal_coordinates.backbones(run.system.topology)
 
 
-def _torsions(run: Contents) -> str:
+def _torsions(run: Contents) -> Markup:
     from boltzflow.report import molecule_figures
 
-    sources, content = _sources(run), ""
+    sources, content = _sources(run), EMPTY
     for residue in _residues(run)[:MAX_RESIDUES]:
         angles = {
             name: internal_coordinates.torsions(positions, np.array([residue.phi, residue.psi])).T
@@ -65,44 +66,44 @@ def _torsions(run: Contents) -> str:
                 parts.append(f"Kullback-Leibler divergence of {name} from data over {bins}: {apart(found)}")
         drawn = molecule_figures.ramachandran(densities, residue.label)
         content += figure(drawn, sentence(parts), f"Ramachandran plots of {residue.label}: {', '.join(densities)}")
-    return section("Ramachandran plots", content) if content else ""
+    return section("Ramachandran plots", content) if content else EMPTY
 
 
-def _profiles(run: Contents) -> str:
+def _profiles(run: Contents) -> Markup:
     from boltzflow.report import molecule_figures
 
     assert run.system is not None
-    sources, content = _sources(run), ""
+    sources, content = _sources(run), EMPTY
     for residue in _residues(run)[:MAX_RESIDUES]:
         panels = {f"{torsion} of {residue.label}": _along(sources, atoms) for torsion, atoms in (("φ", residue.phi), ("ψ", residue.psi))}
         parts = []
         for name, (positions, log_w) in _compared(sources).items():
             note = panels[f"φ of {residue.label}"][name].note
-            parts += [f"no band of {name}: {escape(note)}"] if note else []
+            parts += [f"no band of {name}: {note}"] if note else []
             values = internal_coordinates.torsions(positions, np.array([residue.phi]))[:, 0]
             parts.append(_side_difference(run.system, name, values, np.zeros(len(values)) if log_w is None else log_w))
         alternative = f"Free-energy profiles along phi and psi of {residue.label}"
         content += figure(molecule_figures.profiles(panels, run.system.kilojoules), sentence(parts), alternative)
-    return section("Free energy along the torsions", content) if content else ""
+    return section("Free energy along the torsions", content) if content else EMPTY
 
 
-def _rotatable(run: Contents) -> str:
+def _rotatable(run: Contents) -> Markup:
     """Profiles along the torsions about rotatable bonds that no Ramachandran plot has shown."""
     from boltzflow.report import molecule_figures
 
     assert run.system is not None
     shown_bonds = {frozenset(atoms[1:3]) for residue in _residues(run) for atoms in (residue.phi, residue.psi)}
     torsions = [atoms for atoms in rotatable_torsions(run.system.elements, run.system.bonds) if frozenset(atoms[1:3]) not in shown_bonds]
-    sources, content = _sources(run), ""
+    sources, content = _sources(run), EMPTY
     for begin in range(0, min(len(torsions), MAX_TORSIONS), 2):
         panels = {"–".join(run.system.names[atom] for atom in atoms): _along(sources, atoms) for atoms in torsions[begin : begin + 2]}
         content += figure(molecule_figures.profiles(panels, run.system.kilojoules), "", f"Free-energy profiles along {', '.join(panels)}")
     if not content:
-        return ""
+        return EMPTY
     words = "Torsions about the bonds that the molecule can turn about, by the names of their four atoms."
     if len(torsions) > MAX_TORSIONS:
         words += f" {len(torsions) - MAX_TORSIONS} more are not shown."
-    return section("Free energy along rotatable bonds", f"<p>{words}</p>{content}")
+    return section("Free energy along rotatable bonds", content, words=words)
 
 
 def _compared(sources: dict[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:
@@ -132,19 +133,19 @@ def _side_difference(system: System, name: str, values: Float[np.ndarray, " n"],
     found = free_energy.difference(log_w, values > 0, values <= 0, blocks=blocks)
     value, interval = numbers(found)
     if not math.isfinite(found.value):
-        return f"{name}: all of the weight lies on one side of φ = 0{f' ({escape(found.note)})' if found.note else ''}"
-    others = "; ".join(part for part in (system.energy_in_words(found.value), escape(found.note)) if part)
+        return f"{name}: all of the weight lies on one side of φ = 0{f' ({found.note})' if found.note else ''}"
+    others = "; ".join(part for part in (system.energy_in_words(found.value), found.note) if part)
     return f"F(φ > 0) − F(φ < 0) of {name}: {value} kT {interval}{f' ({others})' if others else ''}"
 
 
-def _lengths(run: Contents) -> str:
+def _lengths(run: Contents) -> Markup:
     assert run.system is not None
     bonds = np.array(sorted(tuple(sorted(pair)) for pair in run.system.bonds), np.int64).reshape(-1, 2)
     unit = {"nm": "nm", "angstrom": "Å"}.get(run.units, f"{run.units} units")
     return _by_kind(run, "Bond lengths", bonds, internal_coordinates.bond_lengths, f"length / {unit}", degrees=False)
 
 
-def _angles(run: Contents) -> str:
+def _angles(run: Contents) -> Markup:
     assert run.system is not None
     triples = internal_coordinates.angles_of_bonds(run.system.bonds)
     return _by_kind(run, "Bond angles", triples, internal_coordinates.bond_angles, "angle / °", degrees=True)
@@ -158,7 +159,7 @@ def _by_kind(
     xlabel: str,
     *,
     degrees: bool,
-) -> str:
+) -> Markup:
     """Histograms of an internal coordinate, all groups of the same elements together; the most frequent kinds."""
     from boltzflow.report import molecule_figures
 
@@ -178,7 +179,7 @@ def _by_kind(
         if "data" in panels[kind] and "flow" in panels[kind]:
             worst = max(worst, (kind, metrics.total_variation(panels[kind]["data"], panels[kind]["flow"])), key=lambda entry: entry[1])
     if not panels:
-        return ""
+        return EMPTY
     parts = [f"the largest total variation distance of flow from data is {worst[1]:.3f}, of {worst[0]}"] if worst[0] else []
     if len(kinds) > len(chosen):
         parts.append(f"{len(kinds) - len(chosen)} rarer kinds are not shown")
@@ -186,12 +187,12 @@ def _by_kind(
     return section(title, figure(drawn, sentence(parts), f"{title} by kind: {', '.join(panels)}"))
 
 
-def _hands(run: Contents) -> str:
+def _hands(run: Contents) -> Markup:
     """How many samples have the chirality of the reference at every centre."""
     from boltzflow.chemistry.chirality import chirality_signs
 
     if run.samples is None or run.system is None or not run.system.chiral_centres:
-        return ""
+        return EMPTY
     positions = run.samples.positions
     usable = np.isfinite(positions).all(axis=(1, 2))
     right = (chirality_signs(positions[usable], run.system.chiral_centres) == 1).all(axis=1)
@@ -204,4 +205,4 @@ def _hands(run: Contents) -> str:
         parts.append(f"{thousands(int(reflected))} mirror images were reflected, and log q counts both")
     if np.isfinite(log_w).any():
         parts.append(f"they carry {percent(float(weights.normalized(log_w)[~right].sum()))} of the weight")
-    return section("Chirality", f"<p>{sentence(parts)}</p>")
+    return section("Chirality", words=sentence(parts))

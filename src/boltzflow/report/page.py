@@ -1,62 +1,29 @@
-"""The pieces of the page: its style, tables, figures, and numbers in words."""
+"""The pieces of the page: templates with values in them, and numbers in words."""
 
 import base64
-import html
+import functools
+from collections.abc import Iterable
 from typing import Any
 
+import jinja2
 import numpy as np
+from markupsafe import Markup
 
 from boltzflow.analysis.distances import Distance
 from boltzflow.analysis.estimate import Estimate
 
-POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline' 'unsafe-eval'; worker-src blob:"
-"""What the browser may load: nothing but what is in the page. Plotly's WebGL layer compiles its code, hence unsafe-eval."""
+EMPTY = Markup()
 
-CSS = """
-:root { color-scheme: light; }
-* { box-sizing: border-box; }
-body { margin: 0; background: #f4f6f8; color: #222b33; font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-main { max-width: 1020px; margin: 0 auto; padding: 28px 20px 60px; }
-h1 { font-size: 26px; margin: 0 0 6px; }
-h2 { font-size: 18px; margin: 0 0 10px; }
-p { margin: 6px 0 12px; max-width: 78ch; }
-section { background: #fff; border: 1px solid #e1e6ea; border-radius: 10px; padding: 20px 24px; margin-top: 18px; }
-.facts { color: #56616b; font-size: 14px; margin: 2px 0; max-width: none; overflow-wrap: anywhere; }
-.facts code { font: 12.5px/1.5 ui-monospace, Menlo, Consolas, monospace; }
-.legend span { display: inline-block; margin-right: 16px; }
-.legend i { display: inline-block; width: 13px; height: 13px; border-radius: 50%; border: 1px solid #9aa3ab; margin-right: 5px;
-            vertical-align: -2px; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(205px, 1fr)); gap: 12px; margin-top: 18px; }
-.tile { background: #fff; border: 1px solid #e1e6ea; border-radius: 10px; padding: 14px 18px; }
-.tile b { display: block; font-size: 25px; line-height: 1.25; font-variant-numeric: tabular-nums; }
-.tile span, .tile small { color: #56616b; display: block; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: 6px 14px 6px 0; border-bottom: 1px solid #edf0f2; vertical-align: top; }
-th { color: #56616b; font-weight: 600; font-size: 13px; }
-td.number, th.number { text-align: right; white-space: nowrap; }
-td small { color: #56616b; }
-.scroll { overflow-x: auto; }
-figure { margin: 4px 0 0; }
-figure img { display: block; width: 100%; height: auto; max-width: 940px; }
-figcaption, .note { color: #56616b; font-size: 14px; max-width: 82ch; }
-.note { background: #fff8e6; border: 1px solid #f0dfae; border-radius: 8px; padding: 8px 14px; color: #5c4a10; max-width: none; }
-pre { background: #f6f8fa; border: 1px solid #e1e6ea; border-radius: 8px; padding: 12px 16px; overflow: auto; max-height: 460px;
-      font: 12.5px/1.5 ui-monospace, Menlo, Consolas, monospace; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(330px, 100%), 1fr)); gap: 24px; }
-.pair > div { min-width: 0; overflow-x: auto; }
-.view { width: 100%; height: min(560px, 120vw); }
-footer { color: #56616b; font-size: 13px; margin-top: 22px; }
-@media (max-width: 640px) {
-  main { padding: 16px 10px 40px; }
-  h1 { font-size: 21px; }
-  section { padding: 14px 12px; }
-  .tiles { grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); }
-  .tile { padding: 10px 12px; }
-  .tile b { font-size: 20px; }
-  /* Letters in a drawing stay readable: the drawing is moved sideways instead. */
-  figure .scroll img { width: 620px; max-width: none; }
-}
-"""
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    loader = jinja2.PackageLoader("boltzflow.report")
+    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
+def filled(template: str, **values: Any) -> Markup:
+    """A template with values in it: text is escaped, `Markup` goes in as it is."""
+    return Markup(_environment().get_template(template).render(values))  # noqa: S704 (text has been escaped by the template)
 
 
 def numbers(estimate: Estimate, factor: float = 1.0) -> tuple[str, str]:
@@ -85,7 +52,7 @@ def percent(share: float) -> str:
 def apart(distance: Distance) -> str:
     """A distance with its interval, beside what is seen between two sets of the same density."""
     value, interval = numbers(distance)
-    note = f", {escape(distance.note)}" if distance.note else ""
+    note = f", {distance.note}" if distance.note else ""
     return f"{value} {interval}{note} ({distance.beside()})"
 
 
@@ -123,24 +90,17 @@ def short(value: Any) -> Any:
     return f"{float(value):.6g}" if isinstance(value, float | np.floating) else value
 
 
-def table(rows: list[tuple[str, Any]]) -> str:
-    """Two columns of escaped text."""
-    return "<table>" + "".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in rows) + "</table>"
+def table(rows: Iterable[tuple[str, Any]]) -> Markup:
+    """Two columns."""
+    return filled("table.html", rows=rows)
 
 
-def section(title: str, content: str) -> str:
-    """A titled box; the content is HTML."""
-    return f"<section><h2>{title}</h2>{content}</section>\n"
+def section(title: str, content: Markup = EMPTY, *, words: str = "", note: str = "", code: str = "") -> Markup:
+    """A titled box: a paragraph, a note, a listing and what follows them, as far as they are given."""
+    return filled("section.html", title=title, content=content, words=words, note=note, code=code)
 
 
-def figure(svg: str, caption: str, alternative: str) -> str:
-    """An SVG drawing with its caption (HTML) and a text for those who cannot see it."""
+def figure(svg: str, caption: str, alternative: str) -> Markup:
+    """An SVG drawing with its caption and a text for those who cannot see it."""
     # As an image, because the ids and styles of several inline drawings would meet.
-    data = base64.b64encode(svg.encode()).decode()
-    image = f'<div class="scroll"><img alt="{escape(alternative)}" src="data:image/svg+xml;base64,{data}"></div>'
-    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
-
-
-def escape(value: object) -> str:
-    """Text from files, safe inside HTML."""
-    return html.escape(str(value), quote=True)
+    return filled("figure.html", data=base64.b64encode(svg.encode()).decode(), caption=caption, alternative=alternative)

@@ -1,17 +1,17 @@
 """A look at a few configurations: an interactive 3-D view, or a drawing where the system is planar."""
 
-import json
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Shaped
+from markupsafe import Markup
 
 from boltzflow.analysis import correlation, weights
 from boltzflow.analysis.observables import pair_distances
 from boltzflow.errors import DataError
-from boltzflow.report.page import escape
+from boltzflow.report.page import filled
 from boltzflow.sampling.samples import Samples
 
 # The colours of Corey, Pauling and Koltun, white a little darker for a white page.
@@ -41,8 +41,8 @@ def view_3d(
     kinds: Sequence[int] | Sequence[str],
     bonds: Sequence[tuple[int, int]] | None,
     unit: str,
-) -> str:
-    """HTML of a view that can be turned, with a slider over the configurations; plotly's JavaScript is inlined.
+) -> Markup:
+    """A view that can be turned, with a slider over the configurations; plotly's JavaScript is inlined.
 
     Args:
         positions: (m, N, 3) configurations.
@@ -79,29 +79,19 @@ def view_3d(
         },
         "sliders": [{"steps": steps, "currentvalue": {"prefix": "sample "}, "pad": {"t": 8, "b": 8, "l": 8, "r": 8}}],
     }
-    figure = _script_safe(json.dumps({"data": traces, "layout": layout}))
-    return f"""{legend(kinds)}<div id="view" class="view" role="img" aria-label="Three-dimensional view of {len(positions)} samples"></div>
-<script>{get_plotlyjs()}</script>
-<script>
-(function () {{
-  var place = document.getElementById("view");
-  var canvas = document.createElement("canvas");
-  if (!(canvas.getContext("webgl") || canvas.getContext("experimental-webgl"))) {{
-    place.className = "note";
-    place.textContent = "The 3-D view needs WebGL, which this browser does not offer; open the page in another one to see it.";
-    return;
-  }}
-  var figure = {figure};
-  Plotly.newPlot(place, figure.data, figure.layout, {{responsive: true, displaylogo: false}});
-}})();
-</script>"""
+    return filled(
+        "view.html",
+        count=len(positions),
+        legend=legend(kinds),
+        figure={"data": traces, "layout": layout},
+        plotly=Markup(get_plotlyjs()),
+    )
 
 
-def legend(kinds: Sequence[int] | Sequence[str]) -> str:
-    """HTML that names the colour of each element; empty where the particles are no atoms."""
+def legend(kinds: Sequence[int] | Sequence[str]) -> list[tuple[str, str]]:
+    """Elements and their colours; empty where the particles are no atoms."""
     symbols = sorted({kind for kind in kinds if isinstance(kind, str)}, key=lambda symbol: (symbol != "C", symbol != "H", symbol))
-    entries = "".join(f'<span><i style="background:{_element_color(symbol)}"></i>{escape(symbol)}</span>' for symbol in symbols)
-    return f'<p class="legend">{entries}</p>' if entries else ""
+    return [(symbol, _element_color(symbol)) for symbol in symbols]
 
 
 def _element_color(symbol: str) -> str:
@@ -158,8 +148,3 @@ def _bonds(configuration: Shaped[np.ndarray, "N 3"], bonds: Sequence[tuple[int, 
     x, y, z = ([None if np.isnan(value) else round(float(value), 4) for value in column] for column in lines.reshape(-1, 3).T)
     line = {"color": "#aab2ba", "width": 4}
     return {"type": "scatter3d", "mode": "lines", "x": x, "y": y, "z": z, "visible": visible, "line": line, "hoverinfo": "skip"}
-
-
-def _script_safe(text: str) -> str:
-    """JSON that cannot end the script element that it stands in."""
-    return text.replace("<", "\\u003c")

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from boltzflow.errors import DataError
-from boltzflow.flows.augmented import AugmentedCouplingFlow
 from boltzflow.flows.base import AbstractFlow
 from boltzflow.flows.images import log_images
-from boltzflow.progress import Progress, Silent
+from boltzflow.progress import Wanted, told
 from boltzflow.sampling.enantiomers import check_samples
 from boltzflow.sampling.generate import log_importance_ratios
 from boltzflow.sampling.samples import SUMMED, Samples
@@ -26,7 +25,7 @@ _APART = 2**30
 _CHUNKS = 4
 
 
-def averaged(samples: Samples, flow: AbstractFlow, target: Target, *, first: int = 0, progress: Progress | None = None) -> Samples:
+def averaged(samples: Samples, flow: AbstractFlow, target: Target, *, first: int = 0, progress: Wanted = None) -> Samples:
     """Samples of an augmented flow with log q averaged over draws of the copies, their own one among them.
 
     A sample (x, a) of the flow has log q(x, a) - log pi(a|x) in place of log q(x), and the noise of the copy is in its weight. Here K
@@ -36,10 +35,10 @@ def averaged(samples: Samples, flow: AbstractFlow, target: Target, *, first: int
 
     Args:
         samples: samples of this flow, all of them or some; they may be thinned or joined before or after.
-        flow: the flow; K is its `marginal_draws`.
+        flow: the flow; K is its `noisy_draws`.
         target: the target of the samples.
         first: number of the first of these samples where they are a part of more, so that no two parts draw the same noise.
-        progress: told how many are done.
+        progress: told how many are done; None: a bar where somebody looks on (`progress.chosen`).
 
     Returns:
         The same samples with another log q, in nats, and log-weights changed by as much; those without weight as they were.
@@ -48,7 +47,7 @@ def averaged(samples: Samples, flow: AbstractFlow, target: Target, *, first: int
     Raises:
         DataError: if the flow has no copies, or the samples are averaged already, or not of this flow and target.
     """
-    flow = _require_copies(samples, flow, target)
+    _require_copies(samples, flow, target)
     log_q = np.array(samples.log_q, np.float64)
     usable = np.flatnonzero(np.isfinite(samples.log_weight))
     if usable.size:
@@ -61,21 +60,29 @@ def averaged(samples: Samples, flow: AbstractFlow, target: Target, *, first: int
         # What the weights hold beyond -u - log q, of thinned samples for instance, stays.
         log_weight = np.array(samples.log_weight)
         log_weight[usable] += samples.log_q[usable] - log_q[usable]
-    return dataclasses.replace(samples, log_q=log_q, log_weight=log_weight, meta={**samples.meta, "draws": flow.marginal_draws + 1})
+    return dataclasses.replace(samples, log_q=log_q, log_weight=log_weight, meta={**samples.meta, "draws": flow.noisy_draws + 1})
 
 
-def _require_copies(samples: Samples, flow: AbstractFlow, target: Target) -> AugmentedCouplingFlow:
-    """The flow, which must have copies that these samples are not averaged over yet.
+def require_copies(flow: AbstractFlow) -> None:
+    """Refuses a flow without copies.
+
+    Raises:
+        DataError: if it has none.
+    """
+    if not flow.noisy_draws:
+        raise DataError("only an augmented flow has copies to average over; the log q of this flow is exact as it is.")
+
+
+def _require_copies(samples: Samples, flow: AbstractFlow, target: Target) -> None:
+    """Refuses a flow without copies, and samples that are averaged over them already.
 
     Raises:
         DataError: as `averaged`.
     """
-    if not isinstance(flow, AugmentedCouplingFlow):
-        raise DataError("only an augmented flow has copies to average over; the log q of this flow is exact as it is.")
+    require_copies(flow)
     if "draws" in samples.meta:
         raise DataError(f"log q of these samples is averaged over {samples.meta['draws']} copies already.")
     check_samples(samples, flow, target)
-    return flow
 
 
 def average_to(
@@ -85,7 +92,7 @@ def average_to(
     out: str | os.PathLike[str],
     *,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: Wanted = None,
 ) -> Samples:
     """As `averaged`, to a file, piece by piece: what is done outlasts a kill, and what comes out does not depend on kills.
 
@@ -95,7 +102,7 @@ def average_to(
         target: the target of the samples.
         out: the samples file to write.
         resume: continue the file if it is there.
-        progress: told how many are done.
+        progress: told how many are done; None: a bar where somebody looks on (`progress.chosen`).
 
     Returns:
         The samples in the file.
@@ -104,20 +111,19 @@ def average_to(
         DataError: as `averaged`.
         RunError: if the file cannot be written, or holds other samples.
     """
-    progress = Silent() if progress is None else progress
     piece = _CHUNKS * flow.chunk_size
-    draws = _require_copies(samples, flow, target).marginal_draws + 1
+    _require_copies(samples, flow, target)
+    draws = flow.noisy_draws + 1
     # Of which samples: the first of them tell drawings apart that have their settings in common.
     origin = hashlib.sha256(np.ascontiguousarray(samples.positions[:piece]).tobytes() + str(samples.n).encode()).hexdigest()[:16]
     meta = {**samples.meta, "draws": draws, "averaged": origin}
-    with SamplesWriter(Path(out), meta, resume=resume) as writer:
-        progress.start(samples.n, "averaging")
-        progress.update(writer.n_written)
+    with told(progress) as bar, SamplesWriter(Path(out), meta, resume=resume) as writer:
+        bar.start(samples.n, "averaging")
+        bar.update(writer.n_written)
         for begin in range(writer.n_written, samples.n, piece):
-            part = averaged(samples.take(slice(begin, begin + piece)), flow, target, first=begin)
+            part = averaged(samples.take(slice(begin, begin + piece)), flow, target, first=begin, progress=False)
             # What adds up tells of all samples, and is told once.
-            told = {key: value for key, value in part.meta.items() if begin == 0 or key not in SUMMED}
-            writer.append(dataclasses.replace(part, meta={**told, "averaged": origin}))
-            progress.update(writer.n_written)
-    progress.stop()
+            once = {key: value for key, value in part.meta.items() if begin == 0 or key not in SUMMED}
+            writer.append(dataclasses.replace(part, meta={**once, "averaged": origin}))
+            bar.update(writer.n_written)
     return Samples.load(Path(out), target)

@@ -14,14 +14,10 @@ from boltzflow.errors import DataError
 from boltzflow.flows.base import AbstractFlow
 from boltzflow.flows.identity import identity
 from boltzflow.flows.images import log_images as log_images
-from boltzflow.sampling.samples import OTHER_STEREOISOMER, Samples, difference
+from boltzflow.flows.status import Status
+from boltzflow.sampling.samples import Samples, difference
 from boltzflow.targets.base import Target
-from boltzflow.targets.calculators import CalculatorEnergy
-
-
-def is_expensive(target: Target) -> bool:
-    """Whether the energy is computed outside JAX, so that configurations that have no use for one are worth leaving out."""
-    return isinstance(target.energy_function, CalculatorEnergy)
+from boltzflow.targets.calculators import is_expensive
 
 
 def energies(
@@ -65,7 +61,7 @@ def right_enantiomer(
 def with_right_enantiomer(samples: Samples, flow: AbstractFlow, target: Target, *, batch: int | None = None) -> Samples:
     """Samples with mirror images reflected, and with the energies that they have then.
 
-    Those that are another stereoisomer after that get the status `OTHER_STEREOISOMER` and an infinite energy, hence no weight. Both are
+    Those that are another stereoisomer after that get `Status.OTHER_STEREOISOMER` and an infinite energy, hence no weight. Both are
     counted, in the meta: "reflected" and "other_stereoisomer". Targets without chiral centres leave everything as it is.
 
     Args:
@@ -75,7 +71,7 @@ def with_right_enantiomer(samples: Samples, flow: AbstractFlow, target: Target, 
         batch: configurations that the compiled energy takes at once, if these are fewer.
     """
     positions, image, other = right_enantiomer(np.asarray(samples.positions), flow, target)
-    solved = (samples.status == 0) & ~other
+    solved = (samples.status == Status.SOLVED) & ~other
     unknown = solved & (image | np.isnan(samples.u))
     u = np.where(unknown, energies(target, positions, unknown, batch), samples.u) if unknown.any() else samples.u
     if not target.chiral_centres:
@@ -86,8 +82,8 @@ def with_right_enantiomer(samples: Samples, flow: AbstractFlow, target: Target, 
         positions=positions,
         log_q=samples.log_q + np.where(right, log_images(flow, target), 0.0),
         u=np.where(other, np.inf, u),
-        status=np.where(other & (samples.status == 0), OTHER_STEREOISOMER, samples.status),
-        meta={**samples.meta, "reflected": int(image.sum()), "other_stereoisomer": int((other & (samples.status == 0)).sum())},
+        status=np.where(other & (samples.status == Status.SOLVED), Status.OTHER_STEREOISOMER, samples.status),
+        meta={**samples.meta, "reflected": int(image.sum()), "other_stereoisomer": int((other & (samples.status == Status.SOLVED)).sum())},
     )
 
 

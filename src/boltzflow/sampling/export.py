@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import filecmp
 import importlib.util
 import io
 import os
@@ -85,14 +86,14 @@ def export(
         seed: seed of the resampling.
         units: "nm" or "reduced"; None: as the samples say, else "nm" with a topology and "reduced" without.
         symbols: N element symbols for the text formats; None: the topology's, else X.
-        overwrite: replace the file if it is there.
+        overwrite: replace the file if it is there and holds something else.
 
     Returns:
-        The number of frames written.
+        The number of frames written, or found there.
 
     Raises:
         DataError: if the ending is unknown, needs a topology that is missing or does not fit, or nothing can be written.
-        RunError: if the file exists and `overwrite` is False, or it cannot be written.
+        RunError: if the file holds something else and `overwrite` is False, or it cannot be written.
     """
     path = files.named(path)
     suffix = path.suffix.lower()
@@ -100,8 +101,6 @@ def export(
     if suffix not in known:
         ending = f"the ending {suffix!r}" if suffix else "a name without ending"
         raise DataError(f"cannot export to {path}: {ending} names no known format; known are {', '.join(known)}.")
-    if path.exists() and not overwrite:
-        raise RunError(f"{path} exists already; choose another file, or pass overwrite=True.")
     files.require_writable(path, longest=255)
     frames = _frames(samples, resampled, n, seed)
     if suffix in TOPOLOGY_FORMATS and topology is None and not frames.structure:
@@ -123,17 +122,17 @@ def export(
     temporary = path.with_name(f".boltzflow-{os.getpid()}-{secrets.token_hex(4)}{suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if suffix in TOPOLOGY_FORMATS:
-            _write_with_mdtraj(positions, topology, temporary, suffix, frames.values)
-        else:
-            symbols = _symbols(symbols, topology, frames, positions.shape[1])
-            _write_text(positions, symbols, units, frames.values, suffix == ".extxyz", temporary)
-        files.commit(temporary, path)
+        with files.writing(path, temporary=temporary):
+            if suffix in TOPOLOGY_FORMATS:
+                _write_with_mdtraj(positions, topology, temporary, suffix, frames.values)
+            else:
+                symbols = _symbols(symbols, topology, frames, positions.shape[1])
+                _write_text(positions, symbols, units, frames.values, suffix == ".extxyz", temporary)
+            # The same bytes again do no harm.
+            if path.exists() and not overwrite and not (path.is_file() and filecmp.cmp(temporary, path, shallow=False)):
+                raise RunError(f"{path} exists already and holds something else; choose another file, or pass overwrite=True.")
     except (OSError, UnicodeEncodeError, RuntimeError) as error:
         raise RunError(f"cannot write {path}: {_reason(error, path)}.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
     return len(positions)
 
 

@@ -14,11 +14,11 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from boltzflow import seeds
-from boltzflow.errors import DataError
-from boltzflow.flows.augmented import AugmentedCouplingFlow
+from boltzflow.errors import DataError, RunError
 from boltzflow.flows.base import AbstractFlow, FlowSolution
 from boltzflow.flows.identity import identity
-from boltzflow.progress import Progress, Silent
+from boltzflow.flows.status import Status
+from boltzflow.progress import Progress, Wanted, chosen
 from boltzflow.runtime import available_cores
 from boltzflow.sampling.enantiomers import with_right_enantiomer
 from boltzflow.sampling.programs import stored
@@ -46,12 +46,12 @@ def density(flow: AbstractFlow, positions: Float[Array, "B N D"], keys: PRNGKeyA
 
 
 @stored
-def marginals(flow: AugmentedCouplingFlow, positions: Float[Array, "B N D"], keys: PRNGKeyArray) -> Float[Array, "B K"]:
-    """Draws of the density of a chunk of configurations, one key each; see `AugmentedCouplingFlow.log_importance_ratios`."""
-    return jax.vmap(lambda x, key: flow.log_importance_ratios(x, count=flow.marginal_draws, key=key))(positions, keys)
+def marginals(flow: AbstractFlow, positions: Float[Array, "B N D"], keys: PRNGKeyArray) -> Float[Array, "B K"]:
+    """Draws of the density of a chunk of configurations, one key each; see `AbstractFlow.log_importance_ratios`."""
+    return jax.vmap(lambda x, key: flow.log_importance_ratios(x, count=flow.noisy_draws, key=key))(positions, keys)
 
 
-def sample_keys(seed: int, start: int, count: int) -> PRNGKeyArray:
+def sample_keys(start: int, count: int, *, seed: int) -> PRNGKeyArray:
     """Keys of the samples start, start + 1, ...; they depend on seed and index alone, so that chunks do not change the samples."""
     key = seeds.key(seed)
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(start, start + count))
@@ -95,7 +95,7 @@ def generate(
     chunk: int | None = None,
     out: str | Path | None = None,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: Wanted = False,
     model: str = "",
 ) -> Samples:
     """Draws n samples with their log densities, reduced energies and weights; the energies are those of the positions that are stored.
@@ -108,7 +108,7 @@ def generate(
         chunk: samples per compiled call; None: that of the flow.
         out: file to stream to; what is written stays valid if the process is killed.
         resume: continue the file `out`.
-        progress: told how many samples are done.
+        progress: told how many samples are done; nobody unless asked for.
         model: name of the model, stored with the samples.
 
     Returns:
@@ -124,7 +124,7 @@ def generate(
         raise DataError(f"the numbers of samples and of samples per chunk must be positive, got {n} and {chunk}.")
     if n > MOST:
         raise DataError(f"samples are numbered by 32-bit integers, so that there can be {MOST} of one seed, but {n} were asked for.")
-    progress = Silent() if progress is None else progress
+    bar = chosen(progress)
     chunk = min(chunk, n)
     meta: dict[str, Any] = {
         "target": target.name,
@@ -140,21 +140,21 @@ def generate(
 
     def work(begin: int, count: int) -> Samples:
         # The last chunk is drawn whole and cut, so that one program serves all chunks.
-        drawn = to_samples(draw(flow, sample_keys(seed, begin, count)), flow.scale, meta)
+        drawn = to_samples(draw(flow, sample_keys(begin, count, seed=seed)), flow.scale, meta)
         return with_right_enantiomer(drawn.take(np.arange(min(count, n - begin))), flow, target, batch=count)
 
     parts: list[Samples] = []
-    progress.start(n, "sampling")
+    bar.start(n, "sampling")
     try:
         if out is None:
             for done, part in in_chunks(work, 0, n, chunk):
                 parts.append(part)
-                progress.update(done)
+                bar.update(done)
             samples = Samples.concatenate(parts)
         else:
-            samples = _stream(work, n, chunk, Path(out), meta, resume, progress, target)
+            samples = _stream(work, n, chunk, Path(out), meta, resume, bar, target)
     finally:
-        progress.stop()
+        bar.stop()
     seconds = time.perf_counter() - began
     return dataclasses.replace(samples, meta={**samples.meta, "seconds": samples.meta.get("seconds", seconds)})
 
@@ -177,11 +177,31 @@ def _stream(
             now = time.perf_counter()
             # Every append is a file of its own, so that appends come by time rather than by chunk.
             if now - mark > 10.0 or done >= n:
-                block = Samples.concatenate(waiting)
-                writer.append(dataclasses.replace(block, meta={**block.meta, "seconds": now - mark}))
+                _append(writer, waiting, now - mark)
                 waiting, mark = [], now
             progress.update(done)
     return Samples.load(out, target).take(slice(0, n))
+
+
+def _append(writer: SamplesWriter, waiting: list[Samples], seconds: float) -> None:
+    """Appends parts at once, which have taken some seconds together; where the disk lacks room for all of them, those that fit.
+
+    Raises:
+        RunError: if not all could be written.
+    """
+
+    def write(parts: list[Samples]) -> None:
+        block = Samples.concatenate(parts)
+        writer.append(dataclasses.replace(block, meta={**block.meta, "seconds": seconds * len(parts) / len(waiting)}))
+
+    try:
+        write(waiting)
+    except RunError:
+        half = len(waiting) // 2
+        if not half:
+            raise
+        _append(writer, waiting[:half], seconds * half / len(waiting))
+        _append(writer, waiting[half:], seconds * (len(waiting) - half) / len(waiting))
 
 
 def to_samples(solution: FlowSolution, scale: float, meta: dict[str, Any]) -> Samples:
@@ -204,39 +224,44 @@ def log_density(
     *,
     seed: int = 0,
     chunk: int | None = None,
-    progress: Progress | None = None,
+    progress: Wanted = False,
 ) -> FlowSolution:
     """Log densities of configurations in data units, on the host; the columns of the result are NumPy arrays of length n."""
-    return _over_positions(lambda x, keys: density(flow, x, keys), flow, positions, seed, chunk, progress)
+    return _over_positions(lambda x, keys: density(flow, x, keys), flow, positions, chunk, progress, seed=seed)
 
 
 def log_importance_ratios(
-    flow: AugmentedCouplingFlow,
+    flow: AbstractFlow,
     positions: Float[np.ndarray, "n N D"],
     *,
     seed: int = 0,
     first: int = 0,
     chunk: int | None = None,
-    progress: Progress | None = None,
+    progress: Wanted = False,
 ) -> Float[np.ndarray, "n K"]:
-    """Draws log q(x, a) - log pi(a|x) for configurations in data units, on the host; the mean of exponentials is the density.
+    """Draws of the log densities of configurations in data units, on the host; the mean of their exponentials is the density.
 
-    Those of configuration i depend on the seed and on `first` + i alone.
+    There are `flow.noisy_draws` of each, log q(x, a) - log pi(a|x) of an augmented flow; those of configuration i depend on the seed and
+    on `first` + i alone. One, the log density itself, where that is exact; NaN where it could not be computed.
     """
-    return np.asarray(_over_positions(lambda x, keys: marginals(flow, x, keys), flow, positions, seed, chunk, progress, first))
+    if not flow.noisy_draws:
+        solution = log_density(flow, positions, seed=seed, chunk=chunk, progress=progress)
+        return np.where(solution.status == Status.SOLVED, np.asarray(solution.log_q, np.float64), np.nan)[:, None]
+    return np.asarray(_over_positions(lambda x, keys: marginals(flow, x, keys), flow, positions, chunk, progress, seed=seed, first=first))
 
 
 def _over_positions(
     work: Callable[[Array, PRNGKeyArray], T],
     flow: AbstractFlow,
     positions: Float[np.ndarray, "n N D"],
-    seed: int,
     chunk: int | None,
-    progress: Progress | None,
+    progress: Wanted,
+    *,
+    seed: int,
     first: int = 0,
 ) -> T:
     """Results of a compiled function of positions and keys, chunk by chunk; the last chunk is filled up and cut."""
-    progress = Silent() if progress is None else progress
+    bar = chosen(progress)
     n = len(positions)
     chunk = min(flow.chunk_size if chunk is None else chunk, n)
 
@@ -244,13 +269,15 @@ def _over_positions(
         part = positions[begin : begin + count]
         kept = len(part)
         padded = np.concatenate([part, np.repeat(part[-1:], count - kept, axis=0)]) if kept < count else part
-        result = work(jnp.asarray(padded, jnp.zeros(()).dtype), sample_keys(seed, first + begin, count))
+        result = work(jnp.asarray(padded, jnp.zeros(()).dtype), sample_keys(first + begin, count, seed=seed))
         return jax.tree.map(lambda a: np.asarray(a)[:kept], result)
 
     parts = []
-    progress.start(n, "log density of data")
-    for done, part in in_chunks(one, 0, n, chunk):
-        parts.append(part)
-        progress.update(done)
-    progress.stop()
+    bar.start(n, "log density of data")
+    try:
+        for done, part in in_chunks(one, 0, n, chunk):
+            parts.append(part)
+            bar.update(done)
+    finally:
+        bar.stop()
     return jax.tree.map(lambda *a: np.concatenate(a), *parts)

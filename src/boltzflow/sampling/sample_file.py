@@ -20,7 +20,8 @@ import numpy as np
 
 from boltzflow import files
 from boltzflow.errors import DataError
-from boltzflow.sampling.samples import FIELDS, OTHER_STEREOISOMER, Samples
+from boltzflow.flows.status import Status
+from boltzflow.sampling.samples import FIELDS, Samples
 
 FORMAT = "boltzflow samples"
 VERSION = 2
@@ -127,9 +128,9 @@ def read(path: Path) -> Samples:
 
 def _with_stereoisomers(columns: Mapping[str, Any], meta: Mapping[str, Any]) -> Any:
     """Status of samples of a file of version 1, which tells other stereoisomers by their infinite energy and their number alone."""
-    infinite = (columns["status"] == 0) & np.isposinf(columns["u"])
+    infinite = (columns["status"] == Status.SOLVED) & np.isposinf(columns["u"])
     return (
-        np.where(infinite, OTHER_STEREOISOMER, columns["status"])
+        np.where(infinite, Status.OTHER_STEREOISOMER, columns["status"])
         if infinite.sum() == meta.get("other_stereoisomer", 0)
         else columns["status"]
     )

@@ -2,15 +2,17 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from boltzflow.analysis import free_energy, weights
-from boltzflow.analysis.estimate import Estimate
+from boltzflow import display, selection
+from boltzflow.analysis import free_energy, metrics, weights
+from boltzflow.analysis.estimate import Estimate, figure_rows
 from boltzflow.errors import DataError
+from boltzflow.flows.status import Status
 
 FIELDS = {
     "log_q": np.float64,
@@ -21,9 +23,6 @@ FIELDS = {
     "log_weight": np.float64,
 }
 """The columns beside the positions, with their types in memory and on disk."""
-
-OTHER_STEREOISOMER = 3
-"""Status of a sample that is another stereoisomer than the target; those of a flow are below (`flows.STATUS_SENTENCES`)."""
 
 SUMMED = ("seconds", "reflected", "other_stereoisomer")
 """Entries of the meta that add up where samples are joined; they tell of the drawing, of which samples that were taken are a part."""
@@ -64,6 +63,9 @@ class _Weighed(NamedTuple):
 class Samples:
     """Samples of a flow. Everything that a failed sample lacks may be NaN; its weight is zero and it counts in n.
 
+    A sequence, as a `Dataset` is: `len(samples)`, and `samples[index]` with a whole number, a slice, whole numbers or booleans, which
+    always gives `Samples` with all columns; a whole number gives a single one, as iteration does. `np.asarray(samples)` is the positions.
+
     `dataclasses.replace` with another u or log q computes the weights anew, where they were -u - log q; weights of their own belong to
     the columns that they were made with, and must be replaced together with these.
 
@@ -71,7 +73,7 @@ class Samples:
         positions: (n, N, D) configurations with their centre of mass at zero, in the target's units.
         log_q: (n,) log density of the flow on the zero-CoM subspace, in nats.
         u: (n,) reduced energies U/kT of the target.
-        status: (n,) 0 where the solver succeeded, else its number of the failure, or `OTHER_STEREOISOMER`.
+        status: (n,) `flows.Status` of each: 0 where the solver succeeded.
         nfe: (n,) evaluations of the vector field.
         path_length: (n,) summed lengths of the solver's steps, in the target's units.
         meta: where the samples come from: target, fingerprint, units, model, seed, seconds, ...; `structure` is the PDB file of a molecule.
@@ -121,7 +123,7 @@ class Samples:
     def _weigh(self) -> None:
         """Sets the log-weights, or checks those that are given."""
         columns, before = (self.u, self.log_q, self.status), self._weighed
-        usable = (self.status == 0) & (np.isfinite(self.u) & np.isfinite(self.log_q) if self.has_energy else True)
+        usable = (self.status == Status.SOLVED) & (np.isfinite(self.u) & np.isfinite(self.log_q) if self.has_energy else True)
         plain = np.full(self.n, -np.inf)
         plain[usable] = -self.u[usable] - self.log_q[usable] if self.has_energy else 0.0
         given = self.log_weight
@@ -138,7 +140,7 @@ class Samples:
         elif np.isnan(given).any() or np.isposinf(given).any():
             raise DataError("log-weights must be finite, or -inf for a sample without weight; some are NaN or +inf.")
         elif before is None or given is not before.log_weight:
-            given = np.where(self.status == 0, given, -np.inf)
+            given = np.where(self.status == Status.SOLVED, given, -np.inf)
         object.__setattr__(self, "log_weight", given)
         object.__setattr__(self, "_weighed", _Weighed(given, columns, not np.array_equal(given, plain)))
 
@@ -156,6 +158,55 @@ class Samples:
 
     def __len__(self) -> int:
         return self.n
+
+    def __getitem__(self, index: Any) -> "Samples":
+        """The samples at some indices; see the class.
+
+        Raises:
+            IndexError: if there is no such sample, or the index is none.
+        """
+        return self.take(index)
+
+    def __iter__(self) -> "Iterator[Samples]":
+        return (self[index] for index in range(self.n))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.positions, dtype, copy=copy)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: what was drawn and how well it covers the target, and energies as drawn and reweighted."""
+        rows: list[display.Row] = [
+            ("target", self.meta.get("fingerprint", self.meta.get("target"))),
+            ("model", self.meta.get("model")),
+            ("samples", f"{self.n} of {' × '.join(str(size) for size in self.positions.shape[1:])}"),
+            ("without weight", int(np.sum(np.isneginf(self.log_weight))) or None),
+        ]
+        finite = np.isfinite(self.u)
+        if not self.has_energy:
+            shown = -self.log_q[np.isfinite(self.log_q)]
+            return display.page("Samples", rows, display.thumbnail(lambda axes: _likelihoods(axes, shown), "-log q") if shown.size else "")
+        if not np.isfinite(self.log_weight).any():
+            return display.page("Samples", rows)
+        rows += figure_rows({"ess_reverse": self.ess(), "log_z": self.log_z()}, ("ess_reverse", "log_z"))
+        rows += [("mean energy / kT, as drawn", *metrics.mean(self.u[finite]).texts())] if finite.any() else []
+        rows.append(("mean energy / kT, reweighted", *self.expectation(self.u).texts()))
+        rows.append(("weights", weights.verdict(self.log_weight).sentence))
+        return display.page("Samples", rows, display.thumbnail(self._energies, "energies as drawn and reweighted"))
+
+    def _energies(self, axes: Any) -> None:
+        finite = np.isfinite(self.u)
+        u, weight = self.u[finite], np.exp(self.log_weight[finite] - self.log_weight.max())
+        # The flow's few clashes would squeeze all that counts.
+        order = np.argsort(u)
+        heavy = np.searchsorted(np.cumsum(weight[order]), 0.999 * weight.sum())
+        low, high = float(u.min()), max(float(np.quantile(u, 0.95)), float(u[order[min(int(heavy), u.size - 1)]]))
+        margin = 0.02 * (high - low) or 0.5
+        edges = np.linspace(low - margin, high + margin, 51)
+        axes.hist(u, edges, weights=np.full(u.size, 1.0 / (u.size * np.diff(edges)[0])), color=display.VERMILION, alpha=0.5, label="drawn")
+        share = weight / (weight.sum() * np.diff(edges)[0])
+        axes.hist(u, edges, weights=share, histtype="step", color=display.BLUE, linewidth=1.2, label="reweighted")
+        axes.set(xlabel="energy / kT", ylabel="density", xlim=(edges[0], edges[-1]))
+        axes.legend()
 
     @property
     def has_energy(self) -> bool:
@@ -175,12 +226,12 @@ class Samples:
     @property
     def n_solver_failed(self) -> int:
         """Samples whose solve failed."""
-        return int(np.sum((self.status != 0) & (self.status != OTHER_STEREOISOMER)))
+        return int(np.sum((self.status != Status.SOLVED) & (self.status != Status.OTHER_STEREOISOMER)))
 
     @property
     def n_other_stereoisomer(self) -> int:
         """Samples that are another stereoisomer than the target; they have no weight."""
-        return int(np.sum(self.status == OTHER_STEREOISOMER))
+        return int(np.sum(self.status == Status.OTHER_STEREOISOMER))
 
     def ess(self, *, seed: int = 0) -> Estimate:
         """Reverse effective sample size as a fraction of n; see `analysis.weights.reverse_ess`."""
@@ -242,7 +293,8 @@ class Samples:
         return self.positions[weights.resample_indices(self.log_weight, n, seed=seed)]
 
     def take(self, indices: Any) -> "Samples":
-        """The samples at some indices (integers, booleans or a slice)."""
+        """The samples at some indices (a whole number, a slice, whole numbers or booleans)."""
+        indices = selection.rows(indices, self.n)
         columns: dict[str, Any] = {name: getattr(self, name)[indices] for name in FIELDS}
         return Samples(positions=self.positions[indices], **columns, meta=self.meta, _drawings=self._drawings)
 
@@ -268,7 +320,7 @@ class Samples:
 
     def summary(self, *, seed: int = 0) -> dict[str, Any]:
         """Key figures as plain values for JSON; null where there is nothing to say."""
-        solved = self.status == 0
+        solved = self.status == Status.SOLVED
         chirality = self.n_other_stereoisomer if "other_stereoisomer" in self.meta or self.n_other_stereoisomer else None
         verdict = weights.verdict(self.log_weight) if self.has_energy else None
         length = self.path_length[solved]
@@ -287,3 +339,8 @@ class Samples:
             "path_length": float(length.mean()) if np.isfinite(length).any() else None,
             "seconds": self.meta.get("seconds"),
         }
+
+
+def _likelihoods(axes: Any, values: Float[np.ndarray, " n"]) -> None:
+    axes.hist(values, bins=50, density=True, color=display.VERMILION)
+    axes.set(xlabel="-log q / nats", ylabel="density")

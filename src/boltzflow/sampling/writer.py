@@ -1,7 +1,6 @@
 """Writes samples: at once, or streamed so that they are readable after a kill at any moment (`sample_file` tells how).
 
-One writer at a time: it holds a lock on `.samples.h5.lock`, which the system lets go of when the process ends, however it ends. The lock's
-file stays, because another process may be about to lock it.
+One writer at a time: it holds a lock on `.samples.h5.lock`, which the system lets go of when the process ends, however it ends.
 """
 
 import contextlib
@@ -10,7 +9,7 @@ import itertools
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from boltzflow import files
 from boltzflow.errors import DataError, RunError
@@ -29,8 +28,6 @@ from boltzflow.sampling.sample_file import (
 )
 from boltzflow.sampling.samples import FIELDS, IN_WORDS, ORIGIN, SUMMED, Samples, difference, summed
 
-if TYPE_CHECKING:
-    from filelock import FileLock
 IDENTITY = ("target", "fingerprint", "model", "seed", "chunk", "averaged", *ORIGIN)
 """The meta that must agree before samples are appended to others; what only one side states is not compared."""
 
@@ -63,13 +60,12 @@ class SamplesWriter:
             # A refusal leaves nothing behind, not even the file of a lock.
             self._find(resume)
         with self._guard():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = locked(self.path)
         try:
             self._find(resume)
             self._tidy()
         except BaseException:
-            self._lock.release()
+            self._lock.release(refused=True)
             raise
 
     def _find(self, resume: bool) -> None:
@@ -93,11 +89,7 @@ class SamplesWriter:
             for part in self._parts.iterdir():
                 if part not in kept and part.stem.isdigit():
                     part.unlink()
-            self._temporary.unlink(missing_ok=True)
-
-    @property
-    def _temporary(self) -> Path:
-        return self.path.with_name(self.path.name + ".tmp")
+            _temporary(self.path).unlink(missing_ok=True)
 
     def append(self, samples: Samples) -> None:
         """Adds samples; when this returns they are on the disk.
@@ -108,7 +100,7 @@ class SamplesWriter:
         """
         if samples.n == 0:
             return
-        if not self._lock.is_locked:
+        if not self._lock.held:
             raise RunError(f"the writer of {self.path} is closed; open another one with resume.")
         check_identity(self.path, self.meta, samples.meta)
         shape = samples.positions.shape[1:]
@@ -122,9 +114,8 @@ class SamplesWriter:
             describe(file, samples.n, meta)
         with self._guard():
             part = self._parts / f"{self.n_written:012d}.h5"
-            temporary = part.with_suffix(".tmp")
-            temporary.write_bytes(buffer.getbuffer())
-            files.commit(temporary, part)
+            with files.writing(part, temporary=part.with_suffix(".tmp")) as temporary:
+                temporary.write_bytes(buffer.getbuffer())
         self.n_written += samples.n
         self._shape = shape
 
@@ -134,12 +125,12 @@ class SamplesWriter:
         Raises:
             RunError: if the joined file cannot be written; the parts are kept, and can be read and resumed.
         """
-        if not self._lock.is_locked:
+        if not self._lock.held:
             return
         chain = part_chain(self.path)
         if chain:
             with self._guard():
-                _join(self.path, self._temporary, chain)
+                _join(self.path, chain)
         with self._guard():
             shutil.rmtree(self._parts, ignore_errors=True)
         self.release()
@@ -171,7 +162,7 @@ class SamplesWriter:
 
     def _discard_temporary(self) -> None:
         with contextlib.suppress(OSError):
-            self._temporary.unlink(missing_ok=True)
+            _temporary(self.path).unlink(missing_ok=True)
             for left in self._parts.glob("*.tmp"):
                 left.unlink()
 
@@ -190,27 +181,18 @@ def save(samples: Samples, path: str | Path, *, overwrite: bool = False) -> None
     path = files.named(path)
     if not overwrite and (path.exists() or any_part(path)):
         raise RunError(f"{path} exists already; choose another file, or pass overwrite=True.")
-    temporary = path.with_name(path.name + ".tmp")
-    lock = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = locked(path)
-        require_space(temporary, samples.positions.nbytes + sum(getattr(samples, name).nbytes for name in FIELDS))
-        with hdf5(temporary, "w") as file:
-            create(file, samples.n, samples.positions.shape[1:], samples.positions.dtype)
-            fill(file, 0, samples)
-            describe(file, samples.n, samples.meta)
-        # Parts of other samples must not be taken as a continuation of these.
-        shutil.rmtree(parts_folder(path), ignore_errors=True)
-        files.commit(temporary, path)
+        with locked(path), files.writing(path, temporary=_temporary(path)) as temporary:
+            require_space(temporary, samples.positions.nbytes + sum(getattr(samples, name).nbytes for name in FIELDS))
+            with hdf5(temporary, "w") as file:
+                create(file, samples.n, samples.positions.shape[1:], samples.positions.dtype)
+                fill(file, 0, samples)
+                describe(file, samples.n, samples.meta)
+            # Parts of other samples must not be taken as a continuation of these.
+            shutil.rmtree(parts_folder(path), ignore_errors=True)
     except (OSError, RuntimeError) as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise RunError(f"cannot write {path}: {reason}.") from error
-    finally:
-        if lock is not None:
-            lock.release()
 
 
 def lock_file(path: Path) -> Path:
@@ -218,21 +200,18 @@ def lock_file(path: Path) -> Path:
     return path.with_name(f".{path.name}.lock")
 
 
-def locked(path: Path) -> "FileLock":
+def _temporary(path: Path) -> Path:
+    return path.with_name(path.name + ".tmp")
+
+
+def locked(path: Path) -> files.Lock:
     """The lock of a samples file, held by this process until it is released or the process ends.
 
     Raises:
         RunError: if another writer holds it.
         OSError: if it cannot be made.
     """
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(lock_file(path), timeout=0, thread_local=False)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise RunError(f"another writer has {path} open; wait until it has finished, or choose another file.") from error
-    return lock
+    return files.Lock(lock_file(path), f"another writer has {path} open; wait until it has finished, or choose another file.")
 
 
 def check_identity(path: Path, stored: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -267,21 +246,21 @@ def _existing(path: Path) -> tuple[int, tuple[int, ...], dict[str, Any]] | None:
     return n + sum(inspect(part)[0] for _, part in chain), shape, meta
 
 
-def _join(path: Path, temporary: Path, chain: list[tuple[int, Path]]) -> None:
+def _join(path: Path, chain: list[tuple[int, Path]]) -> None:
     """Copies the file, where there is one, and its parts into a new file that then takes the name."""
     sources = ([path] if path.is_file() else []) + [part for _, part in chain]
     facts = [inspect(source) for source in sources]
     total = sum(n for n, _, _ in facts)
     meta = {**facts[0][2], **summed([fact[2] for fact in facts])}
-    require_space(temporary, sum(source.stat().st_size for source in sources))
-    with hdf5(temporary, "w") as file:
-        for start, source in zip(itertools.accumulate((n for n, _, _ in facts), initial=0), sources, strict=False):
-            samples = read(source)
-            if start == 0:
-                create(file, total, samples.positions.shape[1:], samples.positions.dtype)
-            fill(file, start, samples)
-        describe(file, total, meta)
-    files.commit(temporary, path)
+    with files.writing(path, temporary=_temporary(path)) as temporary:
+        require_space(temporary, sum(source.stat().st_size for source in sources))
+        with hdf5(temporary, "w") as file:
+            for start, source in zip(itertools.accumulate((n for n, _, _ in facts), initial=0), sources, strict=False):
+                samples = read(source)
+                if start == 0:
+                    create(file, total, samples.positions.shape[1:], samples.positions.dtype)
+                fill(file, start, samples)
+            describe(file, total, meta)
 
 
 def _origin(meta: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """What every target is: a reduced energy with its symmetries, units and fingerprint."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -11,12 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from boltzflow import display
 from boltzflow.chemistry.chirality import ChiralCentre
 from boltzflow.errors import TargetError
 from boltzflow.targets.invariance import DOUBLE_ROUNDING, Energies, Trial
 
 BOLTZMANN = 0.00831446261815324
 """Boltzmann's constant in kJ/mol/K."""
+UNITS = ("reduced", "nm", "angstrom")
+"""Units of length that a target may have."""
 # Configurations whose energies are computed together when symmetries are tried.
 _BATCH = 32
 # Of a sum of terms of both signs in single precision, relative to the sum.
@@ -57,7 +61,7 @@ class Target:
         classes: for each particle the number of its interchangeability class; particles of one class may be permuted
             without changing u. Also the particle's type as a flow sees it.
         reflections: whether u is invariant under reflections as well as rotations.
-        units: "reduced" for toy systems, "nm" for molecules ("angstrom" for QM9).
+        units: one of `UNITS`: "reduced" for toy systems, "nm" for molecules ("angstrom" for QM9).
         temperature: in kelvin, None in reduced units.
         parameters: what else distinguishes this target from others of its name; part of the fingerprint.
         start: makes a starting configuration (N, D) for a sampler from a key.
@@ -99,6 +103,8 @@ class Target:
             raise TargetError(
                 f"target {self.name!r} needs at least 2 particles and 1 dimension, got {self.n_particles} and {self.dimension}."
             )
+        if self.units not in UNITS:
+            raise TargetError(f"target {self.name!r} has lengths in {self.units!r}; known are {', '.join(UNITS)}.")
         if len(self.classes) != self.n_particles:
             raise TargetError(
                 f"target {self.name!r} has {self.n_particles} particles but {len(self.classes)} interchangeability classes; "
@@ -170,6 +176,39 @@ class Target:
         told = "all particles interchangeable" if kinds == 1 else f"{kinds} classes of interchangeable particles"
         mirror = "mirror images alike" if self.reflections else "one enantiomer"
         return f"<Target {self.fingerprint}: {'; '.join((told, mirror, *facts, *filter(None, [self.about])))}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: what the density is of, and the structure of a molecule or the energy along a scaling."""
+        exact, kinds = self.exact, len(set(self.classes))
+        told = "all interchangeable" if kinds == 1 else f"{kinds} classes of interchangeable ones"
+        log_z = None if exact.log_z is None else f"{exact.log_z:g}"
+        rows: list[display.Row] = [
+            ("particles", f"{self.n_particles} in {self.dimension}-D, {told}"),
+            ("parameters", ", ".join(f"{key} = {value}" for key, value in self.parameters.items())[:200]),
+            ("units", self.units if self.temperature is None else f"{self.units}, {self.temperature:g} K"),
+            ("mirror images", "alike" if self.reflections else "one enantiomer is meant"),
+            ("bonds", len(self.bonds) or None),
+            ("chiral centres", len(self.chiral_centres) or None),
+            ("energy", None if self.has_energy else "none; the density is known by frames alone"),
+            ("exact log Z", log_z, f"± {exact.log_z_error:g}" if exact.log_z_error else ""),
+            ("exact mean energy / kT", None if exact.mean_energy is None else f"{exact.mean_energy:g}"),
+            ("about", self.about),
+        ]
+        return display.page(f"Target {self.name}", rows, self._picture)
+
+    @functools.cached_property
+    def _picture(self) -> str:
+        from boltzflow.targets import shown
+
+        draw, alternative = None, "the structure"
+        if self.structure is not None:
+            draw = shown.structure(self.structure, self.bonds, self.elements, self.classes, self.units)
+        elif self.has_energy and getattr(self.energy_function, "in_double", None) is None:
+            # Code of users runs here, and may fail; the table is shown all the same.
+            with contextlib.suppress(Exception):
+                alternative = "energy of a configuration that is scaled"
+                draw = shown.curve(self.energies, self.starting_positions, self.exact.mean_energy, self.units)
+        return "" if draw is None else display.thumbnail(draw, alternative)
 
     def check_energy(self) -> None:
         """Checks that the energy is a scalar, finite where samplers start, and has the symmetries that the target states.

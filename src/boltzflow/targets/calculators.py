@@ -292,3 +292,8 @@ def _differentiable(energy_of: CalculatorEnergy, label: str) -> Callable[[Float[
         raise TargetError(f"the second derivative of the energy of {label} is not known; use a method that needs first derivatives alone.")
 
     return energy
+
+
+def is_expensive(target: Target) -> bool:
+    """Whether the energy is computed outside JAX, so that configurations that have no use for one are worth leaving out."""
+    return isinstance(target.energy_function, CalculatorEnergy)

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from boltzflow.errors import TargetError
+from boltzflow.geometry.orthogonal import haar
 
 # Reduced energies of a batch in double precision; not finite where there is none.
 Energies = Callable[[Float[np.ndarray, "B N D"]], Float[np.ndarray, " B"]]
@@ -263,11 +264,7 @@ class Trial:
         return vector / np.linalg.norm(vector)
 
     def _orthogonal(self, dimension: int, *, mirror: bool) -> Float[np.ndarray, "D D"]:
-        q, r = np.linalg.qr(self._generator.standard_normal((dimension, dimension)))
-        q = q * np.sign(np.diagonal(r))
-        if (np.linalg.det(q) < 0) != mirror:
-            q[:, 0] = -q[:, 0]
-        return q
+        return haar(self._generator, 1, dimension, determinant=-1.0 if mirror else 1.0)[0]
 
     def _shuffled(self, members: Int[np.ndarray, " m"], k: int, n: int | None = None) -> Int[np.ndarray, " N"]:
         """An order of all particles in which members have changed places at random.

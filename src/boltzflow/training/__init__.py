@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from boltzflow.training.loop import train as train
     from boltzflow.training.run import Run as Run
     from boltzflow.training.run import fit as fit
+    from boltzflow.training.run import open_run as open_run
 
-_HOMES = {"train": "loop", "Run": "run", "fit": "run"}
+_HOMES = {"train": "loop", "Run": "run", "fit": "run", "open_run": "run"}
 
 
 def __getattr__(name: str) -> object:
@@ -20,3 +21,7 @@ def __getattr__(name: str) -> object:
     value = getattr(importlib.import_module(f"boltzflow.training.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,10 +1,8 @@
 """The run folder: what it holds, and which configurations may go on in it."""
 
-import contextlib
 import datetime
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -43,42 +41,17 @@ def identity(config: RunConfig) -> str:
     return "configuration " + hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keeps the run folder to this process while the block runs; it is made if need be, and goes again if nothing has come into it.
-
-    The system gives the lock back when the process ends, however it ends.
+def locked(folder: Path) -> files.Lock:
+    """Keeps the run folder to this process until the lock is released; it is made if need be, and goes again if nothing has come into it.
 
     Raises:
         RunError: if another process trains in the folder, or it cannot be written.
     """
-    import filelock
-
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    lock, left = filelock.FileLock(folder / LOCK), (folder / LOCK).exists()
+    busy = f"another process is training in {folder}; wait until it has ended, or choose another folder. Nothing was changed."
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise RunError(
-            f"another process is training in {folder}; wait until it has ended, or choose another folder. Nothing was changed."
-        ) from None
+        return files.Lock(folder / LOCK, busy)
     except OSError as error:
         raise RunError(f"the run folder {folder} cannot be written: {files.reason(error)}.") from error
-    done = False
-    try:
-        yield
-        done = True
-    finally:
-        # While it is held: whoever opened the file before it went tries again (filelock looks whether it is still there). What is refused
-        # changes nothing, not even the file that a killed process has left.
-        if done or not left:
-            with contextlib.suppress(OSError):
-                (folder / LOCK).unlink()
-        lock.release()
-        with contextlib.suppress(OSError):
-            for path in made:
-                path.rmdir()
 
 
 def require_same_frames(folder: Path, positions: Float[np.ndarray, "n N D"], source: str) -> None:

@@ -9,7 +9,7 @@ from boltzflow import datasets
 from boltzflow.config import RunConfig
 from boltzflow.datasets import Dataset
 from boltzflow.errors import BoltzflowError
-from boltzflow.progress import FractionOf, Progress
+from boltzflow.progress import Progress
 from boltzflow.targets import Target
 from boltzflow.targets.molecule_folder import FILES, target_of
 from boltzflow.training.folder import require_same_frames
@@ -68,8 +68,7 @@ def _data(config: RunConfig, target: Target, folder: Path, dataset: Dataset | No
         elif config.data.path is not None:
             datasets.load(config.data.path, target, allow_virial_mismatch=allow).save(own)
         else:
-            result = reference.sample(target, config.data.n, seed=config.data.seed, progress=FractionOf(progress, "reference data"))
-            progress.stop()
+            result = reference.sample(target, config.data.n, seed=config.data.seed, progress=progress)
             progress.message(result.sentence())
             result.dataset.save_or_rescue(own)
     # Always as it is read back: a resumed run must see the same bits, and reading centres the frames once more.

@@ -6,6 +6,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
+
 from boltzflow import files
 from boltzflow.errors import ConfigError, RunError
 
@@ -46,6 +49,31 @@ class MetricsLog:
             self._file.close()
         if self._board is not None:
             self._board.close()
+
+
+def columns(path: Path) -> dict[str, Float[np.ndarray, " steps"]]:
+    """A log as columns by name, NaN where a step has no such figure; the ends of an interval are `NAME_low` and `NAME_high`.
+
+    Args:
+        path: metrics.jsonl, also one that is being written; without one there are no columns.
+    """
+    lines: dict[int, dict[str, float]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        step = _step(line)
+        # The last line of a killed run may be torn.
+        if math.isfinite(step):
+            lines.setdefault(int(step), {}).update(_numbers(json.loads(line)))
+    steps = sorted(lines)
+    names = dict.fromkeys(name for step in steps for name in lines[step])
+    return {name: np.array([lines[step].get(name, math.nan) for step in steps]) for name in names}
+
+
+def _numbers(entry: dict[str, Any]) -> dict[str, float]:
+    found = {}
+    for name, value in entry.items():
+        parts = {"": value.get("value"), "_low": value.get("low"), "_high": value.get("high")} if isinstance(value, dict) else {"": value}
+        found |= {name + end: float(part) for end, part in parts.items() if isinstance(part, int | float)}
+    return found
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:

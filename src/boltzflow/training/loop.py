@@ -18,7 +18,7 @@ from boltzflow.errors import ConfigError, RunInterrupted
 from boltzflow.flows.base import AbstractFlow
 from boltzflow.flows.build import build_flow
 from boltzflow.models.model import with_parameters_of
-from boltzflow.progress import Progress, Silent
+from boltzflow.progress import Progress, Wanted, told
 from boltzflow.targets import Target
 from boltzflow.targets.molecule_folder import target_of
 from boltzflow.training import outcome, stages
@@ -37,7 +37,7 @@ def train(
     out: str | os.PathLike[str],
     *,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: Wanted = None,
     target: Target | None = None,
     dataset: Dataset | None = None,
 ) -> Path:
@@ -50,7 +50,7 @@ def train(
         config: what is trained on what, and how.
         out: the run folder.
         resume: continue the run that the folder holds; stages that have not begun may be others by now, and more of them.
-        progress: told loss and step.
+        progress: told loss and step; None: a bar where somebody looks on (`progress.chosen`).
         target: the target, if it is not a registered one.
         dataset: the frames, if they are neither generated nor read from `config.data.path`.
 
@@ -65,17 +65,17 @@ def train(
         ConfigError: if an option has a wrong type or value or would have no effect, if batch size, microbatch and devices do not fit
             together, or an objective needs an energy, or its gradient, that the target does not have.
     """
-    progress = Silent() if progress is None else progress
     folder = files.named(out, "the name of the run folder")
     config = config_io.checked(config, strict=not resume)
-    if config.precision == "single" and runtime.in_double():
-        progress.message("The run is in double precision, to which this process is set (jax_enable_x64).")
-        config = dataclasses.replace(config, precision="double")
-    with runtime.precision(config.precision):
-        target = target_of(config.target, folder) if target is None else target
-        _check(config, target, resume)
-        with locked(folder):
-            return _train(config, folder, resume, progress, target, dataset)
+    with told(progress) as bar:
+        if config.precision == "single" and runtime.in_double():
+            bar.message("The run is in double precision, to which this process is set (jax_enable_x64).")
+            config = dataclasses.replace(config, precision="double")
+        with runtime.precision(config.precision):
+            target = target_of(config.target, folder) if target is None else target
+            _check(config, target, resume)
+            with locked(folder):
+                return _train(config, folder, resume, bar, target, dataset)
 
 
 def _check(config: RunConfig, target: Target, resume: bool) -> None:
@@ -133,7 +133,7 @@ class _Session:
     Attributes:
         config: of the run.
         folder: of the run.
-        progress: told loss and step.
+        progress: told loss and step; None: a bar where somebody looks on (`progress.chosen`).
         target: the target.
         flow: the flow before the first step.
         frames: what it learns from.
@@ -160,6 +160,7 @@ class _Session:
         )
         self.log: MetricsLog | None = None
         self.seen: dict[str, list[float]] = {}
+        self.shown: dict[str, float] = {}
         self.seconds_before, self.began, self.worked = 0.0, time.perf_counter(), False
 
     @property
@@ -195,6 +196,7 @@ class _Session:
         """
         self.worked = True
         self.progress.start(part.end, part.objective.variant)
+        self.shown = {}
         for after, metrics, figures in part.steps(state, self.flow.network, positions, self.mesh):
             state, step = after, int(after.step)
             self._note(part, state, metrics, {part.objective.measure: metrics.loss, **figures})
@@ -217,6 +219,8 @@ class _Session:
             self.seen.setdefault(name, []).append(float(value))
         step = int(state.step)
         if self.log is None or not part.logs(step):
+            # The pace is known long before there are figures.
+            self.progress.update(step, **self.shown)
             return
         means = {name: float(np.mean(values)) for name, values in self.seen.items()}
         self.log.write(
@@ -228,7 +232,8 @@ class _Session:
             masked=int(state.masked),
             seconds=round(time.perf_counter() - self.began, 3),
         )
-        self.progress.update(step, **{part.objective.measure: means[part.objective.measure]})
+        self.shown = {part.objective.measure: means[part.objective.measure]}
+        self.progress.update(step, **self.shown)
         self.seen = {}
 
     def _save(self, part: stages.Part, state: TrainState) -> None:
@@ -243,7 +248,7 @@ class _Session:
     def _evaluate(self, state: TrainState) -> None:
         """Figures of the model as it is now, from few samples, and the model itself."""
         run, averaged = self.config.run, outcome.averaged(self.flow, state)
-        figures = outcome.periodic_evaluation(averaged, self.target, self.frames.validation, run.evaluate_n, run.seed)
+        figures = outcome.periodic_evaluation(averaged, self.target, self.frames.validation, run.evaluate_n, seed=run.seed)
         if self.log is not None:
             self.log.write(step=int(state.step), **figures)
         self._write(averaged, time.perf_counter() - self.began, int(state.step))

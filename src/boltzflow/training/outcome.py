@@ -11,6 +11,7 @@ from boltzflow.config import RunConfig
 from boltzflow.datasets import Dataset
 from boltzflow.errors import RunError
 from boltzflow.flows.base import AbstractFlow
+from boltzflow.flows.status import Status
 from boltzflow.models.model import MODEL_FILE, save_model
 from boltzflow.models.versions import versions
 from boltzflow.targets import Target
@@ -24,7 +25,7 @@ def averaged(flow: AbstractFlow, state: TrainState) -> AbstractFlow:
     return flow.with_network(with_parameters(flow.network, jax.device_put(np.asarray(state.average))))
 
 
-def periodic_evaluation(flow: AbstractFlow, target: Target, validation: Dataset, n: int, seed: int) -> dict[str, Any]:
+def periodic_evaluation(flow: AbstractFlow, target: Target, validation: Dataset, n: int, *, seed: int) -> dict[str, Any]:
     """NLL of validation frames and reverse ESS, from few samples."""
     from boltzflow.analysis import correlation, metrics, weights
     from boltzflow.sampling.enantiomers import log_images
@@ -37,7 +38,7 @@ def periodic_evaluation(flow: AbstractFlow, target: Target, validation: Dataset,
     if validation.n:
         solution = log_density(flow, validation.spread(n, seed=seed).positions)
         log_q = np.asarray(solution.log_q, np.float64) + log_images(flow, target)
-        log_q = log_q[(np.asarray(solution.status) == 0) & np.isfinite(log_q)]
+        log_q = log_q[(np.asarray(solution.status) == Status.SOLVED) & np.isfinite(log_q)]
         if len(log_q):
             result["validation_nll"] = metrics.mean(-log_q, correlation=correlation.of_series(log_q)).as_dict()
     return result

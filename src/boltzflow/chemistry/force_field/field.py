@@ -46,11 +46,6 @@ class ForceField:
         zero = jnp.zeros(positions.shape[2], positions.dtype)
         return sum((term(geometry) for term in self.terms), zero)
 
-    def energies_by_force(self, positions: Float[Array, "N 3"]) -> dict[str, Float[Array, ""]]:
-        """Energy in kJ/mol of each force, to compare with other programs."""
-        geometry = Geometry(positions[..., None])
-        return {f"{i}:{name}": term(geometry)[0] for i, (name, term) in enumerate(zip(self.names, self.terms, strict=True))}
-
     @functools.cached_property
     def _energy(self) -> Callable[[Float[Array, "N 3"]], Float[Array, ""]]:
         single, with_gradient = _batched_last(self.energies), _batched_last(self._with_gradients)

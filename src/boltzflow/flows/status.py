@@ -1,0 +1,29 @@
+"""What became of a configuration that was carried through a flow."""
+
+import enum
+
+
+class Status(enum.IntEnum):
+    """How a solve, or a sample, ended; columns of samples hold the numbers.
+
+    Attributes:
+        sentence: what it means, and what can be done.
+    """
+
+    sentence: str
+
+    SOLVED = 0, "solved"
+    MAX_STEPS = 1, "the solver reached its maximum number of steps; raise flow.solver.max_steps or loosen rtol and atol"
+    NOT_FINITE = 2, "the solution is not finite; the network diverges there"
+    OTHER_STEREOISOMER = 3, "the sample is another stereoisomer than the target, and has no weight"
+
+    def __new__(cls, number: int, sentence: str) -> "Status":
+        """A number that has a sentence."""
+        member = int.__new__(cls, number)
+        member._value_ = number
+        member.sentence = sentence
+        return member
+
+
+STATUS_SENTENCES = {status.value: status.sentence for status in Status}
+"""The sentence of each number."""
