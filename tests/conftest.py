@@ -1,11 +1,23 @@
 """Set up before any test module is imported: two CPU devices, and a compile cache that is not the user's."""
 
 import os
+import pathlib
 import shutil
+import sys
 import tempfile
 
 import jax
 import pytest
+
+# Test modules are imported by their path; what they share lies beside this file.
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+
+import checking  # noqa: E402
+
+# Every call is checked against the annotations. Processes that tests start run what users run, unchecked. Asked for by a variable until
+# all test files have been seen to pass with it.
+if os.environ.get("BOLTZFLOW_CHECKED") == "1":
+    checking.install()
 
 # So that what is shared over devices is tested on a machine without any. Must come before JAX makes its first array.
 jax.config.update("jax_num_cpu_devices", 2)

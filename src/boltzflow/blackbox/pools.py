@@ -5,7 +5,7 @@ import concurrent.futures
 import multiprocessing
 import pickle
 import weakref
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from boltzflow.errors import TargetError
 from boltzflow.runtime import available_cores
 
 
+@runtime_checkable
 class Pool(Protocol):
     """Takes pieces of a batch."""
 

@@ -1,7 +1,7 @@
 """The priors of flows, on the zero-CoM subspace: a standard normal, and particles joined by springs."""
 
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -24,6 +24,7 @@ def log_prob(positions: Float[Array, "N D"]) -> Float[Array, ""]:
     return -0.5 * jnp.sum(positions**2) - 0.5 * degrees_of_freedom * math.log(2.0 * math.pi)
 
 
+@runtime_checkable
 class Prior(Protocol):
     """A density of N particles in D dimensions on the zero-CoM subspace."""
 

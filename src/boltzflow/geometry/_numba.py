@@ -1,5 +1,6 @@
 """The one way in which host kernels are compiled."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     Numba's disk cache looks only at the file of the cached function: after an edit of a kernel that kernels in other files call,
     delete `__pycache__/*.nbi`.
     """
+    function = inspect.unwrap(function)  # numba reads bytecode: not that of the wrapper by which the tests check types
     try:
         return numba.njit(nogil=True, cache=True)(function)
     except RuntimeError:  # neither the package folder nor the user's cache folder can be written

@@ -258,7 +258,9 @@ class EGNN(AbstractSparseVectorField):
 
         state, between_tangent = jax.linearize(between, state, positions)
 
-        def diagonal_term(inputs: tuple[Array, Array, State, Array]) -> tuple[Float[Array, " D"], Float[Array, ""]]:
+        def diagonal_term(
+            inputs: tuple[Array, Array, tuple[Float[Array, "D N H"], Float[Array, "D N D"]], Float[Array, "D N D"]],
+        ) -> tuple[Float[Array, " D"], Float[Array, ""]]:
             k, not_self, tangents, seeds = inputs
             velocity, tangent = jax.linearize(lambda s, x: of_receiver(k, not_self, s, x), state, positions)
             columns = jax.vmap(lambda state_tangent, seed: tangent(between_tangent(state_tangent, seed), seed))(tangents, seeds)

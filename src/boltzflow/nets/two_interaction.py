@@ -320,7 +320,7 @@ def _outer(direction: Float[Array, "*n D"]) -> Float[Array, "*n S"]:
     return jnp.stack([x[a] * x[b] for a, b in _triangle(len(x))], axis=-1)
 
 
-def _dot(x: Float[Array, "*n C V"], y: Float[Array, "*n C V"]) -> Float[Array, "*n V"]:
+def _dot(x: Float[Array, "*#n C V"], y: Float[Array, "*#n C V"]) -> Float[Array, "... V"]:
     """Sum over components, written out: a handful of fused multiply-adds per channel, where a reduction would be a loop of its own."""
     first, *rest = (p * q for p, q in zip(_components(x, -2), _components(y, -2), strict=True))
     return sum(rest, first)

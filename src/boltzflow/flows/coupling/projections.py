@@ -8,7 +8,7 @@ Source: Midgley, Stimper et al., NeurIPS 2023, arXiv:2308.10364, section 3.2 and
 
 import dataclasses
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -24,6 +24,7 @@ Moved = tuple[Float[Array, "... D"], Float[Array, "..."]]
 _TINY = 1e-12
 
 
+@runtime_checkable
 class Projection(Protocol):
     """What a coupling layer asks of its kind."""
 
