@@ -61,8 +61,8 @@ def read(path: str | Path) -> Samples | Dataset:
 def export(
     samples: "Samples | Dataset | Shaped[np.ndarray, 'n N D']",
     path: str | Path,
-    *,
     topology: Any = None,
+    *,
     resampled: bool = False,
     n: int | None = None,
     seed: int = 0,

@@ -54,7 +54,8 @@ def marginals(flow: AbstractFlow, positions: Float[Array, "B N D"], keys: PRNGKe
 def sample_keys(start: int, count: int, *, seed: int) -> PRNGKeyArray:
     """Keys of the samples start, start + 1, ...; they depend on seed and index alone, so that chunks do not change the samples."""
     key = seeds.key(seed)
-    return jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(start, start + count))
+    # Made on the host: JAX would compile a sum for the first start that is not 0.
+    return jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.asarray(np.arange(start, start + count)))
 
 
 def in_chunks(work: Callable[[int, int], T], start: int, stop: int, chunk: int) -> Iterator[tuple[int, T]]:
