@@ -18,6 +18,7 @@ import pytest
 from boltzflow import reference, targets
 from boltzflow.analysis import weights
 from boltzflow.errors import TargetError
+from boltzflow.progress import Silent
 from boltzflow.reference import sampler
 from boltzflow.sampling.samples import Samples
 from boltzflow.targets.calculators import failures, from_calculator
@@ -302,13 +303,14 @@ def test_the_first_frames_of_an_expensive_energy_come_soon(potentials: ModuleTyp
     class Sampling(Exception):
         pass
 
-    def report(fraction: float, message: str) -> None:
-        said.append(message)
-        if message.startswith("sampling"):
-            raise Sampling
+    class Listener(Silent):
+        def update(self, done: int, **fields: object) -> None:
+            said.append(str(fields["now"]))
+            if said[-1].startswith("sampling"):
+                raise Sampling
 
     with pytest.raises(Sampling):
-        reference.sample(target, 100, seed=0, progress=report)
+        reference.sample(target, 100, seed=0, progress=Listener())
     # A minute of two processes where an energy takes 4 ms.
     assert failures(target).evaluated - before < 30_000
     assert said[:3] == ["compiling", "warm-up, part 1 of 3", "warm-up, part 2 of 3"]
