@@ -27,7 +27,7 @@ from boltzflow.config import RunConfig
 from boltzflow.config import io as config_io
 from boltzflow.datasets import Dataset
 from boltzflow.errors import RunError
-from boltzflow.evaluation.evaluate import evaluate
+from boltzflow.evaluation.figures import evaluate
 from boltzflow.flows.build import build_flow
 from boltzflow.models.model import load_model
 from boltzflow.training.loop import train

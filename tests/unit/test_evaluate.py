@@ -8,7 +8,7 @@ import pytest
 from boltzflow.cli import output
 from boltzflow.config import RK4, Dopri5, Exact, GaussLegendre, Hutchinson
 from boltzflow.datasets import Dataset
-from boltzflow.evaluation.evaluate import evaluate
+from boltzflow.evaluation.figures import evaluate
 from boltzflow.models.model import Model, load_model
 
 

@@ -13,7 +13,7 @@ from boltzflow.config import ECNF, EGNN, Dopri5, GaussLegendre, Hutchinson, RunC
 from boltzflow.config import io as config_io
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError, RunError
-from boltzflow.evaluation.evaluate import evaluate
+from boltzflow.evaluation.figures import evaluate
 from boltzflow.flows.build import build_flow
 from boltzflow.flows.identity import identity
 from boltzflow.models.model import load_model, precision_of, save_model, weights_of

@@ -6,7 +6,7 @@ import pytest
 from boltzflow.analysis import correlation, metrics
 from boltzflow.datasets import Dataset
 from boltzflow.datasets.virial import VirialCheck
-from boltzflow.evaluation.evaluate import evaluate
+from boltzflow.evaluation.figures import evaluate
 from boltzflow.models.model import load_model
 from boltzflow.report import contents
 from boltzflow.sampling.export import export
@@ -85,8 +85,8 @@ def test_evaluation_report_and_export_see_all_frames(tmp_path, monkeypatch):
     def caught(_, positions, **__):
         raise Seen(positions)
 
-    for name, instead in (("_seconds_of_chunk", lambda *_: 0.0), ("generate", lambda *_, **__: None), ("log_density", caught)):
-        monkeypatch.setattr(f"boltzflow.evaluation.evaluate.{name}", instead)
+    for name, instead in (("_seconds_of_chunk", lambda *_: 0.0), ("generate", lambda *_, **__: None), ("log_importance_ratios", caught)):
+        monkeypatch.setattr(f"boltzflow.evaluation.figures.{name}", instead)
     with pytest.raises(Seen) as seen:
         evaluate(model, 64, seed=0, frames=data)
     np.testing.assert_array_equal(np.bincount(sizes_in(seen.value.args[0])), 16)

@@ -56,7 +56,7 @@ def run(
 def _measure(folder: Path, bar: "Progress", *, n: int, seed: int) -> tuple[dict[str, Any], Path]:
     """Draws and evaluates samples, and writes the report; returns the figures and the report's path."""
     from boltzflow import files, report
-    from boltzflow.evaluation.evaluate import evaluate
+    from boltzflow.evaluation.figures import evaluate
     from boltzflow.models.model import load_model
     from boltzflow.sampling.generate import generate
 

@@ -51,7 +51,7 @@ def run(
 
     runtime.configure(precision or precision_of(model))
     from boltzflow import datasets, files
-    from boltzflow.evaluation.evaluate import evaluate
+    from boltzflow.evaluation.figures import evaluate
 
     loaded = load_model(model)
     arguments.room(n, loaded.target.n_particles * loaded.target.dimension)

@@ -6,7 +6,7 @@ from typing import Any
 
 from boltzflow import datasets, models, runtime
 from boltzflow.datasets import Dataset
-from boltzflow.evaluation.evaluate import evaluate
+from boltzflow.evaluation.figures import evaluate
 from boltzflow.models.model import precision_of
 from boltzflow.progress import Wanted
 from boltzflow.targets import Target
