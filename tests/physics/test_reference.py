@@ -294,6 +294,18 @@ class _Killed(Exception):
     """Stands for kill -9 in the middle of a run."""
 
 
+class _Killer(Silent):
+    """Kills the run after so many updates."""
+
+    def __init__(self, allowed: int) -> None:
+        self._left = allowed
+
+    def update(self, done: int, **fields: object) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise _Killed
+
+
 def test_interrupted_run_goes_on_bit_identically(spring: targets.Target, tmp_path: Path):
     options: dict[str, Any] = {"seed": 3, "temperatures": (1.0, 2.0), "chains": 8}
     whole = reference.sample(spring, 301, **options, out=tmp_path / "whole.h5")
@@ -301,18 +313,8 @@ def test_interrupted_run_goes_on_bit_identically(spring: targets.Target, tmp_pat
     path = tmp_path / "killed.h5"
     kills = 0
     for allowed in (1, 2, 3, 5, 4, 100):
-
-        class Killer(Silent):
-            told = 0
-            allowed = allowed
-
-            def update(self, done: int, **fields: object) -> None:
-                self.told += 1
-                if self.told > self.allowed:
-                    raise _Killed
-
         try:
-            result = reference.sample(spring, 301, **options, out=path, resume=True, progress=Killer())
+            result = reference.sample(spring, 301, **options, out=path, resume=True, progress=_Killer(allowed))
         except _Killed:
             kills += 1
             assert not path.exists()
