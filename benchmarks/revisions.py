@@ -43,15 +43,12 @@ LOG_Q = """
 import sys
 import numpy as np
 import boltzflow as bf
-from boltzflow.sampling.generate import log_density
+from boltzflow.sampling.generate import generate, log_density
 model, file = bf.load_model(sys.argv[1]), sys.argv[2]
 try:
     frames = np.load(file)
 except FileNotFoundError:
-    frames = bf.reference.sample(model.target, 100, seed=11).dataset.positions if model.target.has_energy else None
-    if frames is None:
-        from boltzflow.sampling.generate import generate
-        frames = generate(model.flow, model.target, 100, seed=11).positions
+    frames = generate(model.flow, model.target, 100, seed=11).positions
     np.save(file, frames)
 print(np.asarray(log_density(model.flow, frames, seed=0).log_q, float).tolist())
 """

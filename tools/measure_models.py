@@ -19,11 +19,11 @@ N = {
     "dw4": 10_000,
     "lj13": 5_000,
     "lj55": 256,
-    "alanine-dipeptide": 2_000,
+    "alanine-dipeptide": 1_000,
     "dw4-eacf": 10_000,
     "lj13-eacf": 4_000,
     "lj13-once-eacf": 4_000,
-    "alanine-dipeptide-eacf": 10_000,
+    "alanine-dipeptide-eacf": 2_000,
     "qm9-eacf": 1_000,
 }
 KEPT = (
