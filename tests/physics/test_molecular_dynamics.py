@@ -124,7 +124,7 @@ def test_the_faster_platform_is_taken(target, monkeypatch):
         ((500.0, 100.0), "Reference"),
         ((100.0, 0.0), "Reference"),
     ):
-        with dynamics._Chains(settings, np.asarray(target.structure), 1, dynamics._Seeds(0)) as chains:
+        with dynamics._Chains(settings, np.asarray(target.structure), 1, seeds=dynamics._Seeds(seed=0)) as chains:
             answers = iter(speeds)
             monkeypatch.setattr(chains, "_results", lambda futures, answers=answers: [next(answers)])
             assert chains.choose_platform() == expected

@@ -24,8 +24,10 @@ from boltzflow.targets import description, molecule_folder
 from boltzflow.training.folder import record
 from boltzflow.training.run import fit
 
-openmm = pytest.importorskip("openmm")
-mdtraj = pytest.importorskip("mdtraj")
+pytest.importorskip("openmm")
+pytest.importorskip("mdtraj")
+import mdtraj  # noqa: E402
+import openmm  # noqa: E402
 from openmm import app  # noqa: E402
 from safetensors import safe_open  # noqa: E402
 
@@ -123,6 +125,7 @@ def test_a_molecule_comes_back_whole(kind: str, tmp_path: Path):
     molecule_folder.save(target, tmp_path)
     assert_same(molecule_folder.load(tmp_path), target)
     known = molecule_folder.load_description(tmp_path)
+    assert known is not None
     assert known == description.of(target)
     assert (known.units, known.elements, known.bonds) == ("nm", tuple(ELEMENTS), tuple(BONDS))
     # The PDB file is readable, and gives viewers the same atoms and bonds.
@@ -193,6 +196,7 @@ def test_the_model_of_a_ring_is_loaded_with_its_density(ring: targets.Target, tm
     for one, other in zip(jax.tree.leaves(flow), jax.tree.leaves(loaded.flow), strict=True):
         np.testing.assert_array_equal(one, other)
     rng = np.random.default_rng(0)
+    assert ring.structure is not None
     x = (ring.structure + 0.003 * rng.normal(size=(3, 14, 3))).astype(np.float32)
     x -= x.mean(axis=1, keepdims=True)
     np.testing.assert_array_equal(log_density(flow, x).log_q, log_density(loaded.flow, x).log_q)
@@ -361,6 +365,7 @@ def test_labels_of_force_fields_have_no_folders():
 def around(target: targets.Target, n: int = 40) -> np.ndarray:
     """Frames near the minimum, of its chirality; not equilibrated."""
     noise = 0.004 * np.random.default_rng(5).normal(size=(n, target.n_particles, 3))
+    assert target.structure is not None
     frames = target.structure + noise - noise.mean(axis=1, keepdims=True)
     return (frames - frames.mean(axis=1, keepdims=True)).astype(np.float32)
 
