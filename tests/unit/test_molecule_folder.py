@@ -33,6 +33,9 @@ from safetensors import safe_open  # noqa: E402
 
 from boltzflow.chemistry.openmm_systems import system_hash  # noqa: E402
 
+# Not imported by name: OpenMM makes its units at run time, and a type checker does not know them.
+unit = pytest.importorskip("openmm.unit")
+
 # 1-chloro-1-fluoroethane: two centres, of which one is chiral, and a methyl group.
 ELEMENTS = ["C", "F", "Cl", "H", "C", "H", "H", "H"]
 BONDS = [(0, 1), (0, 2), (0, 3), (0, 4), (4, 5), (4, 6), (4, 7)]
@@ -320,7 +323,7 @@ def test_pdb_and_mmcif_have_one_fingerprint(ring: targets.Target, tmp_path: Path
     """By content: what the file is called does not matter, .pdbx was read as PDB."""
     (tmp_path / "ring.ent").write_text("\n" + molecule_folder.structure_text(ring))
     with (tmp_path / "ring.pdbx").open("w") as file:
-        app.PDBxFile.writeFile(ring.topology, np.asarray(ring.structure) * openmm.unit.nanometer, file)
+        app.PDBxFile.writeFile(ring.topology, np.asarray(ring.structure) * unit.nanometer, file)
         # OpenMM's writer leaves out the bond that closes the ring.
         columns = [f"_struct_conn.{name}\n" for name in ("id", "conn_type_id")]
         columns += [f"_struct_conn.ptnr{k}_label_{name}\n" for k in "12" for name in ("asym_id", "seq_id", "atom_id")]
@@ -443,7 +446,7 @@ def test_arrays_and_trajectories_are_data(chiral: targets.Target, tmp_path: Path
         (frames[:, :7], r"the array of frames holds an array of shape \(40, 7, 3\)"),
         (np.full_like(frames, np.nan), "the array of frames has 40 frames with NaN"),
         (frames * 3, "the array of frames does not belong to target 'chiral'"),
-        (mdtraj.Trajectory(frames[:, :7], topology.subset(range(7))), "the trajectory has 7 atoms, but target 'chiral' has 8"),
+        (mdtraj.Trajectory(frames[:, :7], topology.subset(list(range(7)))), "the trajectory has 7 atoms, but target 'chiral' has 8"),
         (mdtraj.Trajectory(frames, _swapped(topology)), "atom 1 of the trajectory is Cl, but F in target 'chiral'"),
         ({"positions": frames}, "frames must be a Dataset, the name of a file, an array .* but are builtins.dict"),
         (None, "but are builtins.NoneType"),
@@ -456,7 +459,7 @@ def test_arrays_and_trajectories_are_data(chiral: targets.Target, tmp_path: Path
     with pytest.raises(DataError, match="samples of a flow are weighted, .* draw equally weighted ones: samples.resample"):
         fit(chiral, samples, out=tmp_path / "run")
     with pytest.raises(DataError, match="a trajectory has positions in nm, but target 'double_well' has reduced units"):
-        datasets.of(mdtraj.Trajectory(frames[:, :4], topology.subset(range(4))), targets.get("dw4"))
+        datasets.of(mdtraj.Trajectory(frames[:, :4], topology.subset(list(range(4)))), targets.get("dw4"))
 
 
 def _swapped(topology: mdtraj.Topology) -> mdtraj.Topology:

@@ -115,6 +115,11 @@ def exact_gradient(batch: Pairs, *, kept: Any = ..., start: Field | None = None)
     return float(loss), gradient
 
 
+def rate_of(options: Optimiser, steps: int) -> Callable[[Any], Any]:
+    """The schedule, whose rates may be complex or arrays for Optax's annotations."""
+    return schedule(options, steps)
+
+
 def assert_close(found: Any, expected: Any, **tolerances: Any) -> None:
     found, expected = jax.tree.leaves(found), jax.tree.leaves(expected)
     assert len(found) == len(expected) > 0
@@ -157,7 +162,7 @@ class TestStep:
     def test_it_is_adam_on_clipped_gradients(self):
         batches = [batch_of(seed=seed) for seed in range(4)]
         options = {"clip_norm": 0.5, "warmup_steps": 2, "final_learning_rate": 1e-3}
-        rate: Callable[[int], Any] = schedule(dataclasses.replace(OPTIMISER, **options), STAGE.steps)
+        rate = rate_of(dataclasses.replace(OPTIMISER, **options), STAGE.steps)
         states, metrics = advance(batches, **options)
         assert min(found.grad_norm for found in metrics) > 0.5
         transform = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(rate))
@@ -317,14 +322,14 @@ class TestObjectivesOnTheDevice:
 
 
 def test_schedule():
-    rate: Callable[[int], Any] = schedule(Adam(warmup_steps=10, learning_rate=1e-2, final_learning_rate=1e-3), 110)
+    rate = rate_of(Adam(warmup_steps=10, learning_rate=1e-2, final_learning_rate=1e-3), 110)
     values = [float(rate(step)) for step in range(111)]
     np.testing.assert_allclose(values[:11], np.linspace(0.0, 1e-2, 11), atol=1e-9)
     np.testing.assert_allclose(values[60], 0.5 * (1e-2 + 1e-3), rtol=1e-4)
     assert values[110] == pytest.approx(1e-3)
     assert np.all(np.diff(values[10:]) < 0)
     for steps, warmup in ((1, 200), (5, 200), (1, 0)):
-        rate = schedule(Adam(warmup_steps=warmup, learning_rate=1e-2, final_learning_rate=1e-3), steps)
+        rate = rate_of(Adam(warmup_steps=warmup, learning_rate=1e-2, final_learning_rate=1e-3), steps)
         assert all(0.0 <= float(rate(step)) <= 1e-2 for step in range(steps + 1))
 
 
