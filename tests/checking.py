@@ -23,7 +23,7 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, with its arguments and what it returns checked."""
     if function.__module__.startswith("boltzflow.config.") and function.__qualname__.endswith(".__init__"):
         return function  # pydantic checks these itself, and converts
-    return beartype.beartype(function, conf=_CONF)
+    return beartype.beartype(conf=_CONF)(function)
 
 
 @contextlib.contextmanager

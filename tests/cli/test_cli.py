@@ -17,7 +17,7 @@ import pytest
 
 from boltzflow import cli, runtime
 from boltzflow.cli import arguments
-from boltzflow.config import RunConfig
+from boltzflow.config import ECNF, FlowMatching, GaussLegendre, RunConfig
 from boltzflow.config import io as config_io
 from boltzflow.errors import ConfigError, RunError
 
@@ -307,14 +307,19 @@ def test_comparison_presets_differ_in_pairing_and_refinement_alone():
         other = config_io.load_preset(name)
         # Path lengths are compared after flow matching alone.
         (stage,) = other.stages
+        of_lj13 = lj13.stages[0].objective
+        assert isinstance(stage.objective, FlowMatching)
+        assert isinstance(of_lj13, FlowMatching)
         assert stage.objective.pairing.variant == pairing
-        first = dataclasses.replace(stage, objective=dataclasses.replace(stage.objective, pairing=lj13.stages[0].objective.pairing))
+        first = dataclasses.replace(stage, objective=dataclasses.replace(stage.objective, pairing=of_lj13.pairing))
         assert dataclasses.replace(other, stages=(first, *lj13.stages[1:]), description=lj13.description) == lj13
 
 
 def test_a_file_may_start_from_a_preset(tmp_path):
     (tmp_path / "mine.yaml").write_text("base: lj13\nflow:\n  ecnf: {solver: {gauss-legendre: {grading: 1e0, nodes: 16}}}\n")
     mine, lj13 = config_io.load_preset(str(tmp_path / "mine.yaml")), config_io.load_preset("lj13")
+    assert isinstance(mine.flow, ECNF)
+    assert isinstance(mine.flow.solver, GaussLegendre)
     assert (mine.flow.solver.nodes, mine.flow.solver.grading) == (16, 1.0)
     assert dataclasses.replace(mine, flow=lj13.flow) == lj13
 

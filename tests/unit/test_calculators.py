@@ -9,6 +9,7 @@ import subprocess
 import sys
 import warnings
 from types import ModuleType
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -335,7 +336,7 @@ def test_bad_arguments(potentials: ModuleType, threads: concurrent.futures.Execu
     with pytest.raises(TargetError, match="only boltzflow's own worker processes can be stopped"):
         make(executor=threads, timeout=1.0)
     with pytest.raises(TargetError, match=r"known are kT, kJ/mol"):
-        make(energy_unit="rydberg")
+        make(energy_unit=cast(Any, "rydberg"))
     with pytest.raises(TargetError, match="pass `temperature=`"):
         make(energy_unit="eV")
     with pytest.raises(TargetError, match="define it at the top level of a module, or pass executor"):

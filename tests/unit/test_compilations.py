@@ -22,7 +22,7 @@ FLOW = ECNF(EGNN(layers=1, hidden=5), GaussLegendre(2))
 _HEARD: list[str] = []
 
 
-def _hear(event: str, seconds: float, **about: Any) -> None:
+def _hear(event: str, duration_secs: float, **about: Any) -> None:
     if event == "/jax/core/compile/backend_compile_duration":
         _HEARD.append(str(about["fun_name"]))
 

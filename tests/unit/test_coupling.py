@@ -230,12 +230,18 @@ def test_the_penalty_against_degenerate_frames_is_a_mean_over_layers():
 
 
 @pytest.mark.usefixtures("double")
+def flow_of(layers: CouplingStack, n: int, dimension: int, copies: int, *, noise: float, scale: float = 1.0) -> AugmentedCouplingFlow:
+    return AugmentedCouplingFlow(
+        stack=layers, prior=Normal(), n_particles=n, dimension=dimension, augmented=copies, noise=noise, scale=scale
+    )
+
+
 class TestAugmentedCouplingFlow:
     @pytest.fixture(scope="class")
     @staticmethod
     def flow():
         with jax.enable_x64(True):
-            return AugmentedCouplingFlow(filled(stack("spherical", 3, 1)), Normal(), N, 3, 1, noise=0.4, scale=0.7)
+            return flow_of(filled(stack("spherical", 3, 1)), N, 3, 1, noise=0.4, scale=0.7)
 
     def test_samples_have_the_density_that_joint_says(self, flow):
         keys = jax.random.split(jax.random.key(0), 20)
@@ -243,7 +249,7 @@ class TestAugmentedCouplingFlow:
         np.testing.assert_allclose(jax.vmap(flow.joint)(channels).log_q, log_q, atol=1e-8)
 
     def test_the_identity_has_the_density_of_the_prior(self):
-        flow = AugmentedCouplingFlow(stack("vector", 3, 3), Normal(), N, 3, 3, noise=0.4, scale=0.7)
+        flow = flow_of(stack("vector", 3, 3), N, 3, 3, noise=0.4, scale=0.7)
         x = configuration(3, 1)[:, 0] * 0.7
         # q(x, a) = q(x) pi(a | x), so that every draw of a gives q(x) itself: a normal in (N-1)·3 dimensions.
         log_q = flow.log_importance_ratios(jnp.asarray(x + 5.0), count=7, key=jax.random.key(0))
@@ -280,7 +286,7 @@ class TestAugmentedCouplingFlow:
 
         layers = stacked(lambda key: CouplingLayer((0, 0), projection, key=key, **options), 2, key=jax.random.key(0))
         network = filled(CouplingStack(layers), 0.1)
-        flow = AugmentedCouplingFlow(network, Normal(), 2, 2, 1, noise=0.3)
+        flow = flow_of(network, 2, 2, 1, noise=0.3)
         x = np.array([[0.4, 0.2], [-0.4, -0.2]])
         nodes, weights = np.polynomial.hermite_e.hermegauss(16)
         grid = np.stack(np.meshgrid(*[nodes] * 4, indexing="ij"), axis=-1).reshape(-1, 2, 2)

@@ -10,7 +10,8 @@ from boltzflow.chemistry.force_field.expressions import Expression
 from boltzflow.chemistry.force_field.parser import ARITY
 from boltzflow.errors import TargetError
 
-openmm = pytest.importorskip("openmm")
+pytest.importorskip("openmm")
+import openmm  # noqa: E402
 
 NAMES = {"k": 1.7, "r0": 0.4, "ε": 0.6, "σ": 1.3, "k'": -2.1, "lambda": 0.8, "a.b": 1.1, "x_1": 3.0}
 DISTANCES = (0.35, 0.9, 1.6)
@@ -151,7 +152,7 @@ def test_what_openmm_refuses_is_refused_in_a_sentence(text: str, message: str):
             by_openmm(text, 2.0)
 
 
-def system(force) -> "openmm.System":
+def system(force) -> openmm.System:
     made = openmm.System()
     for _ in range(5):
         made.addParticle(12.0)

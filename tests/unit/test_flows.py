@@ -1,7 +1,7 @@
 """The continuous flow against closed forms: densities, paths, failures, and the stochastic divergence."""
 
 import itertools
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -70,6 +70,10 @@ def push(flow: ContinuousFlow, latents: Any, keys: Any = None) -> FlowSolution:
     return jax.vmap(lambda z, key: flow.push_forward(z, key=key))(latents, keys)
 
 
+def flow_of(field: AbstractVectorField, n: int, dimension: int, scale: float = 1.0, solver: Solver = Dopri5()) -> ContinuousFlow:  # noqa: B008
+    return ContinuousFlow(field=field, n_particles=n, dimension=dimension, scale=scale, solver=solver)
+
+
 @eqx.filter_jit
 def density(flow: ContinuousFlow, positions: Any, keys: Any = None) -> FlowSolution:
     return jax.vmap(lambda x, key: flow.log_prob(x, key=key))(positions, keys)
@@ -85,7 +89,7 @@ class TestPrior:
     def test_log_prob_is_the_normal_density_in_an_orthonormal_basis(self, n, dimension):
         x = centred(np.random.default_rng(0), n, dimension)
         degrees = (n - 1) * dimension
-        expected = scipy.stats.multivariate_normal(np.zeros(degrees), np.eye(degrees)).logpdf((basis(n) @ x).ravel())
+        expected = scipy.stats.multivariate_normal(np.zeros(degrees), cast(Any, np.eye(degrees))).logpdf((basis(n) @ x).ravel())
         with jax.enable_x64(True):
             np.testing.assert_allclose(prior.log_prob(jnp.asarray(x)), expected, rtol=1e-12)
 
@@ -151,7 +155,7 @@ def gaussian_log_prob(x: np.ndarray, matrix: np.ndarray, scale: float) -> np.nda
     """Log density at (n, N, D) of the prior moved by z -> scale · z exp(matrix), in the orthonormal basis of the subspace."""
     n, dimension = x.shape[1:]
     move = scale * scipy.linalg.expm(matrix)
-    normal = scipy.stats.multivariate_normal(np.zeros(dimension), move.T @ move)
+    normal = scipy.stats.multivariate_normal(np.zeros(dimension), cast(Any, move.T @ move))
     y = np.einsum("bn,snd->sbd", basis(n), x)
     return normal.logpdf(y).reshape(len(x), n - 1).sum(axis=1)
 
@@ -167,7 +171,7 @@ class TestClosedForms:
         own = {"rk4": {"steps": 100}, "gauss-legendre": {"nodes": 100, "grading": grading}}
         solver = Solver.named(method)(**own.get(method, adaptive))
         with jax.enable_x64(True):
-            flow = ContinuousFlow(Linear(SPIRAL, slope=0.5), 3, 2, scale, solver)
+            flow = flow_of(Linear(SPIRAL, slope=0.5), 3, 2, scale, solver)
             forward = push(flow, jnp.asarray(latents))
             # Moved as a whole: the centre of mass is taken off.
             backward = density(flow, forward.positions + 3.0)
@@ -186,7 +190,7 @@ class TestClosedForms:
         assert {solution.dtype for solution in (forward.positions, forward.log_q, forward.path_length)} == {np.dtype("float64")}
 
     def test_linear_field_in_single_precision_with_default_tolerances(self):
-        flow = ContinuousFlow(Linear(SPIRAL, slope=0.5), 3, 2, 0.4)
+        flow = flow_of(Linear(SPIRAL, slope=0.5), 3, 2, 0.4)
         solution = sample(flow, jax.random.split(jax.random.key(0), 200))
         assert np.all(solution.status == 0)
         assert {solution.positions.dtype, solution.log_q.dtype} == {np.dtype("float32")}
@@ -197,7 +201,7 @@ class TestClosedForms:
 
     def test_nonlinear_field_in_double_precision(self):
         with jax.enable_x64(True):
-            flow = ContinuousFlow(Repulsion(), 4, 2, 1.3, Dopri5(rtol=1e-9, atol=1e-9))
+            flow = flow_of(Repulsion(), 4, 2, 1.3, Dopri5(rtol=1e-9, atol=1e-9))
             forward = sample(flow, jax.random.split(jax.random.key(1), 5))
             x = np.asarray(forward.positions)
             turned = x[0] @ np.array([[0.6, 0.8], [0.8, -0.6]])
@@ -219,14 +223,14 @@ class TestClosedForms:
         axis, step = np.linspace(-6.0, 6.0, 81, retstep=True)
         grid = basis(2).T @ np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 1, 2)
         keys = jax.random.split(jax.random.key(1), 50)
-        flow = ContinuousFlow(Repulsion(), 2, 2, 0.7)
+        flow = flow_of(Repulsion(), 2, 2, 0.7)
         forward = sample(flow, keys)
         backward = log_density(flow, np.concatenate([forward.positions, grid]).astype(np.float32), chunk=256)
         assert np.all(backward.status == 0)
         np.testing.assert_allclose(backward.log_q[:50], forward.log_q, atol=5e-3)
         assert np.sum(np.exp(np.asarray(backward.log_q[50:], float))) * step**2 == pytest.approx(1.0, abs=2e-3)
         # The solver with fixed steps agrees with the adaptive one.
-        fixed = sample(ContinuousFlow(Repulsion(), 2, 2, 0.7, RK4()), keys)
+        fixed = sample(flow_of(Repulsion(), 2, 2, 0.7, RK4()), keys)
         np.testing.assert_allclose(fixed.positions, forward.positions, atol=2e-3)
         np.testing.assert_allclose(fixed.log_q, forward.log_q, atol=1e-2)
         assert np.all(fixed.nfe == 80)
@@ -234,14 +238,14 @@ class TestClosedForms:
     # jaxlib 0.10.2 computed some sums over large batches wrongly on CPU (jax-ml/jax issue 39103).
     def test_a_sample_does_not_depend_on_the_size_of_its_batch(self):
         positions = 0.7 * centred(np.random.default_rng(0), 2048, 2, 2).astype(np.float32)
-        flow = ContinuousFlow(Repulsion(), 2, 2, 0.7, RK4(steps=5))
+        flow = flow_of(Repulsion(), 2, 2, 0.7, RK4(steps=5))
         whole = density(flow, jnp.asarray(positions))
         parts = log_density(flow, positions, chunk=256)
         np.testing.assert_allclose(whole.positions, parts.positions, atol=1e-5)
         np.testing.assert_allclose(whole.log_q, parts.log_q, atol=1e-4)
 
     def test_chunks_shrink_as_systems_grow(self):
-        sizes = {n: ContinuousFlow(Repulsion(), n, 3).chunk_size for n in (2, 4, 13, 55, 500)}
+        sizes = {n: flow_of(Repulsion(), n, 3).chunk_size for n in (2, 4, 13, 55, 500)}
         assert all(a >= b >= 1 for a, b in itertools.pairwise(sizes.values()))
         assert sizes[4] > sizes[13] > sizes[55]
         # What a chunk occupies grows as the square of the number of particles.
@@ -251,7 +255,7 @@ class TestClosedForms:
     def test_fixed_steps_converge_at_fourth_order(self, solver):
         def error(steps: int) -> float:
             with jax.enable_x64(True):
-                flow = ContinuousFlow(Linear(2.0 * SPIRAL, slope=1.0), 3, 2, 1.0, solver(steps))
+                flow = flow_of(Linear(2.0 * SPIRAL, slope=1.0), 3, 2, 1.0, solver(steps))
                 x = centred(np.random.default_rng(0), 1, 3, 2)
                 return float(np.abs(push(flow, jnp.asarray(x)).positions - x @ scipy.linalg.expm(2.0 * SPIRAL)).max())
 
@@ -263,7 +267,7 @@ class TestClosedForms:
 class TestFailures:
     def test_too_few_steps_are_status_1(self):
         latents = jnp.asarray(centred(np.random.default_rng(0), 3, 3, 2), jnp.float32)
-        solution = push(ContinuousFlow(Linear(4 * SPIRAL), 3, 2, solver=Dopri5(rtol=1e-6, atol=1e-6, max_steps=3)), latents)
+        solution = push(flow_of(Linear(4 * SPIRAL), 3, 2, solver=Dopri5(rtol=1e-6, atol=1e-6, max_steps=3)), latents)
         assert list(solution.status) == [1, 1, 1]
         assert "max_steps" in STATUS_SENTENCES[1]
 
@@ -273,7 +277,7 @@ class TestFailures:
         latents *= (np.array([0.5, 3.0, 0.5, 3.0]) / np.linalg.norm(latents, axis=(1, 2)))[:, None, None]
 
         def solved(radius: float, growth: float = 0.0) -> FlowSolution:
-            flow = ContinuousFlow(Broken(jnp.float32(radius), jnp.float32(growth)), 3, 2, solver=Solver.named(method)())
+            flow = flow_of(Broken(jnp.float32(radius), jnp.float32(growth)), 3, 2, solver=Solver.named(method)())
             return push(flow, jnp.asarray(latents, jnp.float32))
 
         mixed, whole = solved(1.0), solved(100.0)
@@ -293,7 +297,7 @@ class TestHutchinson:
         latents = jnp.broadcast_to(latent, (len(keys), 4, 2))
 
         def flow(divergence: Any, steps: int) -> ContinuousFlow:
-            return ContinuousFlow(Repulsion(), 4, 2, solver=RK4(steps, divergence=divergence))
+            return flow_of(Repulsion(), 4, 2, solver=RK4(steps, divergence=divergence))
 
         stochastic = flow(Hutchinson(), 20)
         few = np.asarray(push(stochastic, latents, keys).log_q)
@@ -337,7 +341,7 @@ class TestWhatAFlowSaysOfItself:
     """Nobody asks of which class a flow is."""
 
     def test_an_exact_density_is_its_own_draw(self):
-        flow = ContinuousFlow(Linear(SPIRAL, slope=0.5), 3, 2, 0.4)
+        flow = flow_of(Linear(SPIRAL, slope=0.5), 3, 2, 0.4)
         x = jnp.asarray(np.random.default_rng(1).normal(size=(3, 2)))
         draws = flow.log_importance_ratios(x, count=3, key=jax.random.key(0))
         np.testing.assert_array_equal(draws, np.full(3, flow.log_prob(x).log_q))
@@ -345,7 +349,7 @@ class TestWhatAFlowSaysOfItself:
 
     def test_finer_is_nearer_to_the_truth(self):
         start, key = jnp.asarray(np.random.default_rng(2).normal(size=(3, 2))), jax.random.key(0)
-        flow = ContinuousFlow(Linear(2.0 * SPIRAL, slope=1.0), 3, 2, 1.0, RK4(4))
-        exact = ContinuousFlow(Linear(2.0 * SPIRAL, slope=1.0), 3, 2, 1.0, RK4(256)).log_prob(start, key=key).log_q
+        flow = flow_of(Linear(2.0 * SPIRAL, slope=1.0), 3, 2, 1.0, RK4(4))
+        exact = flow_of(Linear(2.0 * SPIRAL, slope=1.0), 3, 2, 1.0, RK4(256)).log_prob(start, key=key).log_q
         coarse, finer = (abs(float(one.log_prob(start, key=key).log_q - exact)) for one in (flow, flow.finer()))
         assert finer < 0.2 * coarse

@@ -43,7 +43,7 @@ def by_openmm(system, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.array(energies), np.array(forces)
 
 
-def compiled(field, positions: np.ndarray):
+def compiled(field, positions: np.ndarray | jax.Array):
     """Energies and gradients of a batch."""
     return jax.jit(jax.vmap(jax.value_and_grad(field.energy)), compiler_options=FAST)(jnp.asarray(positions))
 

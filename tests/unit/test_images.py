@@ -94,7 +94,7 @@ def test_continuous_flows_are_pulled_towards_the_right_hand(direction):
     # Per sample, against central differences of the energy of the folded configuration: x = exp(r) z, whose score is -z exp(-r).
     rate, step, scale = 0.2, 1e-5, 0.8
     with jax.enable_x64(True):
-        setting = Setting(ContinuousFlow(Dilation(0.0), 5, 3, scale), TARGET, 16)
+        setting = Setting(ContinuousFlow(field=Dilation(0.0), n_particles=5, dimension=3, scale=scale), TARGET, 16)
         objective = PathGradient(nodes=8, clip=1e9, direction=direction).bound(setting)
         batch = objective.propose((), None, FRAMES, step=0).batch
         found = jax.jacrev(lambda r: objective.losses(Dilation(r), jax.tree.map(jnp.asarray, batch)))(jnp.float64(rate))

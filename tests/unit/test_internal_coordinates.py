@@ -11,9 +11,9 @@ from boltzflow.errors import DataError
 def test_a_torsion_is_the_angle_it_was_built_with(angle):
     # Looking along b-c, the far bond is turned clockwise by a positive torsion.
     points = np.array([[1.0, 0, 0], [0, 0, 0], [0, 0, 1.5], [np.cos(angle), np.sin(angle), 1.5]])
-    assert internal_coordinates.torsions(points, [[0, 1, 2, 3]])[0] == pytest.approx(angle)
+    assert internal_coordinates.torsions(points, np.array([[0, 1, 2, 3]]))[0] == pytest.approx(angle)
     mirrored = points * [1, -1, 1]
-    assert internal_coordinates.torsions(mirrored, [[0, 1, 2, 3]])[0] == pytest.approx(-angle)
+    assert internal_coordinates.torsions(mirrored, np.array([[0, 1, 2, 3]]))[0] == pytest.approx(-angle)
 
 
 def test_torsions_and_angles_are_those_of_mdtraj():

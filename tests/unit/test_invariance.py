@@ -5,6 +5,7 @@ import dataclasses
 import multiprocessing
 import re
 import warnings
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ import boltzflow as bf
 from boltzflow import reference, targets
 from boltzflow.config import EACF, ECNF, EGNN, Cartesian, NoProjection, Spherical, TwoInteraction, Vector
 from boltzflow.errors import ConfigError, TargetError
+from boltzflow.flows.augmented import AugmentedCouplingFlow
 from boltzflow.flows.build import build_flow
 from boltzflow.targets.calculators import failures, from_calculator
 
@@ -284,7 +286,7 @@ def test_small_energies_are_left_as_they_are(threads):
 
 def in_a_pool(_: int) -> str:
     try:
-        from_calculator(abs, 3, 2, name="springs", workers=1)
+        from_calculator(cast(Any, abs), 3, 2, name="springs", workers=1)
     except TargetError as error:
         return str(error)
     return "made"
@@ -339,6 +341,7 @@ def test_coupling_on_a_line_and_its_inverse():
     for projection in (Vector(width=4), NoProjection()):
         config = EACF(projection, blocks=1, layers=1, features=4)
         flow = build_flow(config, target, 1.0, key=jax.random.key(0))
+        assert isinstance(flow, AugmentedCouplingFlow)
         channels, log_q = jax.jit(lambda key, flow=flow: flow.sample_joint(key=key))(jax.random.key(1))
         assert channels.shape[-1] == 1
         assert float(jax.jit(lambda x, flow=flow: flow.joint(x).log_q)(channels)) == pytest.approx(float(log_q), abs=1e-3)

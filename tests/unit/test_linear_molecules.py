@@ -83,6 +83,7 @@ def test_a_linear_molecule_is_a_target():
         symbols, x, *terms = MOLECULES["acetonitrile"]
         system, topology, x = molecule(symbols, x, *terms)
         target = targets.from_openmm(system, topology, 300.0, positions=geometry(x), name="acetonitrile")
+        assert target.structure is not None
         u, gradient = target.energies_and_gradients(target.structure[None].astype(np.float32))
         assert abs(float(u[0])) < 0.5
         assert np.isfinite(np.asarray(gradient)).all()
@@ -98,6 +99,7 @@ def test_a_torsion_over_a_straight_line_is_told():
     system, topology, x = molecule(symbols, x, *terms)
     try:
         target = targets.from_openmm(system, topology, 300.0, positions=x, name="allene")
+        assert target.structure is not None
         assert np.isfinite(np.asarray(target.energies(target.structure[None].astype(np.float32)))).all()
     except TargetError as error:
         assert "atoms that lie in line" in str(error)  # noqa: PT017

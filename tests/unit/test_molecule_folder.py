@@ -24,12 +24,17 @@ from boltzflow.targets import description, molecule_folder
 from boltzflow.training.folder import record
 from boltzflow.training.run import fit
 
-openmm = pytest.importorskip("openmm")
-mdtraj = pytest.importorskip("mdtraj")
+pytest.importorskip("openmm")
+pytest.importorskip("mdtraj")
+import mdtraj  # noqa: E402
+import openmm  # noqa: E402
 from openmm import app  # noqa: E402
 from safetensors import safe_open  # noqa: E402
 
 from boltzflow.chemistry.openmm_systems import system_hash  # noqa: E402
+
+# Not imported by name: OpenMM makes its units at run time, and a type checker does not know them.
+unit = pytest.importorskip("openmm.unit")
 
 # 1-chloro-1-fluoroethane: two centres, of which one is chiral, and a methyl group.
 ELEMENTS = ["C", "F", "Cl", "H", "C", "H", "H", "H"]
@@ -123,6 +128,7 @@ def test_a_molecule_comes_back_whole(kind: str, tmp_path: Path):
     molecule_folder.save(target, tmp_path)
     assert_same(molecule_folder.load(tmp_path), target)
     known = molecule_folder.load_description(tmp_path)
+    assert known is not None
     assert known == description.of(target)
     assert (known.units, known.elements, known.bonds) == ("nm", tuple(ELEMENTS), tuple(BONDS))
     # The PDB file is readable, and gives viewers the same atoms and bonds.
@@ -193,6 +199,7 @@ def test_the_model_of_a_ring_is_loaded_with_its_density(ring: targets.Target, tm
     for one, other in zip(jax.tree.leaves(flow), jax.tree.leaves(loaded.flow), strict=True):
         np.testing.assert_array_equal(one, other)
     rng = np.random.default_rng(0)
+    assert ring.structure is not None
     x = (ring.structure + 0.003 * rng.normal(size=(3, 14, 3))).astype(np.float32)
     x -= x.mean(axis=1, keepdims=True)
     np.testing.assert_array_equal(log_density(flow, x).log_q, log_density(loaded.flow, x).log_q)
@@ -316,7 +323,7 @@ def test_pdb_and_mmcif_have_one_fingerprint(ring: targets.Target, tmp_path: Path
     """By content: what the file is called does not matter, .pdbx was read as PDB."""
     (tmp_path / "ring.ent").write_text("\n" + molecule_folder.structure_text(ring))
     with (tmp_path / "ring.pdbx").open("w") as file:
-        app.PDBxFile.writeFile(ring.topology, np.asarray(ring.structure) * openmm.unit.nanometer, file)
+        app.PDBxFile.writeFile(ring.topology, np.asarray(ring.structure) * unit.nanometer, file)
         # OpenMM's writer leaves out the bond that closes the ring.
         columns = [f"_struct_conn.{name}\n" for name in ("id", "conn_type_id")]
         columns += [f"_struct_conn.ptnr{k}_label_{name}\n" for k in "12" for name in ("asym_id", "seq_id", "atom_id")]
@@ -361,6 +368,7 @@ def test_labels_of_force_fields_have_no_folders():
 def around(target: targets.Target, n: int = 40) -> np.ndarray:
     """Frames near the minimum, of its chirality; not equilibrated."""
     noise = 0.004 * np.random.default_rng(5).normal(size=(n, target.n_particles, 3))
+    assert target.structure is not None
     frames = target.structure + noise - noise.mean(axis=1, keepdims=True)
     return (frames - frames.mean(axis=1, keepdims=True)).astype(np.float32)
 
@@ -438,7 +446,7 @@ def test_arrays_and_trajectories_are_data(chiral: targets.Target, tmp_path: Path
         (frames[:, :7], r"the array of frames holds an array of shape \(40, 7, 3\)"),
         (np.full_like(frames, np.nan), "the array of frames has 40 frames with NaN"),
         (frames * 3, "the array of frames does not belong to target 'chiral'"),
-        (mdtraj.Trajectory(frames[:, :7], topology.subset(range(7))), "the trajectory has 7 atoms, but target 'chiral' has 8"),
+        (mdtraj.Trajectory(frames[:, :7], topology.subset(list(range(7)))), "the trajectory has 7 atoms, but target 'chiral' has 8"),
         (mdtraj.Trajectory(frames, _swapped(topology)), "atom 1 of the trajectory is Cl, but F in target 'chiral'"),
         ({"positions": frames}, "frames must be a Dataset, the name of a file, an array .* but are builtins.dict"),
         (None, "but are builtins.NoneType"),
@@ -451,7 +459,7 @@ def test_arrays_and_trajectories_are_data(chiral: targets.Target, tmp_path: Path
     with pytest.raises(DataError, match="samples of a flow are weighted, .* draw equally weighted ones: samples.resample"):
         fit(chiral, samples, out=tmp_path / "run")
     with pytest.raises(DataError, match="a trajectory has positions in nm, but target 'double_well' has reduced units"):
-        datasets.of(mdtraj.Trajectory(frames[:, :4], topology.subset(range(4))), targets.get("dw4"))
+        datasets.of(mdtraj.Trajectory(frames[:, :4], topology.subset(list(range(4)))), targets.get("dw4"))
 
 
 def _swapped(topology: mdtraj.Topology) -> mdtraj.Topology:

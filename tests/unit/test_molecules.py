@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +21,17 @@ from boltzflow.errors import TargetError
 from boltzflow.sampling.samples import Samples
 from boltzflow.targets import molecule_folder
 
-openmm = pytest.importorskip("openmm")
-from openmm import app, unit  # noqa: E402
+pytest.importorskip("openmm")
+import openmm  # noqa: E402
+from openmm import app  # noqa: E402
 
 from boltzflow.chemistry.openmm_systems import Mechanics, in_unit, system_hash  # noqa: E402
 from boltzflow.chemistry.peptides import build_peptide  # noqa: E402
 from boltzflow.chemistry.systems import create_system, load_force_field  # noqa: E402
 from boltzflow.targets.base import BOLTZMANN  # noqa: E402
+
+# Not imported by name: OpenMM makes its units at run time, and a type checker does not know them.
+unit = pytest.importorskip("openmm.unit")
 
 FF99 = ("amber99sbildn.xml", "amber99_obc.xml")
 
@@ -231,6 +236,7 @@ def test_coincident_atoms_have_no_weight(dipeptide: targets.Target):
 def test_clashes_of_any_two_atoms_weigh_nothing(dipeptide: targets.Target, distance: float):
     """Energies from a hundred kT (two hydrogens of a methyl, which do not repel) over 1e12 to infinity, and never NaN."""
     i, j = np.triu_indices(22, 1)
+    assert dipeptide.structure is not None
     frames = np.repeat(dipeptide.structure[None], len(i) + 1, axis=0)
     frames[np.arange(len(i)), j] = frames[np.arange(len(i)), i] + [0.0, 0.0, distance]
     u, gradients = map(np.asarray, dipeptide.energies_and_gradients(jnp.asarray(frames, jnp.float32)))
@@ -558,7 +564,7 @@ def test_pdb_files_that_cannot_be_read(tmp_path: Path):
         (("tip3p.xml",), "the force field tip3p does not know residue ACE 1 of chain A: "),
     ],
 )
-def test_force_fields_that_do_not_fit(pdb: Path, force_field: object, message: str):
+def test_force_fields_that_do_not_fit(pdb: Path, force_field: Any, message: str):
     with pytest.raises(TargetError, match=message):
         targets.from_pdb(pdb, force_field=force_field, temperature=300)
 

@@ -47,7 +47,9 @@ def two_interaction(types: tuple[int, ...], *, cutoff: float | None = None, dtyp
 
 def compiled(function: Callable[..., Any], *examples: Any) -> Callable[..., Any]:
     """Compiled without optimisation: these programs run once or twice."""
-    program = jax.jit(function).lower(*examples).compile({"xla_backend_optimization_level": 0})
+    # Annotated by JAX as strings and truth values only, though XLA wants a number here.
+    options: dict[str, Any] = {"xla_backend_optimization_level": 0}
+    program = jax.jit(function).lower(*examples).compile(options)
 
     def call(*arguments: Any) -> Any:
         # 64 bits for this call alone: switched on in a fixture that yields, they would leak into other tests.

@@ -34,14 +34,14 @@ def prepare(
     """The batch of a step, of a target that cannot tell its particles apart."""
     n, dimension = frames.shape[1:]
     target = dataclasses.replace(PLANAR, n_particles=n, dimension=dimension, classes=(0,) * n)
-    flow = ContinuousFlow(Echo(), n, dimension) if flow is None else flow
+    flow = ContinuousFlow(field=Echo(), n_particles=n, dimension=dimension) if flow is None else flow
     return objective.bound(Setting(flow, target, batch_size, seed)).propose((), None, frames, step=step, key=None).batch
 
 
 class Constant(AbstractVectorField):
     """The same velocity everywhere."""
 
-    value: np.ndarray
+    value: np.ndarray | jax.Array
 
     def __call__(self, t, positions):
         return jnp.asarray(self.value, positions.dtype)
@@ -236,7 +236,7 @@ class TestAugmentedLikelihood:
         """A flow of three particles in the plane that moves nothing."""
         options = EACF(Vector(width=8), blocks=1, layers=1, features=8, noise=0.3)
         stack = build_coupling(options, (0, 0, 0), 2, key=jax.random.key(0))
-        return AugmentedCouplingFlow(stack, Normal(), 3, 2, 1, 0.3, scale)
+        return AugmentedCouplingFlow(stack=stack, prior=Normal(), n_particles=3, dimension=2, augmented=1, noise=0.3, scale=scale)
 
     def draw(self, flow: AugmentedCouplingFlow, **options: Any) -> Any:
         return prepare(AugmentedLikelihood(collinearity=0.0), flow=flow, **{"batch_size": 8, "step": 3, **options})

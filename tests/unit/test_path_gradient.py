@@ -38,7 +38,7 @@ TARGET = targets.from_function(harmonic, 3, 2, name="harmonic")
 
 
 def path_gradient(scale: float = 1.0, *, batch_size: int = 16, seed: int = 0, **options: Any) -> PathGradient:
-    setting = Setting(ContinuousFlow(Dilation(0.0), 3, 2, scale), TARGET, batch_size, seed)
+    setting = Setting(ContinuousFlow(field=Dilation(0.0), n_particles=3, dimension=2, scale=scale), TARGET, batch_size, seed)
     return PathGradient(nodes=8, **options).bound(setting)
 
 

@@ -16,7 +16,8 @@ import pytest
 from boltzflow.chemistry.force_field import compile_system
 from boltzflow.targets.base import BOLTZMANN
 
-mm = pytest.importorskip("openmm")
+pytest.importorskip("openmm")
+import openmm as mm  # noqa: E402
 
 from boltzflow.chemistry.openmm_systems import Mechanics  # noqa: E402
 from boltzflow.chemistry.peptides import build_peptide  # noqa: E402

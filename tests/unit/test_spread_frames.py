@@ -104,6 +104,7 @@ def test_the_mean_of_correlated_frames_says_what_it_is_worth():
     values = np.repeat(np.random.default_rng(0).normal(size=50), 40)
     alone = metrics.mean(values)
     found = metrics.mean(values, correlation=correlation.of_series(values))
+    assert found.n_effective is not None
     assert found.n_effective < 150
     assert found.high - found.low > 3.0 * (alone.high - alone.low)
 

@@ -5,6 +5,7 @@ import functools
 import json
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -62,7 +63,7 @@ def field(*, root: float = 1.0) -> Field:
 
 
 def objective(*, seed: int = 0, batch_size: int = 8) -> Any:
-    setting = Setting(ContinuousFlow(field(), 3, 2), SPRINGS, batch_size, seed)
+    setting = Setting(ContinuousFlow(field=field(), n_particles=3, dimension=2), SPRINGS, batch_size, seed)
     return made(FlowMatching(pairing=cast(Any, "independent"), sigma=0.1), setting)
 
 
@@ -114,7 +115,12 @@ def exact_gradient(batch: Pairs, *, kept: Any = ..., start: Field | None = None)
     return float(loss), gradient
 
 
-def assert_close(found: Any, expected: Any, **tolerances: float) -> None:
+def rate_of(options: Optimiser, steps: int) -> Callable[[Any], Any]:
+    """The schedule, whose rates may be complex or arrays for Optax's annotations."""
+    return schedule(options, steps)
+
+
+def assert_close(found: Any, expected: Any, **tolerances: Any) -> None:
     found, expected = jax.tree.leaves(found), jax.tree.leaves(expected)
     assert len(found) == len(expected) > 0
     for a, b in zip(found, expected, strict=True):
@@ -156,7 +162,7 @@ class TestStep:
     def test_it_is_adam_on_clipped_gradients(self):
         batches = [batch_of(seed=seed) for seed in range(4)]
         options = {"clip_norm": 0.5, "warmup_steps": 2, "final_learning_rate": 1e-3}
-        rate = schedule(dataclasses.replace(OPTIMISER, **options), STAGE.steps)
+        rate = rate_of(dataclasses.replace(OPTIMISER, **options), STAGE.steps)
         states, metrics = advance(batches, **options)
         assert min(found.grad_norm for found in metrics) > 0.5
         transform = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(rate))
@@ -289,7 +295,7 @@ class TestObjectivesOnTheDevice:
     FRAMES = np.zeros((5, 3, 2), np.float32)
 
     def run(self, state: Any, end: int, mesh: Any) -> tuple[Any, list[dict[str, float]]]:
-        setting = Setting(ContinuousFlow(field(), 3, 2), SPRINGS, 8, seed=5, mesh=mesh)
+        setting = Setting(ContinuousFlow(field=field(), n_particles=3, dimension=2), SPRINGS, 8, seed=5, mesh=mesh)
         stage = options_of(STAGE, microbatch=2)
         part = Part(0, stage, Chasing().bound(setting), end, 1, 1)
         state = begun(part, field(), None, mesh) if state is None else place_state(state, mesh)
@@ -316,14 +322,14 @@ class TestObjectivesOnTheDevice:
 
 
 def test_schedule():
-    rate = schedule(Adam(warmup_steps=10, learning_rate=1e-2, final_learning_rate=1e-3), 110)
+    rate = rate_of(Adam(warmup_steps=10, learning_rate=1e-2, final_learning_rate=1e-3), 110)
     values = [float(rate(step)) for step in range(111)]
     np.testing.assert_allclose(values[:11], np.linspace(0.0, 1e-2, 11), atol=1e-9)
     np.testing.assert_allclose(values[60], 0.5 * (1e-2 + 1e-3), rtol=1e-4)
     assert values[110] == pytest.approx(1e-3)
     assert np.all(np.diff(values[10:]) < 0)
     for steps, warmup in ((1, 200), (5, 200), (1, 0)):
-        rate = schedule(Adam(warmup_steps=warmup, learning_rate=1e-2, final_learning_rate=1e-3), steps)
+        rate = rate_of(Adam(warmup_steps=warmup, learning_rate=1e-2, final_learning_rate=1e-3), steps)
         assert all(0.0 <= float(rate(step)) <= 1e-2 for step in range(steps + 1))
 
 
@@ -532,7 +538,9 @@ TINY = RunConfig("dw4", DataConfig(n=100, validation=10), ECNF(EGNN(layers=1, hi
 
 @pytest.fixture(scope="module")
 def flow() -> ContinuousFlow:
-    return build_flow(TINY.flow, targets.get("dw4"), 1.5, key=jax.random.key(3))
+    built = build_flow(TINY.flow, targets.get("dw4"), 1.5, key=jax.random.key(3))
+    assert isinstance(built, ContinuousFlow)
+    return built
 
 
 class TestModels:
@@ -594,6 +602,7 @@ class TestModels:
         save_model(tmp_path / MODEL_FILE, flow, TINY, targets.get("dw4"), {})
         other = build_flow(TINY.flow, targets.get("lj13"), 1.0, key=jax.random.key(4))
         started = with_parameters_of(other, tmp_path)
+        assert isinstance(started, ContinuousFlow)
         assert bits(eqx.filter(started.field, eqx.is_array)) == bits(eqx.filter(flow.field, eqx.is_array))
         assert (started.n_particles, started.scale) == (13, 1.0)
         assert jax.tree.structure(started) == jax.tree.structure(other)
@@ -614,7 +623,7 @@ class TestModels:
             train(dataclasses.replace(config, run=RunOptions(start_from=name)), tmp_path / run)
             for name, run in ((None, "fresh"), (str(tmp_path), "started"))
         )
-        weights = [eqx.filter(part.field, eqx.is_array) for part in (flow, load_model(fresh).flow, load_model(started).flow)]
+        weights = [eqx.filter(part.network, eqx.is_array) for part in (flow, load_model(fresh).flow, load_model(started).flow)]
         begun, apart, near = (np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(part)]) for part in weights)
         np.testing.assert_allclose(near, begun, atol=1e-7)
         assert np.abs(apart - begun).max() > 0.01

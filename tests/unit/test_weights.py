@@ -236,7 +236,7 @@ class TestParetoK:
         assert weights.pareto_k(log_w) == pytest.approx(k, abs=0.1)
 
     def test_agrees_with_psis(self) -> None:
-        from arviz_stats.base import array_stats
+        from arviz_stats.base.array import array_stats
 
         log_w = normal_log_weights(5000, 1.5)
         _, k = array_stats.psislw(-log_w)

@@ -149,14 +149,14 @@ class Target:
         return self.energy_function(positions)
 
     @functools.cached_property
-    def energies(self) -> Callable[[Float[Array, "B N D"]], Float[Array, " B"]]:
+    def energies(self) -> Callable[[Float[Array | np.ndarray, "B N D"]], Float[Array, " B"]]:
         """Reduced energies of a batch, (B, N, D) -> (B,), compiled."""
         return jax.jit(jax.vmap(self.energy))
 
     @functools.cached_property
     def energies_and_gradients(
         self,
-    ) -> Callable[[Float[Array, "B N D"]], tuple[Float[Array, " B"], Float[Array, "B N D"]]]:
+    ) -> Callable[[Float[Array | np.ndarray, "B N D"]], tuple[Float[Array, " B"], Float[Array, "B N D"]]]:
         """Reduced energies and their gradients of a batch, compiled."""
         return jax.jit(jax.vmap(jax.value_and_grad(self.energy)))
 

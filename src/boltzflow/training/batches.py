@@ -2,13 +2,13 @@
 
 import collections
 import concurrent.futures
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-def prefetch(make: Callable[[int], T], start: int, stop: int, *, depth: int = 3) -> Iterator[T]:
+def prefetch(make: Callable[[int], T], start: int, stop: int, *, depth: int = 3) -> Generator[T, None, None]:
     """Yields make(start), ..., make(stop - 1), each made by a background thread while the ones before are used.
 
     An exception in `make` is raised here, at the batch that it belongs to.
