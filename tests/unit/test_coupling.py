@@ -229,13 +229,13 @@ def test_the_penalty_against_degenerate_frames_is_a_mean_over_layers():
     assert penalties[1] == pytest.approx(penalties[0], rel=1e-5)
 
 
-@pytest.mark.usefixtures("double")
 def flow_of(layers: CouplingStack, n: int, dimension: int, copies: int, *, noise: float, scale: float = 1.0) -> AugmentedCouplingFlow:
     return AugmentedCouplingFlow(
         stack=layers, prior=Normal(), n_particles=n, dimension=dimension, augmented=copies, noise=noise, scale=scale
     )
 
 
+@pytest.mark.usefixtures("double")
 class TestAugmentedCouplingFlow:
     @pytest.fixture(scope="class")
     @staticmethod
