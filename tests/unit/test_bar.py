@@ -86,6 +86,17 @@ def test_failed_samples_count_as_samples_without_weight():
     assert found.log_z.value == pytest.approx(LOG_Z, abs=0.05)
 
 
+def test_nearly_all_samples_may_have_failed():
+    # The flow has 0.2 % of its probability where the target is, and is even there.
+    log_w = LOG_Z - np.log(0.002)
+    own = np.concatenate([np.full(40, log_w), np.full(19_960, -np.inf)])
+    found = bar.between(own, np.full(20_000, log_w), replicas=200)
+    assert found.log_z.value == pytest.approx(LOG_Z, abs=1e-6)
+    # As uncertain as the logarithm of a count of 40.
+    assert found.standard_error == pytest.approx(1 / np.sqrt(40), rel=0.05)
+    assert found.log_z.high - found.log_z.low == pytest.approx(2 * 1.96 / np.sqrt(40), rel=0.25)
+
+
 def test_what_cannot_be_joined_is_refused():
     with pytest.raises(DataError, match="at least two samples"):
         bar.between([-np.inf, -np.inf, 0.0], [0.0, 1.0])

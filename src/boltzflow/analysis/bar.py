@@ -194,8 +194,9 @@ def _solved(log_w: Float[np.ndarray, " s"], counts: Float[np.ndarray, "R s"], n:
     """
     m = log_w.size - n
     finite = log_w[np.isfinite(log_w)]
-    low, high = np.full(len(counts), finite.min() - 1.0), np.full(len(counts), finite.max() + 1.0)
-    # Not even the frames that weigh most make the sum reach 1 below, nor the lightest samples keep it there above.
+    # With Z so small that all w/Z are above n, the sum is below 1 even where all samples but one have no weight, each of which adds 1/n;
+    # with all w/Z below 1/e it is above 1.
+    low, high = np.full(len(counts), finite.min() - math.log(n) - 1.0), np.full(len(counts), finite.max() + 1.0)
     for _ in range(60):
         middle = 0.5 * (low + high)
         with np.errstate(over="ignore"):
@@ -208,8 +209,9 @@ def _solved(log_w: Float[np.ndarray, " s"], counts: Float[np.ndarray, "R s"], n:
 
 def _standard_error(own: Float[np.ndarray, " n"], other: Float[np.ndarray, " m"], log_z: float) -> float:
     """By the asymptotic covariance (pymbar), at the solution."""
-    # Works of going from the flow, which is normalised, to the target, and back. A sample without weight cannot go.
-    forward = np.where(np.isneginf(own), 1e3 - log_z, -own)
+    # Works of going from the flow, which is normalised, to the target, and back. A sample without weight cannot go: its share of e^-40 is
+    # as good as none, and does not underflow in pymbar's sums.
+    forward = np.where(np.isneginf(own), 40.0 - min(log_z, own[np.isfinite(own)].min()), -own)
     with np.errstate(all="ignore"):
         found = _bar()(forward, other, DeltaF=-log_z, method="self-consistent-iteration", iterated_solution=False)
     return float(found["dDelta_f"])

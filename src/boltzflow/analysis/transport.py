@@ -221,7 +221,6 @@ def on_torus(angles: Any, reference: Any, *, log_w: Any = None, seed: int = 0, m
     Raises:
         DataError: if the shapes do not fit, or see `exact`.
     """
-    own, other = _two(angles, reference)
 
     def apart(a: Float[np.ndarray, "a k"], b: Float[np.ndarray, "b k"]) -> Float[np.ndarray, "a b"]:
         total = np.zeros((len(a), len(b)))
@@ -230,37 +229,23 @@ def on_torus(angles: Any, reference: Any, *, log_w: Any = None, seed: int = 0, m
             total += np.minimum(turn, 2.0 * np.pi - turn) ** 2
         return total
 
-    return exact(
-        lambda a, b: apart(own[a], other[b]),
-        lambda a, b: apart(other[a], other[b]),
-        len(own),
-        len(other),
-        log_w=log_w,
-        seed=seed,
-        most=most,
-    )
+    return _of_points(angles, reference, apart, log_w=log_w, seed=seed, most=most)
 
 
 def in_space(points: Any, reference: Any, *, log_w: Any = None, seed: int = 0, most: int = MOST) -> Distance:
-    """W2 of points, such as the first coordinates of a TICA model; arguments as for `on_torus`."""
-    own, other = _two(points, reference)
+    """W2 of points (n, k) and (m, k), such as the first coordinates of a TICA model; arguments and errors as for `on_torus`."""
 
     def apart(a: Float[np.ndarray, "a k"], b: Float[np.ndarray, "b k"]) -> Float[np.ndarray, "a b"]:
         return np.sum((a[:, None] - b[None]) ** 2, axis=-1)
 
-    return exact(
-        lambda a, b: apart(own[a], other[b]),
-        lambda a, b: apart(other[a], other[b]),
-        len(own),
-        len(other),
-        log_w=log_w,
-        seed=seed,
-        most=most,
-    )
+    return _of_points(points, reference, apart, log_w=log_w, seed=seed, most=most)
 
 
-def _two(own: Any, other: Any) -> tuple[Float[np.ndarray, "n k"], Float[np.ndarray, "m k"]]:
+def _of_points(
+    own: Any, other: Any, apart: Callable[[Float[np.ndarray, "a k"], Float[np.ndarray, "b k"]], Float[np.ndarray, "a b"]], **options: Any
+) -> Distance:
+    """`exact` of two sets of points, `apart` by their squared distances."""
     own, other = np.asarray(own, np.float64), np.asarray(other, np.float64)
     if own.ndim != 2 or other.ndim != 2 or own.shape[1] != other.shape[1]:
         raise DataError(f"two sets of points must have shapes (n, k) and (m, k), but have {own.shape} and {other.shape}.")
-    return own, other
+    return exact(lambda a, b: apart(own[a], other[b]), lambda a, b: apart(other[a], other[b]), len(own), len(other), **options)
