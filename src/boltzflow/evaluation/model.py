@@ -35,16 +35,7 @@ class Model(models.Model):
 
 
 def load_model(name: str | os.PathLike[str], *, target: Target | None = None) -> Model:
-    """Loads a shipped model by its name, or the model of a run by its folder or its safetensors file, in the precision it was trained in.
-
-    Args:
-        name: name or path.
-        target: the target, for models of targets that are not registered.
-
-    Raises:
-        CheckpointError: if there is no such model, or its file is damaged or belongs to another network.
-        TargetError: if the target is not registered and not given, or not the one the model was trained for.
-    """
+    """Loads a model as `models.load_model` does, with its arguments and errors, in the precision it was trained in."""
     with runtime.precision(precision_of(name)):
         loaded = models.load_model(name, target=target)
     return Model(**{field.name: getattr(loaded, field.name) for field in dataclasses.fields(loaded)})

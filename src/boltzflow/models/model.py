@@ -257,15 +257,7 @@ def load_model(name: str | os.PathLike[str], *, target: Target | None = None) ->
     path, run = _find_model(name)
     config, metadata, arrays = _read(path)
     if target is None:
-        try:
-            target = molecule_folder.target_of(config.target, path.parent)
-        except TargetError as error:
-            if molecule_folder.holds(path.parent):
-                # What is wrong with the molecule's files is said already.
-                raise
-            raise TargetError(
-                f"the model in {path} was trained for the target {config.target!r}, which is not built in; pass target=."
-            ) from error
+        target = molecule_folder.target_of(config.target, path.parent, owner=f"the model in {path} was trained for")
     if metadata["fingerprint"] != target.fingerprint:
         raise TargetError(f"the model in {path} was trained for {metadata['fingerprint']}, not for {target.fingerprint}.")
     # Shapes only: the parameters come from the file.

@@ -160,13 +160,25 @@ def load_description(folder: Path) -> Description | None:
         raise TargetError(f"{path} cannot be read; restore it.") from error
 
 
-def target_of(name: str, folder: Path | None) -> Target:
+def target_of(name: str, folder: Path | None, *, owner: str | None = None) -> Target:
     """The target of a run or a model: the molecule that its folder keeps, else the registered target of that name.
+
+    Args:
+        name: of the target.
+        folder: that may keep a molecule.
+        owner: who can be given another target, for the sentence where there is none, such as "the model in x was trained for".
 
     Raises:
         TargetError: if there is neither, or the molecule is damaged.
     """
-    return load(folder) if folder is not None and holds(folder) else get(name)
+    if folder is not None and holds(folder):
+        return load(folder)
+    try:
+        return get(name)
+    except TargetError as error:
+        if owner is None:
+            raise
+        raise TargetError(f"{owner} the target {name!r}, which is not built in; pass target=.") from error
 
 
 def _about(folder: Path) -> dict[str, Any]:

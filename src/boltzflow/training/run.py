@@ -17,7 +17,7 @@ from boltzflow.analysis.estimate import figure_rows, significant
 from boltzflow.config import DataConfig, Flow, Objective, Precision, RunConfig, RunOptions, Stage
 from boltzflow.config import io as config_io
 from boltzflow.datasets import Dataset
-from boltzflow.errors import ConfigError, RunError, TargetError, nearest
+from boltzflow.errors import ConfigError, RunError, nearest
 from boltzflow.evaluation.model import Model, load_model
 from boltzflow.models.model import MODEL_FILE
 from boltzflow.progress import Wanted, duration
@@ -65,15 +65,7 @@ class Run:
         """
         if self._target is not None:
             return self._target
-        try:
-            return molecule_folder.target_of(self.config.target, self.folder)
-        except TargetError as error:
-            if molecule_folder.holds(self.folder):
-                # What is wrong with the molecule's files is said already.
-                raise
-            raise TargetError(
-                f"the run in {self.folder} is of the target {self.config.target!r}, which is not built in; pass target=."
-            ) from error
+        return molecule_folder.target_of(self.config.target, self.folder, owner=f"the run in {self.folder} is of")
 
     @property
     def total_steps(self) -> int:
