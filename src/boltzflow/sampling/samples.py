@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from boltzflow import display, selection
+from boltzflow import counting, display, selection
 from boltzflow.analysis import free_energy, metrics, weights
 from boltzflow.analysis.estimate import Estimate, figure_rows
 from boltzflow.errors import DataError
@@ -24,7 +24,7 @@ FIELDS = {
 }
 """The columns beside the positions, with their types in memory and on disk."""
 
-SUMMED = ("seconds", "reflected", "other_stereoisomer")
+SUMMED = ("seconds", "reflected", "other_stereoisomer", *counting.META)
 """Entries of the meta that add up where samples are joined; they tell of the drawing, of which samples that were taken are a part."""
 
 ORIGIN = ("units", "energy", "weights", "divergence", "solver", "precision", "identity")
