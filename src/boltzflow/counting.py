@@ -37,6 +37,11 @@ class Evaluations(NamedTuple):
         """Entries for figures and cards: energies, gradients and their total."""
         return {"energies": int(self.energies), "gradients": int(self.gradients), "total": int(self.total)}
 
+    def sentence(self) -> str:
+        """What was spent, in words."""
+        parts = [f"{count:,} of the energy {how}" for count, how in zip(self, ("alone", "with its gradient"), strict=True) if count]
+        return f"Evaluations: {' and '.join(parts) or 'none of the energy'}."
+
     @classmethod
     def of_meta(cls, meta: Mapping[str, Any]) -> "Evaluations | None":
         """What a meta says, or None where it says nothing: made by something that did not count."""

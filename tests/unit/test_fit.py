@@ -234,8 +234,9 @@ def test_reference_frames_carry_their_check(tmp_path):
 def test_a_density_without_energy_has_no_effective_sample_size(target):
     alone = Target(name="frames", n_particles=3, dimension=2, energy_function=None, classes=(0, 0, 0), frames=frames)
     flow = build_flow(FLOW, alone, 1.0, key=jax.random.key(0))
-    found = periodic_evaluation(flow, alone, Dataset(frames(8), alone.fingerprint, alone.units), 8, seed=0)
+    found, spent = periodic_evaluation(flow, alone, Dataset(frames(8), alone.fingerprint, alone.units), 8, seed=0)
     assert set(found) == {"validation_nll"}
+    assert spent.total == 0
 
 
 def test_the_pace_is_told_from_the_first_steps(target, tmp_path):

@@ -46,6 +46,8 @@ def evaluation(figures: Mapping[str, Any]) -> None:
     from boltzflow.analysis.metrics import TOLERABLE_ERROR
 
     rows = [(label, *cells(name, figures[name])) for name, label in LABELS.items() if name in figures]
+    spent = {kind: found for kind, found in (figures.get("energies") or {}).items() if found is not None}
+    rows += [(f"evaluations of the energy, {kind}", f"{found['total']:,}", "", "") for kind, found in spent.items()]
     table(f"{figures.get('model')} on {figures.get('target')}", ("", "value", "95 % interval", "n"), rows, right=(1, 2, 3))
     remarks(figures)
     error = (figures.get("solver_error") or {}).get("value")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from boltzflow import counting
 from boltzflow.cli import arguments, output
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ def summarize(samples: "Samples", *, seconds: float) -> None:
     names = ("n", "failed", *chirality, "ess_reverse", "log_z", "pareto_k")
     labels = {**output.LABELS, "n": "samples"}
     rows = [(labels[name], *output.cells(name, figures[name])[:2]) for name in names]
+    if (spent := counting.Evaluations.of_meta(samples.meta)) is not None:
+        rows.append(("evaluations of the energy", f"{spent.total:,}", ""))
     rows.append(("seconds, compilation included", f"{seconds:.1f}", ""))
     output.table("", ("", "value", "95 % interval"), rows, right=(1, 2))
     output.remarks(figures)

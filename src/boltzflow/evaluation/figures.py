@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 
 from boltzflow import reference, seeds
 from boltzflow.analysis import Estimate, correlation, metrics, weights
+from boltzflow.counting import Evaluations
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError
 from boltzflow.flows.base import AbstractFlow
@@ -134,8 +135,19 @@ def _figures(model: Model, n: int, *, seed: int, frames: Dataset | None, samples
         "seconds_per_1000": 1000.0 * float(timed.meta["seconds"]) / timed.n,
         "seconds_compile": seconds_compile,
         **augmented,
+        "energies": _spent(model, samples),
         **identity(flow),
         "versions": versions(),
+    }
+
+
+def _spent(model: Model, samples: Samples) -> dict[str, dict[str, int] | None]:
+    """Evaluations of the energy for the frames, the training, and the samples with what was done to them; None: not counted."""
+    made, drawn = model.card.get("energies") or {}, Evaluations.of_meta(samples.meta)
+    return {
+        "reference": made.get("reference"),
+        "training": made.get("training"),
+        "sampling": None if drawn is None else drawn.as_dict(),
     }
 
 

@@ -18,7 +18,7 @@ from boltzflow import config
 from boltzflow.flows.augmented import AugmentedCouplingFlow
 from boltzflow.flows.coupling import CouplingStack
 from boltzflow.objectives.base import AbstractObjective, Needs, Proposal
-from boltzflow.objectives.path_gradient import bounded, with_gradient
+from boltzflow.objectives.path_gradient import bounded, evaluations, with_gradient
 
 
 class Ends(NamedTuple):
@@ -57,7 +57,7 @@ class AugmentedPathGradient(config.AugmentedPathGradient, AbstractObjective):
         keys = jax.random.split(jax.random.key(int(rng.integers(2**31))), size)
         prior = np.asarray(jax.vmap(lambda key: flow.prior.sample(n, dimension, key=key))(keys), data.dtype)
         noise = rng.standard_normal((size, n, 2 * flow.augmented, dimension), dtype=data.dtype.type)
-        return Proposal(state, Ends(prior, data, noise))
+        return Proposal(state, Ends(prior, data, noise), evaluations=evaluations(self.direction, size))
 
     def losses(self, network: CouplingStack, batch: Ends) -> Float[Array, " B"]:
         """Divergence of each pair up to log Z, which cancels for "both", with the path gradient as its gradient."""

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from boltzflow import config
+from boltzflow.counting import Evaluations
 from boltzflow.errors import ConfigError
 from boltzflow.flows.base import AbstractFlow
 from boltzflow.flows.images import energy_that_counts
@@ -68,11 +69,13 @@ class Proposal(NamedTuple):
         state: what the objective keeps for the next step.
         batch: a pytree of arrays with the leading axis B; a configuration with a number that is not finite is left out.
         figures: numbers for the log by name.
+        evaluations: of the energy in the whole step, those of `losses` too.
     """
 
     state: PyTree
     batch: PyTree
     figures: Mapping[str, Any] = {}  # noqa: RUF012 (never changed)
+    evaluations: Evaluations = Evaluations()
 
 
 @dataclasses.dataclass(frozen=True)

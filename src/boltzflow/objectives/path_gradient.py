@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from boltzflow import config
+from boltzflow.counting import Evaluations
 from boltzflow.flows import quadrature
 from boltzflow.flows.divergence import velocity_and_divergence
 from boltzflow.nets.base import AbstractVectorField
@@ -47,7 +48,7 @@ class PathGradient(config.PathGradient, AbstractObjective):
         """Draws prior samples and frames of one step on the host; they depend on the seed and the step alone."""
         rng = self.setting.rng(1, step)
         data = frames[rng.integers(len(frames), size=self.setting.batch_size)]
-        return Proposal(state, Ends(centred_normal(rng, data.shape, data.dtype), data))
+        return Proposal(state, Ends(centred_normal(rng, data.shape, data.dtype), data), evaluations=evaluations(self.direction, len(data)))
 
     def losses(self, field: AbstractVectorField, batch: Ends) -> Float[Array, " B"]:
         """Divergence of each pair up to a constant, which is zero for "both", with the path gradient as its gradient."""
@@ -82,6 +83,11 @@ class PathGradient(config.PathGradient, AbstractObjective):
         pull = bounded(pulled_back + latent, self.clip)
         path = _path(field, frame, self.nodes, grading=self.grading, reverse=True)
         return with_gradient(0.5 * jnp.sum(latent**2) - change - energy, pull, path)
+
+
+def evaluations(direction: str, size: int) -> Evaluations:
+    """Of the energy in a step: one gradient at the end of each path."""
+    return Evaluations(gradients=size * (2 if direction == "both" else 1))
 
 
 def with_gradient(value: Float[Array, ""], pull: Float[Array, "*shape"], end: Float[Array, "*shape"]) -> Float[Array, ""]:

@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from boltzflow.analysis import internal_coordinates
 from boltzflow.analysis.observables import radius_of_gyration
+from boltzflow.counting import Evaluations
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError, TargetError
 from boltzflow.progress import FractionOf, Wanted, told
@@ -119,6 +120,9 @@ def molecular_dynamics(
     ordered = positions.swapaxes(0, 1).reshape(-1, target.n_particles, 3)[chain_by_chain(draws, chains, n)]
     ordered = apply_symmetries(ordered, target, generator=generator)
     found = judged(observables, ordered, target)
+    # A gradient at each step of each chain; the trial of the platforms, which takes as many as it has time for, is not counted.
+    made = chains * (max(1, round(equilibration / time_step)) + draws * steps)
+    evaluations = found.pop("evaluations") + Evaluations(chains * (draws + 1), made)
     frame_energies = found.pop("frame_energies")
     diagnostics = {
         **found,
@@ -130,6 +134,7 @@ def molecular_dynamics(
         "platform": platform,
         "sampled_time": chains * draws * steps * time_step,
         "seconds": time.perf_counter() - began,
+        **evaluations.as_meta(),
     }
     sampler = "Langevin dynamics (openmm)"
     origin = provenance(sampler, ("boltzflow", "openmm", "numpy"), f"{platform} platform", diagnostics, seed=seed, n=n)

@@ -4,7 +4,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int, PRNGKeyArray
 
 from boltzflow.errors import TargetError
-from boltzflow.reference.tempering import Draws, Ladder, LadderState, advance
+from boltzflow.reference.tempering import Draws, Ladder, LadderState, SweepInfo, advance
 from boltzflow.targets.base import Target
 from boltzflow.targets.calculators import is_expensive
 
@@ -30,6 +30,7 @@ _LEAPFROG_STEPS = 12
 _LEAPFROG_STEPS_OF_MOLECULES = 48
 _HMC_STEPS = 1
 _SNAPSHOT = ("coordinates", "energy", "gradient", "log_steps", "key")
+_COUNTED = "gradients_in_all"
 
 
 class _Programs(NamedTuple):
@@ -64,6 +65,9 @@ class Islands:
     """Groups of chains that run in threads of their own, for XLA uses one core for a compiled loop.
 
     The number of groups does not depend on the number of cores, so neither do the results.
+
+    Attributes:
+        gradients: evaluations of the energy, each with its gradient, from the start on.
     """
 
     def __init__(self, target: Target, temperatures: tuple[float, ...], chains: int, draws: int, *, key: PRNGKeyArray) -> None:
@@ -74,6 +78,8 @@ class Islands:
         self._draws = draws
         self._keys = list(jax.random.split(key, groups))
         self._states = [self._programs.start(self._next_key(group), chains // groups) for group in range(groups)]
+        self._size = chains // groups * len(temperatures)
+        self.gradients = groups * self._size
         broken = sum(int(jnp.sum(~jnp.isfinite(state.energy))) for state in self._states)
         if broken:
             raise TargetError(
@@ -98,7 +104,7 @@ class Islands:
 
     def snapshot(self) -> dict[str, np.ndarray]:
         """All that the next draws depend on: states of the chains, step sizes and keys."""
-        arrays = {}
+        arrays = {_COUNTED: np.asarray(self.gradients)}
         for group, (state, steps, key) in enumerate(zip(self._states, self._log_steps, self._keys, strict=True)):
             values = (*state, steps, jax.random.key_data(key))
             arrays.update({f"{name}{group}": np.asarray(value) for name, value in zip(_SNAPSHOT, values, strict=True)})
@@ -106,6 +112,7 @@ class Islands:
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Goes back to what a snapshot holds."""
+        self.gradients = int(arrays[_COUNTED])
         for group in range(len(self._states)):
             *state, steps, key = (jnp.asarray(arrays[f"{name}{group}"]) for name in _SNAPSHOT)
             self._states[group], self._log_steps[group] = LadderState(*state), steps
@@ -122,15 +129,17 @@ class Islands:
         self._log_steps = [steps for _, steps, _ in outcome]
 
     def produce(self, thin: int) -> Draws:
-        """Draws of all chains with frozen step sizes, on the host."""
+        """Draws of all chains with frozen step sizes, on the host, and the gradients of all of them."""
         parts = [part for _, _, part in self._all(thin=thin, gain=0.0)]
         positions, energy = (np.concatenate(each, axis=1) for each in zip(*[part[:2] for part in parts], strict=True))
-        rates: Any = jax.tree.map(lambda *each: np.mean(each, axis=0), *[part.info for part in parts])
-        return parts[0]._replace(positions=positions, energy=energy, info=rates)
+        acceptance, swap = (np.mean(each, axis=0) for each in zip(*[part.info[:2] for part in parts], strict=True))
+        gradients = self._size * np.sum([part.info.gradients for part in parts], axis=0)
+        return Draws(positions, energy, SweepInfo(acceptance, swap, gradients))  # pyright: ignore[reportArgumentType] (arrays of the host)
 
     def _all(self, *, thin: int, gain: float) -> list[tuple[LadderState, Float[jax.Array, " T"], Draws]]:
         outcome = list(self._threads.map(lambda group: self._advance(group, thin=thin, gain=gain), range(len(self._states))))
         self._states = [state for state, _, _ in outcome]
+        self.gradients += sum(self._size * int(np.sum(draws.info.gradients)) for _, _, draws in outcome)
         return outcome
 
     def _advance(self, group: int, *, thin: int, gain: float) -> tuple[LadderState, Float[jax.Array, " T"], Draws]:

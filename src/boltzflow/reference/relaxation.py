@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from boltzflow.chemistry.openmm_systems import in_unit
+from boltzflow.counting import Evaluations
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError, TargetError
 from boltzflow.progress import Wanted, told
@@ -92,5 +93,6 @@ def relax(
         "n": len(x),
         "lost": int((~usable).sum()),
         "seconds": time.perf_counter() - began,
+        **Evaluations(len(usable), (steps + 1) * len(usable)).as_meta(),
     }
     return Dataset(x.astype(np.float32), target.fingerprint, target.units, provenance, **molecule_folder.texts(target))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from boltzflow.counting import Evaluations
 from boltzflow.datasets import Dataset
 from boltzflow.datasets.virial import check_with_energies, memory_of
 from boltzflow.errors import DataError, TargetError
@@ -32,8 +33,9 @@ class ReferenceResult:
             torsions), `chains`, `virial` (value, standard_error, expected, ok), `mean_energy`, `mean_energy_error`, `seconds`,
             `converged`. Of the tempering sampler also `acceptance`, `step_sizes` (by temperature), `swap_rates` (of neighbouring
             temperatures), `temperatures`, `autocorrelation_sweeps`, `thin`; of molecular dynamics `interval`, `time_step`, `friction`,
-            `equilibration` and `sampled_time` (of all chains together), in ps. Of a density without energy only `available`, the
-            number of its frames.
+            `equilibration` and `sampled_time` (of all chains together), in ps. Of both `energy_evaluations` and
+            `gradient_evaluations`, all that was spent, warm-up and pilot too (`counting.Evaluations`). Of a density without energy only
+            `available`, the number of its frames.
     """
 
     dataset: Dataset
@@ -60,6 +62,8 @@ class ReferenceResult:
             f"{effective:.0f}{few}, mean energy {found['mean_energy']:.3f} ± {found['mean_energy_error']:.3f}{rates}. "
             f"{found['virial']['sentence']}"
         )
+        if (spent := Evaluations.of_meta(found)) is not None:
+            text += f" {spent.sentence()}"
         if not found["converged"]:
             text += f" WARNING: the chains have not converged (R-hat {worst:.3f}, limit {R_HAT_LIMIT}); {remedy}."
         return text[:1].upper() + text[1:]
@@ -98,7 +102,7 @@ def judged(observables: Mapping[str, Float[np.ndarray, "C K"]], positions: Float
 
     Returns:
         `r_hat`, `ess`, `virial`, `mean_energy`, `mean_energy_error` and `converged` of `ReferenceResult`, and `frame_energies`, which the
-        data set keeps.
+        data set keeps, with the `evaluations` that they took.
     """
     check, energies = check_with_energies(positions, target)
     r_hat = {name: split_r_hat(values) for name, values in observables.items()}
@@ -116,6 +120,7 @@ def judged(observables: Mapping[str, Float[np.ndarray, "C K"]], positions: Float
             "memory": memory_of(positions, target.fingerprint, check),
         },
         "frame_energies": energies,
+        "evaluations": Evaluations(energies=len(positions)) if check.left_out else Evaluations(gradients=len(positions)),
         "mean_energy": float(energy.mean()),
         "mean_energy_error": float(energy.std() / math.sqrt(min(draws["energy"], float(energy.size)))),
         "converged": all(value <= R_HAT_LIMIT for value in r_hat.values()) and check.ok,

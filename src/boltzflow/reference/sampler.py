@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from boltzflow import seeds
 from boltzflow.analysis.observables import radius_of_gyration
+from boltzflow.counting import Evaluations
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError, RunError
 from boltzflow.progress import FractionOf, Wanted, duration, told
@@ -199,6 +200,7 @@ class _Drawn(NamedTuple):
     thin: int
     step_sizes: Float[np.ndarray, " T"]
     seconds: float
+    gradients: int
 
 
 def _run(plan: _Plan, steps: journal.Journal | None) -> _Drawn:
@@ -238,8 +240,8 @@ def _run(plan: _Plan, steps: journal.Journal | None) -> _Drawn:
             plan.report(0.1 + 0.9 * (len(drawn) - pilots) / plan.chunks, f"sampling, a frame every {thin} sweeps{about}")
             drawn.append(islands.produce(thin))
             keep(drawn[-1])
-        step_sizes = islands.step_sizes()
-    return _Drawn(join(drawn[pilots:]), times, thin, step_sizes, before + time.perf_counter() - began)
+        step_sizes, gradients = islands.step_sizes(), islands.gradients
+    return _Drawn(join(drawn[pilots:]), times, thin, step_sizes, before + time.perf_counter() - began, gradients)
 
 
 def _finished(plan: _Plan, drawn: _Drawn) -> ReferenceResult:
@@ -251,7 +253,7 @@ def _finished(plan: _Plan, drawn: _Drawn) -> ReferenceResult:
     positions = np.asarray(drawn.draws.positions).reshape(-1, target.n_particles, target.dimension)[chain_by_chain(draws, chains, plan.n)]
     positions = apply_symmetries(positions, target, generator=np.random.default_rng(np.asarray(jax.random.key_data(key_symmetry))))
     found = judged(observables, positions, target)
-    frame_energies = found.pop("frame_energies")
+    frame_energies, evaluations = found.pop("frame_energies"), found.pop("evaluations") + Evaluations(gradients=drawn.gradients)
     diagnostics = {
         **found,
         "acceptance": [float(a) for a in info.acceptance.mean(axis=0)],
@@ -262,6 +264,7 @@ def _finished(plan: _Plan, drawn: _Drawn) -> ReferenceResult:
         "thin": drawn.thin,
         "chains": chains,
         "seconds": drawn.seconds,
+        **evaluations.as_meta(),
     }
     sampler, packages = "parallel tempering with Hamiltonian Monte Carlo (blackjax)", ("boltzflow", "jax", "blackjax", "numpy")
     origin = provenance(sampler, packages, jax.devices()[0].device_kind, diagnostics, seed=plan.seed, n=plan.n)
@@ -276,8 +279,8 @@ def _packed(draws: Draws) -> dict[str, np.ndarray]:
 
 
 def _unpacked(arrays: Mapping[str, np.ndarray]) -> Draws:
-    positions, energy, acceptance, swap = (arrays[f"draws{number}"] for number in range(4))
-    return Draws(positions, energy, SweepInfo(acceptance, swap))  # pyright: ignore[reportArgumentType] (arrays of the host)
+    positions, energy, *info = (arrays[f"draws{number}"] for number in range(5))
+    return Draws(positions, energy, SweepInfo(*info))  # pyright: ignore[reportArgumentType] (arrays of the host)
 
 
 def _observables(draws: Draws) -> dict[str, Float[np.ndarray, "C K"]]:

@@ -40,10 +40,12 @@ class SweepInfo(NamedTuple):
         acceptance: mean acceptance probability of the HMC steps at each temperature.
         swap: acceptance probability of the swap of temperatures t and t+1, averaged over the chains, whether or not it was tried;
             S = T - 1 of them.
+        gradients: evaluations of energy and gradient by each chain at each temperature.
     """
 
     acceptance: Float[Array, " T"]
     swap: Float[Array, " S"]
+    gradients: Int[Array, ""]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,19 +86,22 @@ class Ladder:
         """HMC steps at every temperature, then swaps of the even or odd neighbours, in turn with `index`."""
         key_hmc, key_swap = jax.random.split(key)
 
-        def body(state: LadderState, key: PRNGKeyArray) -> tuple[LadderState, Float[Array, " T"]]:
+        def body(state: LadderState, key: PRNGKeyArray) -> tuple[LadderState, tuple[Float[Array, " T"], Int[Array, ""]]]:
             return self._hmc_step(state, step_sizes, key=key)
 
-        state, acceptance = jax.lax.scan(body, state, jax.random.split(key_hmc, self.hmc_steps))
+        state, (acceptance, lengths) = jax.lax.scan(body, state, jax.random.split(key_hmc, self.hmc_steps))
         state, swap = self._swap(state, index % 2, key=key_swap)
-        return state, SweepInfo(jnp.mean(acceptance, axis=0), swap)
+        return state, SweepInfo(jnp.mean(acceptance, axis=0), swap, jnp.sum(lengths))
 
     def _energy(self, coordinates: Float[Array, " F"]) -> Float[Array, ""]:
         energy = self.target.energy(self.positions(coordinates))
         # Infinite energies are rejected by Metropolis' rule; NaN and -inf would be accepted or poison the chain.
         return jnp.where(jnp.isfinite(energy), energy, jnp.inf)
 
-    def _hmc_step(self, state: LadderState, step_sizes: Float[Array, " T"], *, key: PRNGKeyArray) -> tuple[LadderState, Float[Array, " T"]]:
+    def _hmc_step(
+        self, state: LadderState, step_sizes: Float[Array, " T"], *, key: PRNGKeyArray
+    ) -> tuple[LadderState, tuple[Float[Array, " T"], Int[Array, ""]]]:
+        """A step of all chains, its mean acceptance at each temperature, and its leapfrog steps, one gradient each."""
         n_temperatures, n_chains, freedom = state.coordinates.shape
         dtype = state.coordinates.dtype
         # blackjax annotates scalars as Python numbers; what it takes and gives are traced arrays.
@@ -123,7 +128,7 @@ class Ladder:
         over_ladder = jax.vmap(over_chains, in_axes=(0, 0, 0, 0, 0, 0))
         keys = jax.random.split(key_chains, (n_temperatures, n_chains))
         *new, acceptance = over_ladder(keys, *state, self._betas(dtype), step_sizes[:, None] * jitter)
-        return LadderState(*new), jnp.mean(acceptance, axis=1)
+        return LadderState(*new), (jnp.mean(acceptance, axis=1), length)
 
     def _betas(self, dtype: jnp.dtype) -> Float[Array, " T"]:
         return 1.0 / jnp.asarray(self.temperatures, dtype)
@@ -152,7 +157,7 @@ class Draws(NamedTuple):
     Attributes:
         positions: at the target's temperature, (K, C, N, D).
         energy: at the target's temperature, (K, C).
-        info: per draw the mean over its sweeps, (K, T) and (K, S).
+        info: per draw the means over its sweeps, (K, T) and (K, S), and their gradients in all, (K,).
     """
 
     positions: Float[Array, "K C N D"]
@@ -181,7 +186,7 @@ def advance(
     """
     temperatures = len(ladder.temperatures)
     dtype = state.energy.dtype
-    none = SweepInfo(jnp.zeros(temperatures, dtype), jnp.zeros(temperatures - 1, dtype))
+    none = SweepInfo(jnp.zeros(temperatures, dtype), jnp.zeros(temperatures - 1, dtype), jnp.zeros((), jnp.int32))
 
     def one_draw(carry: tuple, draw: Int[Array, ""]) -> tuple[tuple, Draws]:
         def one_sweep(index: Int[Array, ""], carry: tuple) -> tuple:
@@ -192,7 +197,7 @@ def advance(
             return state, log_steps, average + log_steps / (draws * thin), jax.tree.map(jnp.add, total, info)
 
         state, log_steps, average, total = jax.lax.fori_loop(0, thin, one_sweep, (*carry, none))
-        info = jax.tree.map(lambda part: part / thin, total)
+        info = SweepInfo(total.acceptance / thin, total.swap / thin, total.gradients)
         return (state, log_steps, average), Draws(ladder.positions(state.coordinates[0]), state.energy[0], info)
 
     start = (state, log_steps, jnp.zeros_like(log_steps))

@@ -130,4 +130,8 @@ def figures_table(run: Contents) -> Markup:
     if is_number(run.evaluation.get("seconds_per_1000")):
         spent = duration(run.evaluation["seconds_per_1000"])
         rows.append(Row("Time per 1 000 samples", spent, remark="with exact log q, without compilation"))
+    for kind, spent in (run.evaluation.get("energies") or {}).items():
+        if isinstance(spent, dict) and is_number(spent.get("total")):
+            split = f"{thousands(spent['gradients'])} with gradient; both count alike"
+            rows.append(Row(f"Evaluations of the energy, {kind}", thousands(spent["total"]), remark=split))
     return section("Key figures", filled("key_figures.html", rows=rows), words=drawn_for(run))

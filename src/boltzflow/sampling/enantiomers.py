@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
+from boltzflow import counting
 from boltzflow.chemistry.chirality import chirality_signs
 from boltzflow.errors import DataError
 from boltzflow.flows.base import AbstractFlow
@@ -74,8 +75,10 @@ def with_right_enantiomer(samples: Samples, flow: AbstractFlow, target: Target, 
     solved = (samples.status == Status.SOLVED) & ~other
     unknown = solved & (image | np.isnan(samples.u))
     u = np.where(unknown, energies(target, positions, unknown, batch), samples.u) if unknown.any() else samples.u
+    spent = counting.Evaluations.of_meta(samples.meta) or counting.Evaluations()
+    meta = {**samples.meta, **(spent + counting.Evaluations(energies=int(unknown.sum()) if target.has_energy else 0)).as_meta()}
     if not target.chiral_centres:
-        return dataclasses.replace(samples, u=u)
+        return dataclasses.replace(samples, u=u, meta=meta)
     right = np.isfinite(positions).all(axis=(1, 2)) & ~other
     return dataclasses.replace(
         samples,
@@ -83,7 +86,7 @@ def with_right_enantiomer(samples: Samples, flow: AbstractFlow, target: Target, 
         log_q=samples.log_q + np.where(right, log_images(flow, target), 0.0),
         u=np.where(other, np.inf, u),
         status=np.where(other & (samples.status == Status.SOLVED), Status.OTHER_STEREOISOMER, samples.status),
-        meta={**samples.meta, "reflected": int(image.sum()), "other_stereoisomer": int((other & (samples.status == Status.SOLVED)).sum())},
+        meta={**meta, "reflected": int(image.sum()), "other_stereoisomer": int((other & (samples.status == Status.SOLVED)).sum())},
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from boltzflow import datasets, files, runtime, seeds
 from boltzflow.config import RunConfig
 from boltzflow.config import io as config_io
+from boltzflow.counting import Evaluations
 from boltzflow.datasets import Dataset
 from boltzflow.errors import ConfigError, RunInterrupted
 from boltzflow.flows.base import AbstractFlow
@@ -138,6 +139,7 @@ class _Session:
         flow: the flow before the first step.
         frames: what it learns from.
         mesh: devices that share each batch.
+        spent: evaluations of the energy by the stages so far; `watched` by the evaluations on the way.
     """
 
     config: RunConfig
@@ -161,6 +163,7 @@ class _Session:
         self.log: MetricsLog | None = None
         self.seen: dict[str, list[float]] = {}
         self.shown: dict[str, float] = {}
+        self.spent, self.watched = Evaluations(), Evaluations()
         self.seconds_before, self.began, self.worked = 0.0, time.perf_counter(), False
 
     @property
@@ -181,6 +184,7 @@ class _Session:
         state, meta = found
         self.seconds_before = meta["seconds"]
         self.seen = {name: list(values) for name, values in meta["seen"].items()}
+        self.spent, self.watched = (Evaluations(*meta[name]) for name in ("spent", "watched"))
         return place_state(state, self.mesh), self.parts[meta["stage"]]
 
     def open_log(self, step: int) -> None:
@@ -197,9 +201,10 @@ class _Session:
         self.worked = True
         self.progress.start(part.end, part.objective.variant)
         self.shown = {}
-        for after, metrics, figures in part.steps(state, self.flow.network, positions, self.mesh):
+        for after, metrics, proposal in part.steps(state, self.flow.network, positions, self.mesh):
             state, step = after, int(after.step)
-            self._note(part, state, metrics, {part.objective.measure: metrics.loss, **figures})
+            self.spent += Evaluations(*map(int, proposal.evaluations))
+            self._note(part, state, metrics, {part.objective.measure: metrics.loss, **proposal.figures})
             every = self.config.run.evaluate_every
             if every and step % every == 0 and step < self.last:
                 self._evaluate(state)
@@ -231,6 +236,7 @@ class _Session:
             skipped=int(state.left_out),
             masked=int(state.masked),
             seconds=round(time.perf_counter() - self.began, 3),
+            **({"evaluations": self.spent.total} if self.spent.total else {}),
         )
         self.shown = {part.objective.measure: means[part.objective.measure]}
         self.progress.update(step, **self.shown)
@@ -240,6 +246,8 @@ class _Session:
         meta = {
             "seconds": time.perf_counter() - self.began,
             "seen": self.seen,
+            "spent": self.spent,
+            "watched": self.watched,
             "stage": part.index,
             "stages": [other.identity for other in self.parts],
         }
@@ -248,7 +256,8 @@ class _Session:
     def _evaluate(self, state: TrainState) -> None:
         """Figures of the model as it is now, from few samples, and the model itself."""
         run, averaged = self.config.run, outcome.averaged(self.flow, state)
-        figures = outcome.periodic_evaluation(averaged, self.target, self.frames.validation, run.evaluate_n, seed=run.seed)
+        figures, spent = outcome.periodic_evaluation(averaged, self.target, self.frames.validation, run.evaluate_n, seed=run.seed)
+        self.watched += spent
         if self.log is not None:
             self.log.write(step=int(state.step), **figures)
         self._write(averaged, time.perf_counter() - self.began, int(state.step))
@@ -260,9 +269,11 @@ class _Session:
             raise AssertionError("a run has at least one stage")
         seconds = time.perf_counter() - self.began if self.worked else self.seconds_before
         self._write(outcome.averaged(self.flow, state), seconds, self.last)
+        if self.worked and self.spent.total:
+            self.progress.message(f"Training took {self.spent.total:,} evaluations of the energy.")
 
     def _write(self, flow: AbstractFlow, seconds: float, step: int) -> None:
-        card = outcome.card(self.config, self.frames, seconds, step)
+        card = outcome.card(self.config, self.frames, seconds, step, self.spent, self.watched)
         outcome.write_model(self.folder, flow, self.config, self.target, card)
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from boltzflow import files
 from boltzflow.config import RunConfig
+from boltzflow.counting import Evaluations
 from boltzflow.datasets import Dataset
 from boltzflow.errors import RunError
 from boltzflow.flows.base import AbstractFlow
@@ -25,26 +26,30 @@ def averaged(flow: AbstractFlow, state: TrainState) -> AbstractFlow:
     return flow.with_network(with_parameters(flow.network, jax.device_put(np.asarray(state.average))))
 
 
-def periodic_evaluation(flow: AbstractFlow, target: Target, validation: Dataset, n: int, *, seed: int) -> dict[str, Any]:
-    """NLL of validation frames and reverse ESS, from few samples."""
+def periodic_evaluation(
+    flow: AbstractFlow, target: Target, validation: Dataset, n: int, *, seed: int
+) -> tuple[dict[str, Any], Evaluations]:
+    """NLL of validation frames and reverse ESS, from few samples, and the evaluations of the energy that this took."""
     from boltzflow.analysis import correlation, metrics, weights
     from boltzflow.sampling.enantiomers import log_images
     from boltzflow.sampling.generate import generate, log_density
 
     result: dict[str, Any] = {}
+    spent: Evaluations | None = None
     if target.has_energy:
         # Without an energy all weights are equal, which says nothing.
-        result["ess_reverse"] = weights.reverse_ess(generate(flow, target, n, seed=seed).log_weight).as_dict()
+        samples = generate(flow, target, n, seed=seed)
+        result["ess_reverse"], spent = weights.reverse_ess(samples.log_weight).as_dict(), Evaluations.of_meta(samples.meta)
     if validation.n:
         solution = log_density(flow, validation.spread(n, seed=seed).positions)
         log_q = np.asarray(solution.log_q, np.float64) + log_images(flow, target)
         log_q = log_q[(np.asarray(solution.status) == Status.SOLVED) & np.isfinite(log_q)]
         if len(log_q):
             result["validation_nll"] = metrics.mean(-log_q, correlation=correlation.of_series(log_q)).as_dict()
-    return result
+    return result, spent or Evaluations()
 
 
-def card(config: RunConfig, frames: Frames, seconds: float, step: int) -> dict[str, Any]:
+def card(config: RunConfig, frames: Frames, seconds: float, step: int, training: Evaluations, watched: Evaluations) -> dict[str, Any]:
     """How a model was made."""
     return {
         "description": config.description,
@@ -52,6 +57,11 @@ def card(config: RunConfig, frames: Frames, seconds: float, step: int) -> dict[s
         "frames": frames.all.n,
         "data": {key: value for key, value in frames.all.provenance.items() if isinstance(value, str | int | float)},
         "seconds": {"reference": frames.seconds, "training": round(seconds, 1)},
+        "energies": {
+            "reference": None if (reference := Evaluations.of_meta(frames.all.provenance)) is None else reference.as_dict(),
+            "training": training.as_dict(),
+            "evaluation": watched.as_dict(),
+        },
         "versions": versions(),
     }
 

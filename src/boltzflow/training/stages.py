@@ -70,8 +70,8 @@ class Part:
 
     def steps(
         self, state: TrainState, network: eqx.Module, frames: Float[np.ndarray, "n N D"], mesh: jax.sharding.Mesh
-    ) -> Iterator[tuple[TrainState, StepMetrics, Mapping[str, Any]]]:
-        """Does the steps that are left of the stage; yields the state after each, its metrics and the figures of its batch.
+    ) -> Iterator[tuple[TrainState, StepMetrics, Proposal]]:
+        """Does the steps that are left of the stage; yields the state after each, its metrics and what it learnt from.
 
         Args:
             state: where to begin.
@@ -84,13 +84,13 @@ class Part:
         if self.objective.on_host:
             for proposal in prefetch(lambda step: self.objective.propose((), None, frames, step=step, key=None), int(state.step), self.end):
                 state, metrics = advance(state, place_batch(proposal.batch, mesh))
-                yield state, metrics, proposal.figures
+                yield state, metrics, proposal
             return
         propose, shared = self._proposer(network, mesh), jax.device_put(frames, _whole(mesh))
         for _ in range(int(state.step), self.end):
             proposal = propose(state.parameters, state.objective, shared, state.step)
             state, metrics = advance(state._replace(objective=proposal.state), proposal.batch)
-            yield state, metrics, proposal.figures
+            yield state, metrics, proposal
 
     def _proposer(self, network: eqx.Module, mesh: jax.sharding.Mesh) -> Any:
         """The compiled `propose` of an objective that looks at the present parameters."""
@@ -99,7 +99,7 @@ class Part:
             return self.objective.propose(kept, with_parameters(network, parameters), frames, step=step, key=self._key(_PROPOSE, step))
 
         shared = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-        return jax.jit(propose, out_shardings=Proposal(_whole(mesh), shared, _whole(mesh)))  # pyright: ignore[reportArgumentType]
+        return jax.jit(propose, out_shardings=Proposal(_whole(mesh), shared, _whole(mesh), _whole(mesh)))  # pyright: ignore[reportArgumentType]
 
 
 def _whole(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
