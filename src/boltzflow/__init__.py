@@ -127,6 +127,7 @@ __all__ = [
     "blackbox",
     "chemistry",
     "config",
+    "counting",
     "datasets",
     "errors",
     "evaluation",

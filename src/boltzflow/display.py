@@ -21,6 +21,7 @@ LABELS = {
     "ess_reverse_marginal": "reverse ESS, copies averaged out",
     "ess_of_draws": "ESS of the draws of the copies",
     "log_z": "log Z",
+    "log_z_bar": "log Z, with frames (Bennett's ratio)",
     "path_length": "path length",
     "nfe": "network evaluations",
     "pareto_k": "Pareto k of the weights' tail",

@@ -12,7 +12,7 @@ import math
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from boltzflow.analysis.correlation import Correlation
 from boltzflow.analysis.estimate import Estimate, as_column, bracket, percentile_interval
@@ -185,26 +185,49 @@ def _bar() -> Any:
 
 
 def _solved(log_w: Float[np.ndarray, " s"], counts: Float[np.ndarray, "R s"], n: int) -> Float[np.ndarray, " R"]:
-    """Log Z of replicas: the root of sum 1/(n + m w/Z) = 1 over samples and frames together, which rises with Z.
+    """Log Z of replicas, where the samples' probability that is the target's equals the frames' that is the flow's.
 
     Args:
         log_w: log-weights of the n samples and then of the m frames.
-        counts: how often each occurs in a replica.
+        counts: how often each occurs in a replica, n samples in all.
         n: number of samples.
     """
-    m = log_w.size - n
-    finite = log_w[np.isfinite(log_w)]
-    # With Z so small that all w/Z are above n, the sum is below 1 even where all samples but one have no weight, each of which adds 1/n;
-    # with all w/Z below 1/e it is above 1.
-    low, high = np.full(len(counts), finite.min() - math.log(n) - 1.0), np.full(len(counts), finite.max() + 1.0)
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        with np.errstate(over="ignore"):
-            total = np.array([row @ (1.0 / (n + m * np.exp(log_w - at))) for row, at in zip(counts, middle, strict=True)])
-        low, high = np.where(total < 1.0, middle, low), np.where(total < 1.0, high, middle)
-        if np.all(high - low < 1e-9):
+    # Samples without weight count in n alone.
+    kept = np.isfinite(log_w)
+    own, finite, counts = np.arange(log_w.size)[kept] < n, log_w[kept], counts[:, kept]
+    found: list[float] = []
+    for row in counts:
+        # Replicas lie near each other.
+        found.append(_root(finite, row, own, n, log_w.size - n, found[0] if found else None))
+    return np.array(found)
+
+
+def _root(
+    log_w: Float[np.ndarray, " s"], counts: Float[np.ndarray, " s"], own: Bool[np.ndarray, " s"], n: int, m: int, start: float | None
+) -> float:
+    """One replica's log Z, by Newton's method for the logarithm of the ratio of both sums, which rises with it, in a bracket that shrinks."""
+    # With all w/Z above n^2 the frames' sum is the smaller one, unless all samples but one failed; with all of them below 1/e the samples'.
+    low, high = float(log_w.min()) - 2.0 * math.log(n) - math.log(n + m), float(log_w.max()) + 1.0 + math.log(n + m)
+    at = 0.5 * (low + high) if start is None else min(max(start, low), high)
+    for _ in range(200):
+        odds = m * np.exp(np.minimum(log_w - at, 600.0))
+        share = 1.0 / (n + odds)
+        common = counts * n * share
+        frames, samples = float(np.sum(common[~own])), float(np.sum((counts * odds * share)[own]))
+        if samples == 0.0:
+            # A replica without a single sample of weight: the least that can be said.
+            return low
+        if frames == 0.0:
+            low, at = at, 0.5 * (at + high)
+            continue
+        slopes = common * odds * share
+        difference = math.log(frames) - math.log(samples)
+        low, high = (at, high) if difference < 0.0 else (low, at)
+        new = at - difference / (float(np.sum(slopes[~own])) / frames + float(np.sum(slopes[own])) / samples)
+        before, at = at, new if low < new < high else 0.5 * (low + high)
+        if abs(at - before) < 1e-9:
             break
-    return 0.5 * (low + high)
+    return at
 
 
 def _standard_error(own: Float[np.ndarray, " n"], other: Float[np.ndarray, " m"], log_z: float) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from boltzflow import reference, seeds
-from boltzflow.analysis import Estimate, correlation, metrics, weights
+from boltzflow.analysis import Estimate, bar, correlation, metrics, weights
 from boltzflow.counting import Evaluations
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError
@@ -106,10 +106,14 @@ def _figures(model: Model, n: int, *, seed: int, frames: Dataset | None, samples
     nll = _mean_over_frames(-log_q, worth, seed=seed) if solved.any() else None
     # A frame whose energy is not finite costs itself.
     weighed = np.isfinite(u)
-    forward = None
+    forward = bennett = None
     if target.has_energy and weighed.any():
         log_w = -(u + single)[weighed]
-        forward = weights.forward_ess(log_w, seed=seed, correlation=_correlation(log_w, worth))
+        grouping = _correlation(log_w, worth)
+        forward = weights.forward_ess(log_w, seed=seed, correlation=grouping)
+        # Weights that are more than those of draws of the flow do not belong to it.
+        if samples.weights_follow and log_w.size > 1 and np.isfinite(samples.log_weight).sum() > 1:
+            bennett = bar.between(samples.log_weight, log_w, grouping=grouping, seed=seed).log_z
     ok = samples.status == Status.SOLVED
     known = target.has_energy
     verdict = weights.verdict(samples.log_weight) if known else None
@@ -122,6 +126,7 @@ def _figures(model: Model, n: int, *, seed: int, frames: Dataset | None, samples
         "ess_reverse": weights.reverse_ess(samples.log_weight, seed=seed).as_dict() if known else None,
         "ess_forward": _plain(forward),
         "log_z": weights.log_z(samples.log_weight, seed=seed).as_dict() if known else None,
+        "log_z_bar": _plain(bennett),
         "path_length": _plain(metrics.mean(samples.path_length[ok], seed=seed) if np.isfinite(samples.path_length[ok]).any() else None),
         "nfe": _plain(metrics.mean(samples.nfe[ok].astype(float), seed=seed) if ok.any() else None),
         "pareto_k": _number(verdict.k) if verdict is not None else None,

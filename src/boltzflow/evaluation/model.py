@@ -5,10 +5,12 @@ import os
 from typing import Any
 
 from boltzflow import datasets, models, runtime
+from boltzflow.analysis.bar import Bar
 from boltzflow.datasets import Dataset
 from boltzflow.evaluation.figures import evaluate
 from boltzflow.models.model import precision_of
-from boltzflow.progress import Wanted
+from boltzflow.progress import Wanted, told
+from boltzflow.sampling.samples import Samples
 from boltzflow.targets import Target
 
 
@@ -32,6 +34,29 @@ class Model(models.Model):
         with runtime.precision(self.precision):
             dataset = None if frames is None else datasets.of(frames, self.target)
             return evaluate(self, n, seed=seed, frames=dataset, progress=progress)
+
+    def bar(self, samples: Samples, frames: Dataset | Any, *, seed: int = 0, progress: Wanted = None) -> Bar:
+        """Samples of this model joined with frames of its target, by Bennett's acceptance ratio: log Z, averages, free energies, profiles.
+
+        It does not rest on a few heavy weights, as reweighting the samples alone may.
+
+        Args:
+            samples: draws of this model, neither thinned nor corrected; of an augmented flow with one draw of the copies.
+            frames: frames of the target, in the order of their chains, as `datasets.of` takes them.
+            seed: seed of the bootstrap, and of the copies that an augmented flow draws of the frames.
+            progress: told what is being done; None: a bar where somebody looks on (`progress.chosen`).
+
+        Returns:
+            What both say; of observables it is told the values of all samples and then those of all frames, in their order.
+
+        Raises:
+            DataError: if samples or frames belong to another target or model, the samples have weights of their own, the target has no
+                energy, or a frame has no finite energy or log q.
+        """
+        from boltzflow.evaluation.bennett import joined
+
+        with runtime.precision(self.precision), told(progress) as shown:
+            return joined(self.flow, self.target, samples, datasets.of(frames, self.target), seed=seed, progress=shown)
 
 
 def load_model(name: str | os.PathLike[str], *, target: Target | None = None) -> Model:

@@ -99,6 +99,7 @@ def figures_table(run: Contents) -> Markup:
         ("nll_one_draw", "NLL, one draw / nats", "with a single draw of the copies; the gap to NLL is what averaging gains"),
         ("ess_of_draws", "ESS of the draws", "of the copies, as a share of their number"),
         ("log_z", "log Z", f"known: {log_z}" if log_z else ""),
+        ("log_z_bar", "log Z, with frames", "by Bennett's acceptance ratio, from samples and reference frames together"),
         ("path_length", "Path length", "of a sample from prior to data; shorter is easier to integrate"),
         (
             "solver_error",
