@@ -205,7 +205,7 @@ def _solved(log_w: Float[np.ndarray, " s"], counts: Float[np.ndarray, "R s"], n:
 def _root(
     log_w: Float[np.ndarray, " s"], counts: Float[np.ndarray, " s"], own: Bool[np.ndarray, " s"], n: int, m: int, start: float | None
 ) -> float:
-    """One replica's log Z, by Newton's method for the logarithm of the ratio of both sums, which rises with it, in a bracket that shrinks."""
+    """One replica's log Z, by Newton's method for the logarithm of the ratio of both sums, in a bracket that shrinks."""
     # With all w/Z above n^2 the frames' sum is the smaller one, unless all samples but one failed; with all of them below 1/e the samples'.
     low, high = float(log_w.min()) - 2.0 * math.log(n) - math.log(n + m), float(log_w.max()) + 1.0 + math.log(n + m)
     at = 0.5 * (low + high) if start is None else min(max(start, low), high)
