@@ -40,7 +40,7 @@ test: $(STAMP) ## the tests that take minutes in all
 	$(BIN)/pytest -n $(WORKERS)
 
 test-all: $(STAMP) ## all tests, the slow ones too
-	$(BIN)/pytest -n $(WORKERS) -m "slow or not slow"
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/pytest -n $(WORKERS) -m "slow or not slow"
 
 lint: $(STAMP) ## ruff and pyright
 	$(BIN)/ruff check

@@ -6,8 +6,12 @@ import shutil
 import sys
 import tempfile
 
-import jax
-import pytest
+# Programs of tests run once or twice: what optimising them costs is not won back. Processes that tests start inherit it;
+# `make test-all` leaves it out, and so tests the programs that users run.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 # Test modules are imported by their path; what they share lies beside this file.
 sys.path.insert(0, str(pathlib.Path(__file__).parent))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from boltzflow import targets
-from boltzflow.config import EACF, Spherical
+from boltzflow.config import EACF, NoProjection, Spherical
 from boltzflow.flows.build import build_flow
 from boltzflow.objectives.augmented_path_gradient import AugmentedPathGradient
 from boltzflow.objectives.base import Setting
@@ -28,10 +28,13 @@ def energy(positions: Any) -> Any:
 TARGET = targets.Target("quartic", 4, 3, energy, (0, 1, 2, 3))
 
 
-@pytest.fixture(scope="module")
-def flow():
+# Frames of its own take a projection minutes to compile with all that this file does.
+@pytest.fixture(
+    scope="module", params=[NoProjection(), pytest.param(Spherical(width=8), marks=pytest.mark.slow)], ids=["none", "spherical"]
+)
+def flow(request):
     with jax.enable_x64(True):
-        coupling = EACF(Spherical(width=8), blocks=1, layers=1, features=8, noise=0.5)
+        coupling = EACF(request.param, blocks=1, layers=1, features=8, noise=0.5)
         flow = build_flow(coupling, TARGET, SCALE, key=jax.random.key(0))
         flow = jax.tree.map(lambda a: a.astype(jnp.float64) if eqx.is_inexact_array(a) else a, flow)
         # A flow that does something: fresh layers are close to the identity.

@@ -14,7 +14,7 @@ from boltzflow.sampling.generate import generate
 from boltzflow.sampling.samples import Samples
 from boltzflow.sampling.thinning import thinned, thinning
 
-N = 8000
+N = 3000
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def samples(model):
     return generate(model.flow, model.target, N, seed=4)
 
 
-@pytest.mark.parametrize("draws", [1, 20])
+@pytest.mark.parametrize("draws", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_weights_stay_exact(model, samples, draws):
     flow = dataclasses.replace(model.flow, marginal_draws=draws)
     found = averaged(samples, flow, model.target)

@@ -15,7 +15,9 @@ import pytest
 
 from boltzflow import targets
 from boltzflow.config import EACF, ECNF, EGNN, Adam, GaussLegendre, Spherical, Stage
+from boltzflow.flows import ContinuousFlow
 from boltzflow.flows.build import build_flow
+from boltzflow.nets.base import AbstractVectorField
 from boltzflow.objectives.augmented_likelihood import AugmentedLikelihood
 from boltzflow.objectives.augmented_path_gradient import AugmentedPathGradient
 from boltzflow.objectives.base import AbstractObjective, Setting
@@ -59,6 +61,20 @@ def outside_steep(x: np.ndarray) -> tuple[float, np.ndarray]:
 
 def continuous() -> Any:
     return build_flow(ECNF(EGNN(layers=1, hidden=4), GaussLegendre(2)), TARGET, 1.0, key=jax.random.key(0))
+
+
+class Breathing(AbstractVectorField):
+    """A field that compiles at once, for what does not hang on the network."""
+
+    rate: Any
+
+    def __call__(self, t, positions):
+        centred = positions - jnp.mean(positions, axis=0)
+        return self.rate[0] * centred + self.rate[1] * t * jnp.tanh(centred)
+
+
+def breathing() -> ContinuousFlow:
+    return ContinuousFlow(field=Breathing(jnp.array([0.2, -0.3])), n_particles=4, dimension=2)
 
 
 def coupling() -> Any:
@@ -161,17 +177,11 @@ def test_likelihood_of_a_coupling_flow():
     assert_costs_itself(flow.network, objective, batch, batch._replace(noise=noise))
 
 
-@pytest.mark.parametrize(
-    ("energy", "direction"),
-    [
-        (ring, "reverse"),
-        pytest.param(ring, "forward", marks=pytest.mark.slow),
-        pytest.param(steep, "reverse", marks=pytest.mark.slow),
-        (steep, "forward"),
-    ],
-)
-def test_path_gradients(energy, direction):
-    flow = continuous()
+@pytest.mark.parametrize("make", [breathing, pytest.param(continuous, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("energy", [ring, steep])
+@pytest.mark.parametrize("direction", ["reverse", "forward"])
+def test_path_gradients(make, energy, direction):
+    flow = make()
     objective = bound(PathGradient(nodes=2, direction=direction), flow, energy)
     batch = batch_of(objective)
     assert_costs_itself(flow.network, objective, batch, batch._replace(prior=far(batch.prior), data=far(batch.data)))
@@ -186,12 +196,13 @@ def test_path_gradients_of_a_coupling_flow(energy):
     assert_costs_itself(flow.network, objective, batch, batch._replace(prior=far(batch.prior), data=far(batch.data)))
 
 
-@pytest.mark.parametrize("function", [pytest.param(outside, marks=pytest.mark.slow), outside_steep])
-def test_path_gradients_with_energies_outside_jax(function):
+@pytest.mark.parametrize("make", [breathing, pytest.param(continuous, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("function", [outside, outside_steep])
+def test_path_gradients_with_energies_outside_jax(make, function):
     with concurrent.futures.ThreadPoolExecutor(1) as threads, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         target = targets.from_calculator(function, 4, 2, name="outside", executor=threads)
-        flow = continuous()
+        flow = make()
         objective = PathGradient(nodes=2, direction="reverse").bound(Setting(flow, target, SIZE))
         batch = batch_of(objective)
         assert_costs_itself(flow.network, objective, batch, batch._replace(prior=far(batch.prior)))

@@ -69,7 +69,10 @@ def test_log_densities_of_all_chunks_come_from_one_program(target: Target, compi
     assert compiled == []
 
 
-@pytest.mark.parametrize("objective", [bf.FlowMatching(), bf.PathGradient()], ids=["host batches", "batches from the flow"])
+OBJECTIVES = [bf.FlowMatching(), pytest.param(bf.PathGradient(), marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=["frames", "energies"])
 def test_steps_of_a_stage_share_one_program(target: Target, tmp_path: Path, compiled: list[str], objective: Any) -> None:
     frames = np.random.default_rng(0).normal(size=(40, 3, 2)).astype(np.float32)
     frames -= frames.mean(axis=1, keepdims=True)
