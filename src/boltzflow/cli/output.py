@@ -95,9 +95,14 @@ def remarks(figures: Mapping[str, Any]) -> None:
         if isinstance(value, Mapping) and value.get("note") and name not in COMPARISON:
             reasons.setdefault(str(value["note"]), []).append(label)
     for name, label in SCORES.items():
-        for part, value in (figures.get(name) or {}).items():
-            if value.get("note"):
-                reasons.setdefault(str(value["note"]), []).append(f"{label} ({part})")
+        # What does not apply is not in the table either.
+        shown = {part: value for part, value in (figures.get(name) or {}).items() if value["value"] is not None}
+        noted = {part: value["note"] for part, value in shown.items() if value.get("note")}
+        for part, note in noted.items():
+            both = len(noted) > 1 and len(set(noted.values())) == 1
+            told = reasons.setdefault(str(note), [])
+            if not both or label not in told:
+                told.append(label if both else f"{label} ({part})")
     for reason, labels in reasons.items():
         say(f"{', '.join(labels)}: {reason}.")
     found = figures.get("verdict")

@@ -38,8 +38,8 @@ KEYS = ("e_w2", "distance_w2", "t_w2", "tica_w2", "aligned_w2", "ramachandran_tv
 RAMACHANDRAN_BINS = 36
 """Along phi and psi: 10 degrees each."""
 
-# Pair distances that are looked at, and configurations however many pairs they have.
-_MOST_DISTANCES, _MOST_CONFIGURATIONS = 2_500_000, 2_000
+# Configurations whose pair distances are looked at; more of those that have weights, of which few may count.
+_MOST_CONFIGURATIONS, _MOST_WEIGHTED = 4_000, 10_000
 # Configurations that are aligned with one another: each pair of them costs about N^2.5.
 _MOST_ALIGNED, _ALIGNED_PARTICLES = 500, 5_000
 _LEAST = 4
@@ -232,20 +232,13 @@ def _energies(known: _Frames, target: Target, part: _Set, *, seed: int) -> Dista
 
 def _distances(known: _Frames, part: _Set, *, seed: int) -> Distance:
     """W2 of pair distances."""
-    particles = known.positions.shape[1]
-    most = max(_MOST_CONFIGURATIONS, _MOST_DISTANCES // (particles * (particles - 1) // 2))
-    own = correlation.spread(len(part.positions), most, seed=seed)
-    if part.log_w is not None and not np.isfinite(part.log_w[own]).any():
-        own = np.arange(len(part.positions))
-    reference = pair_distances(known.positions[correlation.spread(len(known.positions), most, seed=seed)])
-    grouping = None
-    if known.worth is not None or len(reference) > 1:
-        grouping = correlation.of_series(reference.mean(axis=1), reference[:, 0], at_most=known.worth)
+    own = correlation.spread(len(part.positions), _MOST_CONFIGURATIONS if part.log_w is None else _MOST_WEIGHTED, seed=seed)
+    reference = pair_distances(known.positions[correlation.spread(len(known.positions), _MOST_CONFIGURATIONS, seed=seed)])
     return pooled.on_line(
         pair_distances(part.positions[own]),
         reference,
         log_w=None if part.log_w is None else part.log_w[own],
-        grouping=grouping,
+        grouping=correlation.of_series(reference.mean(axis=1), reference[:, 0], at_most=known.worth),
         own_grouping=_of_some(part.grouping, len(own)),
         seed=seed,
     )
