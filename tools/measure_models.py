@@ -26,9 +26,7 @@ N = {
     "alanine-dipeptide-eacf": 2_000,
     "qm9-eacf": 1_000,
 }
-KEPT = (
-    "n nll nll_one_draw nll_minus_entropy ess_reverse ess_reverse_marginal ess_forward log_z path_length nfe pareto_k".split()
-)
+KEPT = "n nll nll_one_draw nll_minus_entropy ess_reverse ess_reverse_marginal ess_forward log_z path_length nfe pareto_k".split()
 KEPT += ["solver_error", "failed"]
 SHOWN = ("nll", "nll_minus_entropy", "ess_reverse", "ess_reverse_marginal", "ess_forward", "log_z")
 

@@ -153,11 +153,10 @@ def fit(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            from deeptime.covariance import Covariance
             from deeptime.decomposition import TICA
         except ImportError as error:
             raise ConfigError("TICA needs deeptime; install it with: pip install 'boltzflow[molecules]'.") from error
-        covariances = Covariance(lag, compute_c0t=True, compute_ctt=True)
+        covariances = TICA.covariance_estimator(lag)
         for part in long_enough:
             covariances.partial_fit((part[:-lag], part[lag:]))
         model = TICA(lagtime=lag, dim=DIMENSIONS).fit_from_covariances(covariances).fetch_model()

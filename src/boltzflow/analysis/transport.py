@@ -269,7 +269,9 @@ def _drawn(n: int, log_w: Any, size: int, rng: np.random.Generator) -> tuple[Int
     """Which of n samples are taken, and the share of each; by their weights a sample may be taken several times."""
     if log_w is None:
         return np.sort(rng.permutation(n)[:size]), np.full(size, 1.0 / size)
-    own, count = np.unique(_systematic(normalized(log_w), size, rng), return_counts=True)
+    # In random order: the draws lie at equal distances, which may be those at which heavy samples lie.
+    order = rng.permutation(n)
+    own, count = np.unique(order[_systematic(normalized(log_w)[order], size, rng)], return_counts=True)
     return own, count / size
 
 

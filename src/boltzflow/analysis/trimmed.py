@@ -55,7 +55,7 @@ def forward_ess(log_w_on_target_samples: Any, *, seed: int = 0, correlation: Cor
 
 def _kish(first: Float[np.ndarray, " R"], second: Float[np.ndarray, " R"], count: Float[np.ndarray, " R"]) -> Float[np.ndarray, " R"]:
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(second > 0.0, first**2 / (second * count), 0.0)
+        return np.where(second > 0.0, np.minimum(1.0, first**2 / (second * count)), 0.0)
 
 
 def _trimmed(values: Float[np.ndarray, " n"], figure: Any, correlation: Correlation | None, *, order: Any = None, seed: int) -> Estimate:
