@@ -29,7 +29,7 @@ _HALVES = 8
 _SPREADS = 2.4
 # Shape of the tail of numbers above which the bootstrap of their squares does not hold; that of squares of normal or exponential numbers is
 # well below. And the quantiles that still tell of a distance then.
-_HEAVIEST, _TRUSTED = 0.2, 0.98
+_HEAVIEST, _TRUSTED = 0.15, 0.98
 
 
 def on_line(
@@ -126,7 +126,7 @@ def heavy_tail(values: Float[np.ndarray, " n"]) -> str:
     if tail.state == tails.HEAVY:
         return "so few samples are so far out that nothing is known about those that were not drawn"
     # Its standard error is about (1 + k) / sqrt(size).
-    if tail.state != tails.FITTED or tail.k - (1.0 + tail.k) / math.sqrt(tail.size) <= _HEAVIEST:
+    if tail.state != tails.FITTED or tail.k - 0.5 * (1.0 + tail.k) / math.sqrt(tail.size) <= _HEAVIEST:
         return ""
     return f"the tail is so heavy (shape {tail.k:.2g}) that squares have no mean, or none that samples tell"
 

@@ -157,7 +157,7 @@ def slow_model(dynamics: Dataset | Tica | None, target: Target) -> Tica | None:
 
 def _known(frames: Dataset, target: Target) -> _Frames:
     frames = frames.spread(frames.n)
-    usable = np.isfinite(frames.positions).all(axis=(1, 2))
+    usable = np.asarray(np.isfinite(frames.positions).all(axis=(1, 2)))
     if not usable.any():
         raise DataError("there are no reference frames to compare the samples with; give some.")
     if not target.has_energy:
