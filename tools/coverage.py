@@ -1,6 +1,6 @@
 """Coverage of the 95 % intervals by simulation.
 
-Run as: python tools/coverage.py [--repetitions 500] [--only reverse_ess log_z ...]
+Run as: python -P tools/coverage.py [--repetitions 500] [--only reverse_ess log_z ...]
 
 Each line: how often the interval (or the one-sided claim) holds the truth, the share of answers that are one-sided, the share without any
 claim, and the median width of those that are two-sided. `docs/intervals.md` explains how the intervals are made.
@@ -21,7 +21,7 @@ import numpy as np
 from scipy import optimize, stats
 from scipy.signal import lfilter
 
-from boltzflow.analysis import Estimate, correlation, estimate, free_energy, metrics, ramachandran, weights
+from boltzflow.analysis import Estimate, correlation, estimate, free_energy, metrics, pooled, ramachandran, transport, trimmed, weights
 
 SHARES = (0.70, 0.37, 0.10, 0.02, 0.005)
 """True effective sample sizes."""
@@ -172,6 +172,84 @@ def chains(rho: float, number: int, draws: int, seed: int, *, sweeps: bool = Fal
     return [(metrics.mean(flat, seed=seed, correlation=correlation.of_series(flat)), math.exp(0.125))]
 
 
+def _autoregressive(rng: np.random.Generator, rho: float, n: int, columns: int) -> np.ndarray:
+    """Normal columns of a chain, (n, columns)."""
+    noise = rng.standard_normal((columns, n)) * math.sqrt(1.0 - rho**2)
+    noise[:, 0] /= math.sqrt(1.0 - rho**2)
+    return np.asarray(lfilter([1.0], [1.0, -rho], noise, axis=1)).T
+
+
+def wasserstein(
+    kind: str, shift: float, n: int, seed: int, *, width: float = 1.0, rho: float = 0.0, own_rho: float = 0.0
+) -> list[tuple[Estimate, float]]:
+    """W2 of normal distributions a shift apart, of samples of another width that are reweighted, or of chains.
+
+    `line_w2` is of numbers, `pooled_w2` of five to a configuration, which have half of their variance in common, `torus_w2` of two narrow
+    angles, `exact_w2` of points in two dimensions.
+    """
+    rng = np.random.default_rng(seed)
+    columns = {"line_w2": 1, "pooled_w2": 6}.get(kind, 2)
+    own, other = (_autoregressive(rng, r, n, columns) for r in (own_rho, rho))
+    log_w = None
+    if width != 1.0:
+        own[:, 0] *= width
+        log_w = stats.norm.logpdf(own[:, 0]) - stats.norm.logpdf(own[:, 0], 0.0, width)
+    options = {"log_w": log_w, "seed": seed}
+    if rho:
+        options["grouping"] = correlation.of_series(*other.T)
+    if own_rho:
+        options["own_grouping"] = correlation.of_series(*own.T)
+    if kind == "line_w2":
+        return [(transport.on_line(own[:, 0] + shift, other[:, 0], replicas=100, **options), shift)]
+    if kind == "pooled_w2":
+        values = [math.sqrt(0.5) * (part[:, :1] + part[:, 1:]) for part in (own, other)]
+        return [(pooled.on_line(values[0] + shift, values[1], replicas=100, **options), shift)]
+    if kind == "torus_w2":
+        angles = [(0.3 * part + np.pi + 0.3 * place) % (2 * np.pi) - np.pi for part, place in ((own, shift), (other, 0.0))]
+        return [(transport.on_torus(*angles, **options), 0.3 * math.sqrt(2.0) * shift)]
+    return [(transport.in_space(own + np.array([shift, 0.0]), other, **options), shift)]
+
+
+def aligned(n: int, seed: int, *, rho: float = 0.0) -> list[tuple[Estimate, float]]:
+    """Aligned W2 of two sets of the same density of five particles in the plane, in one of two shapes; frames may be chains."""
+    # Numba looks for a module named as this file is; hence `python -P`.
+    from boltzflow.geometry import matching
+
+    rng = np.random.default_rng(seed)
+    corners = np.array([[np.cos(turn), np.sin(turn)] for turn in 2.0 * np.pi * np.arange(4) / 4] + [[0.0, 0.0]])
+
+    def draw(shape: np.ndarray) -> np.ndarray:
+        x = corners * np.where(shape, 1.5, 1.0)[:, None, None] + 0.15 * rng.normal(size=(n, 5, 2))
+        x[:, 4, 0] += np.where(shape, 0.6, 0.0)
+        return x - x.mean(axis=1, keepdims=True)
+
+    chain = _autoregressive(rng, rho, n, 1)[:, 0]
+    own, other = draw(rng.normal(size=n) > 0.0), draw(chain > 0.0)
+    least = functools.partial(matching.least_squares, classes=np.zeros(5, np.int64), reflections=True, threads=1)
+    grouping = correlation.of_series((chain > 0.0).astype(float)) if rho else None
+    found = transport.exact(
+        lambda a, b: least(own[a], other[b]), lambda a, b: least(other[a], other[b]), n, n, grouping=grouping, seed=seed, most=100
+    )
+    return [(found, 0.0)]
+
+
+def trimmed_ess(sigma: float, n: int, seed: int) -> list[tuple[Estimate, float]]:
+    """Reverse and forward ESS of log-normal weights without the largest 0.2 %."""
+    rng = np.random.default_rng(seed)
+    cut = stats.norm.ppf(1.0 - trimmed.SHARE)
+
+    def moment(power: float) -> float:
+        """Mean of w^power of the weights exp(sigma g) below the cut."""
+        return math.exp(0.5 * (power * sigma) ** 2) * float(stats.norm.cdf(cut - power * sigma)) / (1.0 - trimmed.SHARE)
+
+    # Frames have the weights of the samples times the weight: g is shifted by sigma, and what is cut with it.
+    log_w, on_frames = sigma * rng.normal(size=n), sigma * rng.normal(size=n) + sigma**2
+    return [
+        (trimmed.reverse_ess(log_w, seed=seed), moment(1.0) ** 2 / moment(2.0)),
+        (trimmed.forward_ess(on_frames, seed=seed), 1.0 / (moment(1.0) * moment(-1.0))),
+    ]
+
+
 def settings() -> dict[str, dict[str, Callable[[int], list[tuple[Estimate, float]]]]]:
     """By interval, what is simulated, by name: a function of the seed."""
     found: dict[str, dict[str, Callable[[int], list[tuple[Estimate, float]]]]] = {}
@@ -196,6 +274,25 @@ def settings() -> dict[str, dict[str, Callable[[int], list[tuple[Estimate, float
         for number, draws in ((1, 2000), (10, 500), (100, 50))
         for sweeps in (False, True)
         if not (sweeps and number == 1)
+    }
+    for kind, n in (("line_w2", 1_000), ("pooled_w2", 1_000), ("torus_w2", 300), ("exact_w2", 300)):
+        found[kind] = (
+            {f"shift {shift:g}, n = {n}": functools.partial(wasserstein, kind, shift, n) for shift in (0.0, 0.1, 1.0)}
+            | {
+                f"reweighted from width {w:g}, shift {shift:g}, n = {n}": functools.partial(wasserstein, kind, shift, n, width=w)
+                for w in (1.3, 2.5)
+                for shift in (0.0, 0.5)
+            }
+            | {
+                f"frames of a chain, rho {rho:g}, shift {shift:g}, n = {n}": functools.partial(wasserstein, kind, shift, n, rho=rho)
+                for rho in (0.5, 0.9)
+                for shift in (0.0, 0.5)
+            }
+            | {f"both of chains, rho 0.9, shift 0, n = {n}": functools.partial(wasserstein, kind, 0.0, n, rho=0.9, own_rho=0.9)}
+        )
+    found["aligned_w2"] = {f"rho {rho:g}, n = 300": functools.partial(aligned, 300, rho=rho) for rho in (0.0, 0.9)}
+    found["trimmed_ess"] = {
+        f"log-normal, sigma {sigma:g}, n = {n}": functools.partial(trimmed_ess, sigma, n) for sigma in (0.5, 1.5) for n in NUMBERS
     }
     return found
 

@@ -17,11 +17,14 @@ LABELS = {
     "nll_minus_entropy": "NLL - entropy (KL divergence)",
     "ess_reverse": "reverse ESS",
     "ess_forward": "forward ESS",
+    "ess_reverse_trimmed": "reverse ESS without the top 0.2 % of weights (as published)",
+    "ess_forward_trimmed": "forward ESS without the top 0.2 % of weights (as published)",
     "nll_one_draw": "NLL, one draw of the copies",
     "ess_reverse_marginal": "reverse ESS, copies averaged out",
     "ess_of_draws": "ESS of the draws of the copies",
     "log_z": "log Z",
     "log_z_bar": "log Z, with frames (Bennett's ratio)",
+    "eubo": "EUBO (above log Z)",
     "path_length": "path length",
     "nfe": "network evaluations",
     "pareto_k": "Pareto k of the weights' tail",
@@ -33,8 +36,21 @@ LABELS = {
 }
 """What the figures of an evaluation are called."""
 
-SHARES = ("ess_reverse", "ess_forward", "ess_reverse_marginal", "ess_of_draws")
+SHARES = ("ess_reverse", "ess_forward", "ess_reverse_trimmed", "ess_forward_trimmed", "ess_reverse_marginal", "ess_of_draws")
 """Those that are shown in per cent."""
+
+SCORES = {
+    "e_w2": "E-W2 / kT",
+    "distance_w2": "pair-distance W2",
+    "t_w2": "T-W2 / rad",
+    "tica_w2": "TICA-W2",
+    "aligned_w2": "aligned W2",
+    "ramachandran_tv": "Ramachandran total variation",
+}
+"""What the figures of a scorecard are called, each of raw and of reweighted samples; lengths are in the target's units."""
+
+COMPARISON = ("ess_reverse_trimmed", "ess_forward_trimmed")
+"""Figures that are only there to be compared with published ones."""
 
 # Inches, and pixels per inch; shown at half size, so that it is sharp on screens of many pixels.
 _WIDTH, _HEIGHT, _DPI = 2.9, 1.75, 200

@@ -1,18 +1,25 @@
 """`boltzflow evaluate`."""
 
 import json as json_format
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from boltzflow.cli import arguments, output
 from boltzflow.errors import RunError
 
+if TYPE_CHECKING:
+    from boltzflow.analysis.tica import Tica
+    from boltzflow.targets.base import Target
+
 
 def run(
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|MODEL")],
     data: Annotated[
         arguments.MaybeText, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: the run's own, else made anew)")
+    ] = None,
+    dynamics: Annotated[
+        arguments.MaybeText, tyro.conf.arg(metavar="FILE", help_behavior_hint="(for TICA-W2; of --method molecular-dynamics)")
     ] = None,
     n: arguments.Count = 10_000,
     seed: int = 0,
@@ -21,7 +28,7 @@ def run(
     precision: Annotated[arguments.MaybePrecision, tyro.conf.arg(help_behavior_hint="(default: that of the run)")] = None,
     plugin: arguments.Plugin = arguments.Words(),  # noqa: B008 (a tuple)
 ) -> None:
-    """Measure a run or a model: NLL, ESS, log Z, path length, times.
+    """Measure a run or a model: NLL, ESS, log Z, the scorecard of distances, path length, times.
 
     Draws samples and takes held-out frames of the target; every figure comes with n and a 95 % interval. For a run the figures are
     kept in its folder as evaluation.json, for the report, unless frames are given.
@@ -29,6 +36,8 @@ def run(
     Args:
         model: Folder of a run, or name of a model (`boltzflow models` lists them).
         data: Held-out frames of the target (.h5, .npz or .npy).
+        dynamics: Frames of molecular dynamics in the order of time, on which TICA is fitted; or the tica.json that an evaluation of a run
+            has kept.
         n: Samples to draw, and the most frames to use.
         seed: Seed of the samples and of the bootstrap.
         json: Print one JSON object instead of a table.
@@ -41,6 +50,8 @@ def run(
     arguments.given(model, "RUN|MODEL")
     if data is not None:
         arguments.given(data, "the name after --data")
+    if dynamics is not None:
+        arguments.given(dynamics, "the name after --dynamics")
     from boltzflow import plugins, progress, runtime
 
     for name in plugin:
@@ -56,6 +67,7 @@ def run(
     loaded = load_model(model)
     arguments.room(n, loaded.target.n_particles * loaded.target.dimension)
     frames = datasets.load(data, loaded.target, allow_virial_mismatch=allow_virial_mismatch) if data is not None else None
+    slow = _slow(dynamics, loaded.target, allow_virial_mismatch)
     kept = loaded.run / "evaluation.json" if loaded.run is not None and data is None else None
     if kept is not None:
         try:
@@ -65,7 +77,7 @@ def run(
             output.say(f"The figures are printed but not kept: {error}")
             kept = None
     with progress.shown() as bar:
-        figures = evaluate(loaded, n, seed=seed, frames=frames, progress=bar)
+        figures = evaluate(loaded, n, seed=seed, frames=frames, dynamics=slow, progress=bar)
     if json:
         print(json_format.dumps(figures, allow_nan=False))
     else:
@@ -73,5 +85,19 @@ def run(
     if kept is not None:
         try:
             files.replace_json(kept, figures)
+            if slow is not None:
+                slow.save(kept.with_name("tica.json"))
         except OSError as error:
             output.say(f"The figures are not kept in {kept.parent} ({error.strerror or error}).")
+
+
+def _slow(name: str | None, target: "Target", allow_virial_mismatch: bool) -> "Tica | None":
+    """The slow coordinates of a file of molecular dynamics, or those that a file holds."""
+    if name is None:
+        return None
+    from boltzflow import datasets
+    from boltzflow.analysis import tica
+    from boltzflow.evaluation.scorecard import slow_model
+
+    stored = name.endswith(".json")
+    return slow_model(tica.load(name) if stored else datasets.load(name, target, allow_virial_mismatch=allow_virial_mismatch), target)

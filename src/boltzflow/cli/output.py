@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from boltzflow.display import LABELS, SHARES
+from boltzflow.display import COMPARISON, LABELS, SCORES, SHARES
 
 
 def say(sentence: str) -> None:
@@ -49,12 +49,26 @@ def evaluation(figures: Mapping[str, Any]) -> None:
     spent = {kind: found for kind, found in (figures.get("energies") or {}).items() if found is not None}
     rows += [(f"evaluations of the energy, {kind}", f"{found['total']:,}", "", "") for kind, found in spent.items()]
     table(f"{figures.get('model')} on {figures.get('target')}", ("", "value", "95 % interval", "n"), rows, right=(1, 2, 3))
+    scorecard(figures)
     remarks(figures)
     error = (figures.get("solver_error") or {}).get("value")
     if error is not None and error > TOLERABLE_ERROR:
         say(
             f"The solver's error of log q, {error:.2g}, makes NLL, ESS and log Z unreliable; raise flow.solver.nodes (or steps, or lower "
             "rtol and atol of the solver), and evaluate again."
+        )
+
+
+def scorecard(figures: Mapping[str, Any]) -> None:
+    """Prints the scorecard of an evaluation, as far as it applies: distances beside their floor."""
+    rows = []
+    for name, label in SCORES.items():
+        for part, value in (figures.get(name) or {}).items():
+            if value.get("value") is not None:
+                rows.append((label, part, *cells(name, value)[:2], number(value.get("floor")), str(value["n"])))
+    if rows:
+        table(
+            "Scorecard: distances from reference frames", ("", "samples", "value", "95 % interval", "floor", "n"), rows, right=(2, 3, 4, 5)
         )
 
 
@@ -80,8 +94,17 @@ def remarks(figures: Mapping[str, Any]) -> None:
     reasons: dict[str, list[str]] = {}
     for name, label in LABELS.items():
         value = figures.get(name)
-        if isinstance(value, Mapping) and value.get("note"):
+        if isinstance(value, Mapping) and value.get("note") and name not in COMPARISON:
             reasons.setdefault(str(value["note"]), []).append(label)
+    for name, label in SCORES.items():
+        # What does not apply is not in the table either.
+        shown = {part: value for part, value in (figures.get(name) or {}).items() if value["value"] is not None}
+        noted = {part: value["note"] for part, value in shown.items() if value.get("note")}
+        for part, note in noted.items():
+            both = len(noted) > 1 and len(set(noted.values())) == 1
+            told = reasons.setdefault(str(note), [])
+            if not both or label not in told:
+                told.append(label if both else f"{label} ({part})")
     for reason, labels in reasons.items():
         say(f"{', '.join(labels)}: {reason}.")
     found = figures.get("verdict")

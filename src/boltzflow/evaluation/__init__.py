@@ -3,3 +3,4 @@
 from boltzflow.evaluation.figures import evaluate as evaluate
 from boltzflow.evaluation.model import Model as Model
 from boltzflow.evaluation.model import load_model as load_model
+from boltzflow.evaluation.scorecard import scorecard as scorecard

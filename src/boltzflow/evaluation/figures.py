@@ -10,10 +10,12 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from boltzflow import reference, seeds
-from boltzflow.analysis import Estimate, bar, correlation, metrics, weights
+from boltzflow.analysis import Estimate, bar, correlation, metrics, trimmed, weights
+from boltzflow.analysis.tica import Tica
 from boltzflow.counting import Evaluations
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError
+from boltzflow.evaluation.scorecard import scorecard, slow_model
 from boltzflow.flows.base import AbstractFlow
 from boltzflow.flows.identity import identity
 from boltzflow.flows.images import log_images
@@ -42,6 +44,7 @@ def evaluate(
     seed: int,
     frames: Dataset | None = None,
     samples: Samples | None = None,
+    dynamics: Dataset | Tica | None = None,
     progress: Wanted = None,
 ) -> dict[str, Any]:
     """Measures a model.
@@ -52,24 +55,32 @@ def evaluate(
         seed: seed of samples and bootstrap.
         frames: held-out frames of the target; None takes the validation frames of the model's run, or makes reference frames anew.
         samples: samples of this model, if they have been drawn already; else they are drawn here.
+        dynamics: frames of molecular dynamics of the target, or the `Tica` that was fitted on them, for `tica_w2` of the scorecard.
         progress: told what is being done; None: a bar where somebody looks on (`progress.chosen`).
 
     Returns:
         The keys of `boltzflow evaluate --json`: estimates as `Estimate.as_dict` makes them, with 95 % intervals; path lengths in the
         target's units; None where a thing does not apply. "solver_error" is the root mean square error of log q by the solver, in nats.
-        "weights", "identity" and the settings tell of which flow they are (`flows.identity`).
+        "weights", "identity" and the settings tell of which flow they are (`flows.identity`). The
+        figures of `scorecard` are {"raw": ..., "reweighted": ...}; "eubo" is the mean of -u - log q over the frames, which is above log Z
+        by the divergence of the flow from the target.
 
     Raises:
-        DataError: if n is not positive, or the frames or the samples belong to another target, or the samples to another flow.
+        DataError: if n is not positive, or the frames, the samples or the dynamics belong to another target, or the samples to
+            another flow, or the dynamics is not in the order of time.
     """
     if n < 1:
         raise DataError(f"the number of samples must be positive, got {n}.")
     seed = seeds.checked(seed)
+    # Before the work: dynamics that cannot be used is refused at once.
+    slow = slow_model(dynamics, model.target)
     with told(progress) as bar:
-        return _figures(model, n, seed=seed, frames=frames, samples=samples, progress=bar)
+        return _figures(model, n, seed=seed, frames=frames, samples=samples, slow=slow, progress=bar)
 
 
-def _figures(model: Model, n: int, *, seed: int, frames: Dataset | None, samples: Samples | None, progress: Progress) -> dict[str, Any]:
+def _figures(
+    model: Model, n: int, *, seed: int, frames: Dataset | None, samples: Samples | None, slow: Tica | None, progress: Progress
+) -> dict[str, Any]:
     """As `evaluate`."""
     flow, target = model.flow, model.target
     chunk = min(flow.chunk_size, n)
@@ -102,21 +113,26 @@ def _figures(model: Model, n: int, *, seed: int, frames: Dataset | None, samples
     # The target has no other stereoisomers; frames of them are none of its.
     solved = np.isfinite(log_q) & np.isfinite(draws[:, 0]) & ~other
     log_q, single = log_q[solved], draws[solved, 0]
-    u = _energies_of_frames(frames, positions, solved, mirrored, target)[solved]
+    u_of_frames = _energies_of_frames(frames, positions, ~other, mirrored, target)
+    u = u_of_frames[solved]
     nll = _mean_over_frames(-log_q, worth, seed=seed) if solved.any() else None
     # A frame whose energy is not finite costs itself.
     weighed = np.isfinite(u)
-    forward = bennett = None
+    forward = forward_trimmed = bennett = None
     if target.has_energy and weighed.any():
         log_w = -(u + single)[weighed]
         grouping = _correlation(log_w, worth)
         forward = weights.forward_ess(log_w, seed=seed, correlation=grouping)
+        forward_trimmed = trimmed.forward_ess(log_w, seed=seed, correlation=grouping)
         # Weights that are more than those of draws of the flow do not belong to it.
         if samples.weights_follow and log_w.size > 1 and np.isfinite(samples.log_weight).sum() > 1:
             bennett = bar.between(samples.log_weight, log_w, grouping=grouping, seed=seed).log_z
     ok = samples.status == Status.SOLVED
     known = target.has_energy
     verdict = weights.verdict(samples.log_weight) if known else None
+    compared = dataclasses.replace(
+        frames, positions=np.asarray(positions)[~other], energies=u_of_frames[~other] if target.has_energy else None
+    )
     return {
         "target": model.config.target,
         "model": model.name,
@@ -125,6 +141,9 @@ def _figures(model: Model, n: int, *, seed: int, frames: Dataset | None, samples
         "nll_minus_entropy": _plain(_divergence_from_target(log_q[weighed], u[weighed], target, worth, seed=seed)),
         "ess_reverse": weights.reverse_ess(samples.log_weight, seed=seed).as_dict() if known else None,
         "ess_forward": _plain(forward),
+        "ess_reverse_trimmed": trimmed.reverse_ess(samples.log_weight, seed=seed).as_dict() if known else None,
+        "ess_forward_trimmed": _plain(forward_trimmed),
+        "eubo": _plain(_mean_over_frames((-log_q - u)[weighed], worth, seed=seed) if weighed.any() else None),
         "log_z": weights.log_z(samples.log_weight, seed=seed).as_dict() if known else None,
         "log_z_bar": _plain(bennett),
         "path_length": _plain(metrics.mean(samples.path_length[ok], seed=seed) if np.isfinite(samples.path_length[ok]).any() else None),
@@ -141,6 +160,7 @@ def _figures(model: Model, n: int, *, seed: int, frames: Dataset | None, samples
         "seconds_compile": seconds_compile,
         **augmented,
         "energies": _spent(model, samples),
+        **scorecard(samples, compared, target, seed=seed, dynamics=slow, progress=progress),
         **identity(flow),
         "versions": versions(),
     }

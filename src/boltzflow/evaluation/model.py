@@ -6,6 +6,7 @@ from typing import Any
 
 from boltzflow import datasets, models, runtime
 from boltzflow.analysis.bar import Bar
+from boltzflow.analysis.tica import Tica
 from boltzflow.datasets import Dataset
 from boltzflow.evaluation.figures import evaluate
 from boltzflow.models.model import precision_of
@@ -18,22 +19,34 @@ from boltzflow.targets import Target
 class Model(models.Model):
     """A trained flow with its target and card: draws samples, gives densities, and measures itself. Attributes as `models.Model`."""
 
-    def evaluate(self, n: int = 10_000, *, seed: int = 0, frames: Dataset | Any = None, progress: Wanted = None) -> dict[str, Any]:
-        """The figures of `boltzflow evaluate --json`: NLL, ESS both ways, log Z, path length, times, each with n and an interval.
+    def evaluate(
+        self,
+        n: int = 10_000,
+        *,
+        seed: int = 0,
+        frames: Dataset | Any = None,
+        dynamics: Dataset | Tica | None = None,
+        progress: Wanted = None,
+    ) -> dict[str, Any]:
+        """The figures of `boltzflow evaluate --json`: NLL, ESS both ways, log Z, the scorecard, path length, times.
+
+        Each comes with n and an interval.
 
         Args:
             n: samples to draw, and the most frames to use.
             seed: seed of samples and bootstrap.
             frames: held-out frames, as `datasets.of` takes them; None: the validation frames of the model's run, or reference frames made
                 anew.
+            dynamics: frames of `reference.molecular_dynamics`, or what `evaluation.slow_modes.fit` made of them, for `tica_w2`.
             progress: told what is being done; None: a bar where somebody looks on (`progress.chosen`).
 
         Raises:
-            DataError: if n is not positive, or the frames belong to another target.
+            DataError: if n is not positive, the frames or the dynamics belong to another target, or the dynamics is not in the order of
+                time.
         """
         with runtime.precision(self.precision):
             dataset = None if frames is None else datasets.of(frames, self.target)
-            return evaluate(self, n, seed=seed, frames=dataset, progress=progress)
+            return evaluate(self, n, seed=seed, frames=dataset, dynamics=dynamics, progress=progress)
 
     def bar(self, samples: Samples, frames: Dataset | Any, *, seed: int = 0, progress: Wanted = None) -> Bar:
         """Samples of this model joined with frames of its target, by Bennett's acceptance ratio: log Z, averages, free energies, profiles.

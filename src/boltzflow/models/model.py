@@ -198,7 +198,8 @@ _SHOWN = ("nll", "nll_minus_entropy", "ess_reverse", "ess_forward", "log_z", "pa
 
 def figure_shares(figures: Mapping[str, Any]) -> list[tuple[str, Estimate]]:
     """Label and estimate, in per cent, of the effective sample sizes among figures."""
-    found = [(name, Estimate.from_dict(figures[name]).scaled(100.0)) for name in display.SHARES if isinstance(figures.get(name), Mapping)]
+    shown = [name for name in display.SHARES if name not in display.COMPARISON]
+    found = [(name, Estimate.from_dict(figures[name]).scaled(100.0)) for name in shown if isinstance(figures.get(name), Mapping)]
     return [(display.LABELS[name].replace(", ", ",\n"), estimate) for name, estimate in found if math.isfinite(estimate.value)]
 
 

@@ -4,9 +4,7 @@ Host code (NumPy and Numba), meant to run in a prefetch thread: the kernels hold
 Source: Klein, Krämer and Noé, NeurIPS 2023, arXiv:2306.15030, section 4.
 """
 
-import concurrent.futures
 import time
-from collections.abc import Callable
 from typing import NamedTuple, get_args
 
 import numpy as np
@@ -14,15 +12,12 @@ from jaxtyping import Float, Int
 
 from boltzflow.config import PairingName
 from boltzflow.errors import ConfigError, DataError, nearest
-from boltzflow.geometry import alignment, assignment
+from boltzflow.geometry import alignment, assignment, matching
 from boltzflow.geometry._numba import kernel
 from boltzflow.runtime import available_cores
 
-# Cheap form: the half turns and mirror images of the principal axes from which the alignment starts, and the rounds of assignment and
-# rotation that the best start gets, each of which can only lower the cost. Mirrored starts gain nothing over half turns in 3-D
-# (the rotation step may still mirror), but in 2-D there is only one half turn.
-_HALF_TURNS = {2: [[1, 1], [-1, -1]], 3: [[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]}
-_MIRRORS = {2: [[1, -1], [-1, 1]], 3: []}
+# Cheap form: rounds of assignment and rotation that the best start gets, each of which can only lower the cost. Mirrored starts gain
+# nothing over half turns in 3-D (the rotation step may still mirror), but in 2-D there is only one half turn.
 _ROUNDS = 2
 
 
@@ -41,51 +36,6 @@ class PairingInfo(NamedTuple):
 
 
 @kernel
-def _match(fixed, moving, turn, bounds, scale, bits, cost, column, work):
-    """Assigns particles of `moving`, turned by `turn`, to those of `fixed` within each class; leaves the permutation in `column`."""
-    dimension = fixed.shape[1]
-    for c in range(bounds.shape[0] - 1):
-        low = bounds[c]
-        n = bounds[c + 1] - low
-        if n == 1:
-            column[low] = low
-            continue
-        for j in range(n):
-            if dimension == 3:
-                m0 = moving[low + j, 0]
-                m1 = moving[low + j, 1]
-                m2 = moving[low + j, 2]
-                x = turn[0, 0] * m0 + turn[0, 1] * m1 + turn[0, 2] * m2
-                y = turn[1, 0] * m0 + turn[1, 1] * m1 + turn[1, 2] * m2
-                z = turn[2, 0] * m0 + turn[2, 1] * m1 + turn[2, 2] * m2
-                for i in range(n):
-                    overlap = fixed[low + i, 0] * x + fixed[low + i, 1] * y + fixed[low + i, 2] * z
-                    cost[i, j] = np.int64(-scale * overlap) << bits
-            else:
-                m0 = moving[low + j, 0]
-                m1 = moving[low + j, 1]
-                x = turn[0, 0] * m0 + turn[0, 1] * m1
-                y = turn[1, 0] * m0 + turn[1, 1] * m1
-                for i in range(n):
-                    cost[i, j] = np.int64(-scale * (fixed[low + i, 0] * x + fixed[low + i, 1] * y)) << bits
-        assignment.solve(cost, n, bits, work)
-        for i in range(n):
-            column[low + i] = low + work[0, i]
-
-
-@kernel
-def _cross(fixed, moving, column, s):
-    """Writes s = sum_i b_i a_i^T over the assigned particles a_i of `fixed` and b_i of `moving`."""
-    n, dimension = fixed.shape
-    for k in range(dimension):
-        for m in range(dimension):
-            total = 0.0
-            for i in range(n):
-                total += moving[column[i], k] * fixed[i, m]
-            s[k, m] = total
-
-
-@kernel
 def _cost_rows(prior, data, bounds, scale, bits, reflections, begin, end, out):
     """Published cost of rows begin..end of all B² pairs, without the |x0|² + |x1|²: one assignment, then one rotation."""
     n_batch, n, dimension = prior.shape
@@ -96,8 +46,8 @@ def _cost_rows(prior, data, bounds, scale, bits, reflections, begin, end, out):
     identity = np.eye(dimension)
     for a in range(begin, end):
         for b in range(n_batch):
-            _match(prior[a], data[b], identity, bounds, scale, bits, cost, column, work)
-            _cross(prior[a], data[b], column, s)
+            matching.match(prior[a], data[b], identity, bounds, scale, bits, cost, column, work)
+            matching.cross(prior[a], data[b], column, s)
             out[a, b] = -2.0 * alignment.overlap(s, dimension, reflections)
 
 
@@ -132,18 +82,18 @@ def _align_rows(prior, data, bounds, scale, bits, reflections, signs, rounds, be
                         turn[i, j] = 0.0
                         for k in range(dimension):
                             turn[i, j] += to_axes[i, k] * signs[start, k] * from_axes[j, k]
-            _match(prior[a], data[a], turn, bounds, scale, bits, cost, column, work)
-            _cross(prior[a], data[a], column, s)
+            matching.match(prior[a], data[a], turn, bounds, scale, bits, cost, column, work)
+            matching.cross(prior[a], data[a], column, s)
             value = alignment.overlap(s, dimension, reflections)
             if value > best:
                 best = value
                 best_column[:] = column
         for r in range(rounds):
-            _cross(prior[a], data[a], best_column, s)
+            matching.cross(prior[a], data[a], best_column, s)
             alignment.rotation(s, dimension, reflections, turn, jacobi)
             if r + 1 == rounds:
                 break
-            _match(prior[a], data[a], turn, bounds, scale, bits, cost, column, work)
+            matching.match(prior[a], data[a], turn, bounds, scale, bits, cost, column, work)
             settled = True
             for i in range(n):
                 settled = settled and column[i] == best_column[i]
@@ -157,19 +107,6 @@ def _align_rows(prior, data, bounds, scale, bits, reflections, signs, rounds, be
                     total += turn[k, m] * data[a, best_column[i], m]
                 moved[i, k] = total
         data[a] = moved
-
-
-def _in_chunks(rows: Callable[[int, int], None], n: int, threads: int) -> None:
-    """Calls `rows(begin, end)` over 0..n, in this thread or in several; the kernels hold no GIL."""
-    threads = min(threads, n)
-    if threads <= 1:
-        rows(0, n)
-        return
-    # More chunks than threads, so that a thread that loses its core to another process does not hold up the rest.
-    edges = np.linspace(0, n, 4 * threads + 1).astype(int)
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        for future in [pool.submit(rows, int(low), int(high)) for low, high in zip(edges[:-1], edges[1:], strict=True) if high > low]:
-            future.result()
 
 
 def _mean_cost(prior: Float[np.ndarray, "B N D"], data: Float[np.ndarray, "B N D"]) -> float:
@@ -256,16 +193,13 @@ def pair(
         data = data[assignment.assign(_plain_cost(prior, data))]
         return prior, data, PairingInfo(before, _mean_cost(prior, data), time.perf_counter() - started)
     threads = threads if threads > 0 else available_cores()
-    # The kernels want each class in one run of particles.
-    order = np.argsort(classes, kind="stable")
-    bounds = np.concatenate([[0], np.flatnonzero(np.diff(classes[order])) + 1, [len(classes)]]).astype(np.int64)
+    order, bounds = matching.runs_of_classes(classes)
     sorted_prior = np.ascontiguousarray(prior[:, order], np.float64)
     moving = np.ascontiguousarray(data[:, order], np.float64)
-    farthest = [float(np.sqrt(np.square(x).sum(axis=2).max())) for x in (sorted_prior, moving)]
-    scale, bits = assignment.fixed_point(farthest[0] * farthest[1], len(classes))
+    scale, bits = matching.fixed_point(sorted_prior, moving)
     if full_cost:
         cost = np.empty((len(prior), len(prior)))
-        _in_chunks(
+        matching.in_chunks(
             lambda low, high: _cost_rows(sorted_prior, moving, bounds, scale, bits, reflections, low, high, cost), len(prior), threads
         )
         cost += np.square(moving).sum(axis=(1, 2))  # the other term, |x0|², is the same along a row
@@ -276,10 +210,9 @@ def pair(
         partner = np.empty(len(prior), np.int64)
         partner[_by_size(sorted_prior)] = _by_size(moving)
         moving = moving[partner]
-        mirrors = _MIRRORS[prior.shape[2]] if reflections else []
-        signs = np.array(_HALF_TURNS[prior.shape[2]] + mirrors, np.float64)
+        signs = matching.starts(prior.shape[2], mirrored=reflections and prior.shape[2] == 2)
         rounds = _ROUNDS
-    _in_chunks(
+    matching.in_chunks(
         lambda low, high: _align_rows(sorted_prior, moving, bounds, scale, bits, reflections, signs, rounds, low, high), len(prior), threads
     )
     matched = np.empty_like(data)

@@ -31,6 +31,9 @@ from boltzflow.seeds import checked
 from boltzflow.targets import molecule_folder
 from boltzflow.targets.base import BOLTZMANN, Target
 
+SAMPLER = "Langevin dynamics (openmm)"
+"""What the provenance of its frames says, which are chain by chain in the order of time."""
+
 _CHAINS = 4
 # With fewer draws of each chain R-hat could not tell anything.
 _LEAST_DRAWS = 16
@@ -136,8 +139,7 @@ def molecular_dynamics(
         "seconds": time.perf_counter() - began,
         **evaluations.as_meta(),
     }
-    sampler = "Langevin dynamics (openmm)"
-    origin = provenance(sampler, ("boltzflow", "openmm", "numpy"), f"{platform} platform", diagnostics, seed=seed, n=n)
+    origin = provenance(SAMPLER, ("boltzflow", "openmm", "numpy"), f"{platform} platform", diagnostics, seed=seed, n=n)
     texts = molecule_folder.texts(target)
     return ReferenceResult(Dataset(ordered, target.fingerprint, target.units, origin, **texts, energies=frame_energies), diagnostics)
 

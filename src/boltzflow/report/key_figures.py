@@ -93,6 +93,8 @@ def figures_table(run: Contents) -> Markup:
     for key, label, remark in (
         ("ess_reverse", "Reverse ESS", "effective sample size after reweighting, as a share of n"),
         ("ess_forward", "Forward ESS", "the same seen from reference data; drops where the flow misses modes"),
+        ("ess_reverse_trimmed", "Reverse ESS, trimmed", ""),
+        ("ess_forward_trimmed", "Forward ESS, trimmed", ""),
         ("nll", "NLL / nats", f"no flow can be below the entropy, {entropy}" if entropy else ""),
         ("nll_minus_entropy", "NLL − entropy / nats", "Kullback-Leibler divergence of the flow from the target"),
         ("ess_reverse_marginal", "Reverse ESS, marginal", "copies averaged out; the joint one above counts their noise, too"),
@@ -100,6 +102,7 @@ def figures_table(run: Contents) -> Markup:
         ("ess_of_draws", "ESS of the draws", "of the copies, as a share of their number"),
         ("log_z", "log Z", f"known: {log_z}" if log_z else ""),
         ("log_z_bar", "log Z, with frames", "by Bennett's acceptance ratio, from samples and reference frames together"),
+        ("eubo", "EUBO", "mean of −u − log q over the frames: above log Z by the divergence of the flow from the target"),
         ("path_length", "Path length", "of a sample from prior to data; shorter is easier to integrate"),
         (
             "solver_error",

@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from boltzflow import datasets, display, files, runtime, seeds
 from boltzflow.analysis.estimate import figure_rows, significant
+from boltzflow.analysis.tica import Tica
 from boltzflow.config import DataConfig, Flow, Objective, Precision, RunConfig, RunOptions, Stage
 from boltzflow.config import io as config_io
 from boltzflow.datasets import Dataset
@@ -112,9 +113,17 @@ class Run:
         """Draws n samples of the model; see `Model.sample`."""
         return self.model.sample(n, seed=seed, out=out, resume=resume, progress=progress)
 
-    def evaluate(self, n: int = 10_000, *, seed: int = 0, frames: Dataset | Any = None, progress: Wanted = None) -> dict[str, Any]:
+    def evaluate(
+        self,
+        n: int = 10_000,
+        *,
+        seed: int = 0,
+        frames: Dataset | Any = None,
+        dynamics: Dataset | Tica | None = None,
+        progress: Wanted = None,
+    ) -> dict[str, Any]:
         """The figures of the model; see `Model.evaluate`. As on the command line they are kept for the report, unless frames are given."""
-        figures = self.model.evaluate(n, seed=seed, frames=frames, progress=progress)
+        figures = self.model.evaluate(n, seed=seed, frames=frames, dynamics=dynamics, progress=progress)
         if frames is None:
             try:
                 files.replace_json(self.folder / "evaluation.json", figures)
