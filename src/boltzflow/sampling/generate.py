@@ -127,16 +127,7 @@ def generate(
         raise DataError(f"samples are numbered by 32-bit integers, so that there can be {MOST} of one seed, but {n} were asked for.")
     bar = chosen(progress)
     chunk = min(chunk, n)
-    meta: dict[str, Any] = {
-        "target": target.name,
-        "fingerprint": target.fingerprint,
-        "units": target.units,
-        "model": model,
-        "seed": seed,
-        **({} if target.has_energy else {"energy": False}),
-        **{name: text for name, text in molecule_folder.texts(target).items() if text},
-        **identity(flow),
-    }
+    meta = origin(flow, target, model, seed=seed)
     began = time.perf_counter()
 
     def work(begin: int, count: int) -> Samples:
@@ -153,14 +144,28 @@ def generate(
                 bar.update(done)
             samples = Samples.concatenate(parts)
         else:
-            samples = _stream(work, n, chunk, Path(out), meta, resume, bar, target)
+            samples = streamed(work, n, chunk, Path(out), meta, resume, bar, target)
     finally:
         bar.stop()
     seconds = time.perf_counter() - began
     return dataclasses.replace(samples, meta={**samples.meta, "seconds": samples.meta.get("seconds", seconds)})
 
 
-def _stream(
+def origin(flow: AbstractFlow, target: Target, model: str, *, seed: int) -> dict[str, Any]:
+    """The meta of samples: where they come from."""
+    return {
+        "target": target.name,
+        "fingerprint": target.fingerprint,
+        "units": target.units,
+        "model": model,
+        "seed": seed,
+        **({} if target.has_energy else {"energy": False}),
+        **{name: text for name, text in molecule_folder.texts(target).items() if text},
+        **identity(flow),
+    }
+
+
+def streamed(
     work: Callable[[int, int], Samples],
     n: int,
     chunk: int,
