@@ -183,13 +183,13 @@ def streamed(
             now = time.perf_counter()
             # Every append is a file of its own, so that appends come by time rather than by chunk.
             if now - mark > 10.0 or done >= n:
-                _append(writer, waiting, now - mark)
+                append(writer, waiting, now - mark)
                 waiting, mark = [], now
             progress.update(done)
     return Samples.load(out, target).take(slice(0, n))
 
 
-def _append(writer: SamplesWriter, waiting: list[Samples], seconds: float) -> None:
+def append(writer: SamplesWriter, waiting: list[Samples], seconds: float) -> None:
     """Appends parts at once, which have taken some seconds together; where the disk lacks room for all of them, those that fit.
 
     Raises:
@@ -206,8 +206,8 @@ def _append(writer: SamplesWriter, waiting: list[Samples], seconds: float) -> No
         half = len(waiting) // 2
         if not half:
             raise
-        _append(writer, waiting[:half], seconds * half / len(waiting))
-        _append(writer, waiting[half:], seconds * (len(waiting) - half) / len(waiting))
+        append(writer, waiting[:half], seconds * half / len(waiting))
+        append(writer, waiting[half:], seconds * (len(waiting) - half) / len(waiting))
 
 
 def to_samples(solution: FlowSolution, scale: float, meta: dict[str, Any]) -> Samples:

@@ -20,8 +20,8 @@ from boltzflow.sampling.correct.spaces import Space, alive
 UNEVEN = 0.5
 """Effective sample size, as a share of the population, below which it is resampled."""
 
-ACCEPTANCE = 0.75
-"""What the pilot fits the step size to."""
+# What the pilot fits the step size to, and how fast.
+_ACCEPTANCE, _GAIN = 0.75, 2.0
 
 # Halvings of the interval in which the next b lies.
 _BISECTIONS = 30
@@ -204,7 +204,7 @@ def stage(
     inverse_mass = spread_masses(space, masses)
     options = {"moves": moves, "leapfrog": leapfrog, "chunk": chunk, "key": key_move}
     walkers, rate = walk(space.parts, cloud.walkers, following, choice.step, inverse_mass, **options)
-    return Cloud(walkers, cloud.log_weight), Told(Choice(following, choice.step * jnp.exp(rate - ACCEPTANCE), masses), rate, again, living)
+    return Cloud(walkers, cloud.log_weight), Told(Choice(following, choice.step * jnp.exp(_GAIN * (rate - _ACCEPTANCE)), masses), rate, again, living)
 
 
 @eqx.filter_jit
