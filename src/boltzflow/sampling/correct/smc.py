@@ -18,7 +18,7 @@ from boltzflow.flows.augmented import AugmentedCouplingFlow
 from boltzflow.flows.base import AbstractFlow
 from boltzflow.flows.status import Status
 from boltzflow.progress import Progress, Wanted, told
-from boltzflow.sampling import sample_file
+from boltzflow.sampling import sample_file, writer
 from boltzflow.sampling.correct import annealing, common
 from boltzflow.sampling.correct.annealing import Choice
 from boltzflow.sampling.correct.spaces import Space
@@ -135,7 +135,7 @@ def smc(
     common.affordable(n, energies, population, least, settings.cost(1), f"a population of {population}")
     file = None if out is None else FilePath(out)
     with told(progress) as bar:
-        schedule = None if file is None or not resume else _kept(file, str(settings), seed)
+        schedule = None if file is None or not resume else _kept(file, meta)
         schedule = schedule or _pilot(space, settings, bar, seed=seed)
         meta["schedule"] = schedule
         before, each = schedule["energies"], settings.cost(len(schedule["b"]))
@@ -171,13 +171,18 @@ def _settings(
     return Settings(chosen, population, moves, leapfrog, share, averaged)
 
 
-def _kept(file: FilePath, correction: str, seed: int) -> dict[str, Any] | None:
-    """The schedule in a file that is to be continued, as it was made for the first of its samples; None if it holds none of these."""
+def _kept(file: FilePath, meta: dict[str, Any]) -> dict[str, Any] | None:
+    """The schedule in a file that is to be continued, as it was made for the first of its samples; None if there is none yet.
+
+    Raises:
+        RunError: if the file holds other samples; told before the pilot and not after it.
+    """
     chain = sample_file.part_chain(file)
     if not file.is_file() and not chain:
         return None
-    meta = sample_file.inspect(file if file.is_file() else chain[0][1])[2]
-    return meta.get("schedule") if meta.get("correction") == correction and meta.get("seed") == seed else None
+    stored = sample_file.inspect(file if file.is_file() else chain[0][1])[2]
+    writer.check_identity(file, stored, meta)
+    return stored.get("schedule")
 
 
 def _keys(seed: int, number: int) -> PRNGKeyArray:
