@@ -107,7 +107,9 @@ class Model:
                 return METHODS[correct](self.flow, self.target, n, energies=energies, **options, **settings)
         if energies is not None or settings or n is None:
             what = ", ".join([*(["energies"] if energies is not None else []), *settings])
-            raise ConfigError(f"{what} bounds or shapes a correction; name one, or leave it out." if what else "give the number of samples n.")
+            raise ConfigError(
+                f"{what} bounds or shapes a correction; name one, or leave it out." if what else "give the number of samples n."
+            )
         with runtime.precision(self.precision):
             return generate(self.flow, self.target, n, chunk=chunk, **options)
 

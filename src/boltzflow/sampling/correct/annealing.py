@@ -204,7 +204,9 @@ def stage(
     inverse_mass = spread_masses(space, masses)
     options = {"moves": moves, "leapfrog": leapfrog, "chunk": chunk, "key": key_move}
     walkers, rate = walk(space.parts, cloud.walkers, following, choice.step, inverse_mass, **options)
-    return Cloud(walkers, cloud.log_weight), Told(Choice(following, choice.step * jnp.exp(_GAIN * (rate - _ACCEPTANCE)), masses), rate, again, living)
+    return Cloud(walkers, cloud.log_weight), Told(
+        Choice(following, choice.step * jnp.exp(_GAIN * (rate - _ACCEPTANCE)), masses), rate, again, living
+    )
 
 
 @eqx.filter_jit

@@ -1,7 +1,6 @@
 """Samples by chains over proposals of a flow, with local moves in between: streamed to disk block by block, and continued from there."""
 
 import concurrent.futures
-import contextlib
 import dataclasses
 import math
 import os
@@ -13,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from boltzflow import seeds
 from boltzflow.analysis import weights
@@ -265,7 +263,9 @@ class _Chains:
 
         # The first alone: threads would each compile the same.
         found = [one(0), *self._threads.map(one, range(1, len(self._groups)))]
-        *columns, _ = (np.concatenate([np.atleast_1d(leaf) for leaf in leaves], axis=min(1, np.ndim(leaves[0]))) for leaves in zip(*found, strict=True))
+        *columns, _ = (
+            np.concatenate([np.atleast_1d(leaf) for leaf in leaves], axis=min(1, np.ndim(leaves[0]))) for leaves in zip(*found, strict=True)
+        )
         block = chains.Block(*columns, np.mean([part.acceptance for part in found]))
         return block, chains.State(*(jnp.asarray(leaf[-1]) for leaf in (block.positions, block.log_q, block.stay)))
 
@@ -307,6 +307,8 @@ def _streamed(runner: _Chains, blocks: int, out: FilePath, resume: bool, n: int)
         first = writer.n_written // size
         if first < blocks:
             for done, part in runner.blocks(first, blocks, state, n):
+                # Known since the warm-up.
+                writer.meta["schedule"] = runner.meta["schedule"]
                 waiting.append(part)
                 now = time.perf_counter()
                 if now - mark > 10.0 or done >= n:

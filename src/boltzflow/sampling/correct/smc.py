@@ -240,7 +240,7 @@ def _require_living(living: int, size: int, where: str) -> None:
 def _drawn(
     space: Space, settings: Settings, meta: dict[str, Any], n: int, file: FilePath | None, resume: bool, bar: Progress, *, seed: int
 ) -> Samples:
-    """n samples, from memory or by way of the file."""
+    """N samples, from memory or by way of the file."""
     made = [np.asarray(meta["schedule"][name]) for name in Choice._fields]
     stages = [Choice(*(jnp.asarray(part, jnp.zeros(()).dtype) for part in parts)) for parts in zip(*made, strict=True)]
     size = settings.population
