@@ -45,16 +45,22 @@ def whole(flow, target):
 
 def test_means_are_exact_and_intervals_say_so(whole):
     energy = whole.expectation(whole.u)
-    assert energy.low < FREEDOM / 2 < energy.high and energy.high - energy.low < 0.2
+    assert energy.low < FREEDOM / 2 < energy.high
+    assert energy.high - energy.low < 0.2
     square = whole.expectation(whole.u**2)
     assert square.low < FREEDOM / 2 * (FREEDOM / 2 + 1) < square.high
     # Correlated samples are worth fewer than their number.
-    assert energy.n == whole.n and energy.n_effective < whole.n
+    assert energy.n == whole.n
+    assert energy.n_effective < whole.n
     assert 0.05 < whole.ess().value <= 1.0
     found = whole.meta["diagnostics"]
-    assert 0.2 < found["acceptance"] < 0.9 and found["local_acceptance"] > 0.6 and found["r_hat"] < 1.05
-    assert found["longest_stay"] >= 2 and found["autocorrelation_time"] >= 1.0
-    assert math.isnan(whole.log_z().value) and "chains know no log Z" in whole.log_z().note
+    assert 0.2 < found["acceptance"] < 0.9
+    assert found["local_acceptance"] > 0.6
+    assert found["r_hat"] < 1.05
+    assert found["longest_stay"] >= 2
+    assert found["autocorrelation_time"] >= 1.0
+    assert math.isnan(whole.log_z().value)
+    assert "chains know no log Z" in whole.log_z().note
     assert whole.summary()["log_z"]["value"] is None
 
 
@@ -72,7 +78,8 @@ def test_one_step_leaves_the_target_as_it_is(flow, target):
     from scipy.stats import gamma, kstest
 
     moved = np.abs(np.asarray(block.positions[0]) - x).max(axis=(1, 2)) > 1e-6
-    assert moved.mean() > 0.5 and float(block.acceptance) < 0.99
+    assert moved.mean() > 0.5
+    assert float(block.acceptance) < 0.99
     assert kstest(u, gamma(FREEDOM / 2).cdf).pvalue > 1e-3
     # Detailed balance of the jumps: as many pairs go from below a level to above it as back.
     before = np.asarray(jax.vmap(gaussian)(jnp.asarray(x)))
@@ -83,9 +90,11 @@ def test_one_step_leaves_the_target_as_it_is(flow, target):
 def test_energies_are_counted_and_kept_to(whole, flow, target):
     each = 16 * (1 + 16 * (1 + 2))
     before = 16 * 4 + 4 * each
-    assert whole.meta["gradient_evaluations"] == before + 40 * each and whole.meta["energy_evaluations"] == 0
+    assert whole.meta["gradient_evaluations"] == before + 40 * each
+    assert whole.meta["energy_evaluations"] == 0
     few = correct.metropolis(flow, target, energies=before + 3 * each + 7, **ASKED)
-    assert few.n == 3 * 256 and few.meta["gradient_evaluations"] == before + 3 * each
+    assert few.n == 3 * 256
+    assert few.meta["gradient_evaluations"] == before + 3 * each
     np.testing.assert_array_equal(few.positions, whole.positions[: few.n])
     with pytest.raises(ConfigError, match=f"allow {before + each} or more"):
         correct.metropolis(flow, target, energies=before + each - 1, **ASKED)
@@ -133,11 +142,13 @@ def test_energies_without_gradient(target):
     with pytest.raises(TargetError, match="has no gradient"):
         correct.smc(flow, bare, 100, seed=0, moves=1)
     found = correct.metropolis(flow, bare, 16 * 16 * 20, seed=0, chains=16)
-    assert found.meta["gradient_evaluations"] == 0 and found.meta["energy_evaluations"] > 0
+    assert found.meta["gradient_evaluations"] == 0
+    assert found.meta["energy_evaluations"] > 0
     energy = found.expectation(found.u)
     assert energy.low < FREEDOM / 2 < energy.high
     resampled = correct.smc(flow, bare, 20 * 64, seed=0, population=64)
-    assert "direct" in resampled.meta["correction"] and resampled.meta["energy_evaluations"] == 20 * 64
+    assert "direct" in resampled.meta["correction"]
+    assert resampled.meta["energy_evaluations"] == 20 * 64
     log_z = resampled.log_z()
     assert log_z.low < 2.0 * math.log(2.0 * math.pi * WIDTH**2) < log_z.high
 
@@ -149,7 +160,8 @@ def test_proposals_that_fail_cost_themselves(target):
 
     broken = targets.base.Target("cracked", 3, 2, cracked, (0, 0, 0))
     found = correct.metropolis(normal(broken, 0.55, broken=0.2), broken, 16 * 16 * 10, **ASKED)
-    assert np.isfinite(found.u).all() and (np.abs(found.positions[:, 0, 0]) >= 0.05).all()
+    assert np.isfinite(found.u).all()
+    assert (np.abs(found.positions[:, 0, 0]) >= 0.05).all()
 
     def nowhere(x):
         return gaussian(x) + jnp.nan

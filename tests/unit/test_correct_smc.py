@@ -77,8 +77,10 @@ def test_log_z_of_a_normal_has_no_bias(path, flow, target):
     # A flow that is off: the weights matter, and a mistake in them would be seen.
     assert 0.02 < ratio.std() < 0.5
     found, energy = samples.log_z(), samples.expectation(samples.u)
-    assert found.high - found.low < 0.05 and abs(found.value - TRUTH) < found.high - found.low
-    assert energy.high - energy.low < 0.1 and abs(energy.value - 2.0) < energy.high - energy.low
+    assert found.high - found.low < 0.05
+    assert abs(found.value - TRUTH) < found.high - found.low
+    assert energy.high - energy.low < 0.1
+    assert abs(energy.value - 2.0) < energy.high - energy.low
 
 
 @pytest.mark.slow
@@ -91,7 +93,8 @@ def test_both_modes_get_their_share():
     ratio = unbiased(per_population(samples), truth)
     assert ratio.std() < 0.6
     length = samples.expectation(lambda x: np.linalg.norm(x[:, 0] - x[:, 1], axis=1) / math.sqrt(2.0))
-    assert length.low < mean_length < length.high and length.high - length.low < 0.2
+    assert length.low < mean_length < length.high
+    assert length.high - length.low < 0.2
 
 
 @pytest.mark.slow
@@ -103,17 +106,20 @@ def test_the_exact_log_z_of_the_double_well():
     unbiased(per_population(samples), target.exact.log_z)
     found, energy = samples.log_z(), samples.expectation(samples.u)
     assert found.low < target.exact.log_z < found.high
-    assert energy.low < target.exact.mean_energy < energy.high and energy.high - energy.low < 0.5
+    assert energy.low < target.exact.mean_energy < energy.high
+    assert energy.high - energy.low < 0.5
 
 
 def test_energies_are_counted_and_kept_to(flow, target):
     samples = correct.smc(flow, target, 250, **ASKED)
     stages, pilot = len(samples.meta["schedule"]["b"]), samples.meta["schedule"]["energies"]
     each = 32 * (1 + 4 * stages)
-    assert samples.n == 250 and samples.meta["gradient_evaluations"] == pilot + 8 * each
+    assert samples.n == 250
+    assert samples.meta["gradient_evaluations"] == pilot + 8 * each
     assert samples.meta["density_evaluations"] > samples.meta["gradient_evaluations"]
     few = correct.smc(flow, target, 250, energies=pilot + 3 * each + 5, **ASKED)
-    assert few.n == 96 and few.meta["gradient_evaluations"] == pilot + 3 * each
+    assert few.n == 96
+    assert few.meta["gradient_evaluations"] == pilot + 3 * each
     np.testing.assert_array_equal(few.positions, samples.positions[:96])
     assert correct.smc(flow, target, energies=pilot + 2 * each, **ASKED).n == 64
     with pytest.raises(ConfigError, match=f"allow {pilot + each} or more"):
@@ -149,7 +155,8 @@ def test_an_energy_that_fails_costs_itself_alone():
     samples = correct.smc(normal(target, 0.55, broken=0.1), target, 100 * 32, seed=3, path="geometric", population=32)
     weighty = np.isfinite(samples.log_weight)
     assert weighty.mean() > 0.5
-    assert np.isfinite(samples.u[weighty]).all() and (np.abs(samples.positions[weighty, 0, 0]) >= 0.05).all()
+    assert np.isfinite(samples.u[weighty]).all()
+    assert (np.abs(samples.positions[weighty, 0, 0]) >= 0.05).all()
     # x_1 is a normal of variance 2/3 · WIDTH², of which the stripe is cut out; a tenth of the draws fails and counts in n.
     spread = WIDTH * math.sqrt(2.0 / 3.0)
     left = 1.0 - math.erf(0.05 / spread / math.sqrt(2.0))

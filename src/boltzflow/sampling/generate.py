@@ -175,6 +175,7 @@ def streamed(
     progress: Progress,
     target: Target,
 ) -> Samples:
+    """The first n of the samples that `work` makes, chunk by chunk, by way of a file; what is in it is not made again."""
     with SamplesWriter(out, meta, resume=resume) as writer:
         mark = time.perf_counter()
         waiting: list[Samples] = []

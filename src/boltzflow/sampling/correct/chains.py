@@ -1,8 +1,8 @@
 """Chains that jump to proposals of a flow and move locally in between, compiled (Gabrié, Rotskoff and Vanden-Eijnden, PNAS 119, 2022).
 
 Each step of a chain leaves the target as it is: Hamiltonian Monte Carlo at the target; new copies a ~ pi(.|x) where the flow has some; and
-a proposal of the flow, taken with probability min(1, w' / w). With K + 1 copies of each configuration, w = p(x) / mean_k q(x, a_k) / pi(a_k|x)
-is the exact ratio of two densities of x and all its copies, of which any may be the one that the flow drew.
+a proposal of the flow, taken with probability min(1, w' / w). With K + 1 copies of each configuration, p(x) over the mean of
+q(x, a_k) / pi(a_k|x) is the exact ratio w of two densities of x and all its copies, of which any may be the one that the flow drew.
 """
 
 from typing import NamedTuple

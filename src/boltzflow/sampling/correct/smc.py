@@ -232,8 +232,8 @@ def _pilot(space: Space, settings: Settings, bar: Progress, *, seed: int) -> dic
 def _require_living(living: int, size: int, where: str) -> None:
     if living < 2:
         raise DataError(
-            f"only {living} of {size} walkers of the pilot have weight {where}: all others failed, or have no finite energy; train the flow "
-            "further, or look after the energy."
+            f"only {living} of {size} walkers of the pilot have weight {where}: all others failed, or have no finite energy; train the "
+            "flow further, or look after the energy."
         )
 
 
