@@ -72,7 +72,8 @@ def start(space: Space, *, size: int, chunk: int, key: PRNGKeyArray) -> Cloud:
 def reweighted(cloud: Cloud, change: Float[Array, ""]) -> Cloud:
     """The weights at a b that is larger by `change`; a walker without weight stays so."""
     parts = cloud.walkers.parts
-    log_weight = cloud.log_weight + change * (parts.log_p - parts.log_q)
+    # Where b stays, log q need not be known: on the direct path it is not, once the walkers have moved.
+    log_weight = cloud.log_weight + jnp.where(change > 0.0, change * (parts.log_p - parts.log_q), 0.0)
     return cloud._replace(log_weight=jnp.where(jnp.isneginf(cloud.log_weight) | ~jnp.isfinite(log_weight), -jnp.inf, log_weight))
 
 
