@@ -110,3 +110,16 @@ def test_average(tmp_path):
         return np.asarray(samples.log_weight).tobytes() + np.asarray(samples.positions).tobytes()
 
     assert killing.resumes_alike(words, words, found, tmp_path, times=TIMES) >= TIMES // 2
+
+
+@pytest.mark.parametrize("correction", ["smc", "metropolis"])
+def test_correct(tmp_path, correction):
+    def words(place: Path) -> list[object]:
+        asked = ["-n", "4096", "--seed", "5", "--correct", correction]
+        return ["sample", "dw4-eacf", *asked, "-o", place / "samples.h5", "--resume"]
+
+    def samples(place: Path) -> bytes:
+        found = bf.Samples.load(place / "samples.h5")
+        return b"".join(np.asarray(getattr(found, name)).tobytes() for name in ("positions", "log_weight", "u", "group", "stay"))
+
+    assert killing.resumes_alike(words, words, samples, tmp_path, times=TIMES) >= TIMES // 2

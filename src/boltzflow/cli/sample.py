@@ -1,31 +1,42 @@
 """`boltzflow sample`."""
 
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from boltzflow import counting
 from boltzflow.cli import arguments, output
+from boltzflow.errors import ConfigError
 
 if TYPE_CHECKING:
     from boltzflow.sampling import Samples
+
+_N = 1_000
 
 
 def run(
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|MODEL")],
     out: Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="FILE")] = "samples.h5",
-    n: arguments.Count = 1_000,
+    n: Annotated[
+        arguments.MaybeInt,
+        tyro.conf.arg(aliases=["-n"], metavar="N", help_behavior_hint="(default: 1000, or what --energies allow)"),
+    ] = None,
     seed: int = 0,
     resume: arguments.Flag = False,
     chunk: Annotated[arguments.MaybeInt, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: chosen for the machine)")] = None,
     precision: Annotated[arguments.MaybePrecision, tyro.conf.arg(help_behavior_hint="(default: that of the run)")] = None,
+    correct: Literal["none", "metropolis", "smc"] = "none",
+    energies: Annotated[arguments.MaybeFloat, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="(only with --correct)")] = None,
     plugin: arguments.Plugin = arguments.Words(),  # noqa: B008 (a tuple)
 ) -> None:
     """Draw samples with their exact probability from a run or a model.
 
     Samples go to disk chunk by chunk: what is written stays valid if the process is killed, and `--resume` continues there. The same
     model, seed and chunk give the same samples.
+
+    With `--correct smc` populations of the flow are annealed to the target, with `--correct metropolis` chains jump to proposals of the
+    flow and move locally in between; both are exact from any flow that covers the target, at more energies for each sample.
 
     Args:
         model: Folder of a run, or name of a model (`boltzflow models` lists them).
@@ -35,9 +46,19 @@ def run(
         resume: Continue the file if it is there.
         chunk: Samples drawn at once; not given: as many as suit the processor's cache.
         precision: Floating-point precision; that of the run unless given.
+        correct: How samples are brought from the flow to the target; none: their weights alone do it.
+        energies: Evaluations of the energy that the correction may cost, such as 1e6; there are as many samples as it allows, or -n if
+            these are fewer.
         plugin: Modules, or .py files, that add targets, networks, objectives and more.
     """
     arguments.count(n)
+    if correct == "none" and energies is not None:
+        raise ConfigError("--energies bounds a correction; add --correct smc or metropolis, or choose -n: each plain sample costs one.")
+    if correct != "none" and chunk is not None:
+        raise ConfigError(f"--chunk is of plain samples; leave it out with --correct {correct}.")
+    if energies is not None and not energies >= 1:
+        raise ConfigError(f"--energies must be at least 1, got {energies:g}.")
+    n = _N if n is None and energies is None else n
     arguments.count(chunk, "chunk")
     arguments.seed(seed)
     arguments.given(model, "RUN|MODEL")
@@ -54,10 +75,20 @@ def run(
     from boltzflow.sampling.generate import generate
 
     loaded = load_model(model)
-    arguments.room(n, loaded.target.n_particles * loaded.target.dimension, path)
+    # No sample costs less than one energy.
+    most = int(min(number for number in (n, energies) if number is not None))
+    arguments.room(most, loaded.target.n_particles * loaded.target.dimension, path)
     began = time.perf_counter()
+    options: dict[str, Any] = {"seed": seed, "out": path, "resume": resume, "model": model}
     with progress.shown() as bar:
-        samples = generate(loaded.flow, loaded.target, n, seed=seed, out=path, resume=resume, progress=bar, model=model, chunk=chunk)
+        if correct == "none":
+            samples = generate(loaded.flow, loaded.target, most, chunk=chunk, progress=bar, **options)
+        else:
+            from boltzflow.sampling.correct import METHODS
+
+            samples = METHODS[correct](loaded.flow, loaded.target, n, energies=energies, progress=bar, **options)
+    if n is not None and samples.n < n:
+        output.say(f"{energies:g} energies allow {samples.n} samples.")
     summarize(samples, seconds=time.perf_counter() - began)
     print(path)
 
@@ -71,6 +102,26 @@ def summarize(samples: "Samples", *, seconds: float) -> None:
     rows = [(labels[name], *output.cells(name, figures[name])[:2]) for name in names]
     if (spent := counting.Evaluations.of_meta(samples.meta)) is not None:
         rows.append(("evaluations of the energy", f"{spent.total:,}", ""))
+    rows += _correction(samples)
     rows.append(("seconds, compilation included", f"{seconds:.1f}", ""))
     output.table("", ("", "value", "95 % interval"), rows, right=(1, 2))
     output.remarks(figures)
+
+
+def _correction(samples: "Samples") -> list[tuple[str, str, str]]:
+    """Rows about a correction, if there was one: what it cost, and whether chains have mixed."""
+    if "correction" not in samples.meta:
+        return []
+    rows: list[tuple[str, str, str]] = []
+    if "schedule" in samples.meta and "b" in samples.meta["schedule"]:
+        rows.append(("temperatures", str(len(samples.meta["schedule"]["b"])), ""))
+    tried = samples.meta.get("tried_moves")
+    rows += [("acceptance of moves", output.number(samples.meta["accepted_moves"] / tried), "")] if tried else []
+    names = {
+        "acceptance": "acceptance of the flow",
+        "longest_stay": "longest stay, steps",
+        "autocorrelation_time": "autocorrelation time, steps",
+        "r_hat": "R-hat",
+    }
+    found = samples.meta.get("diagnostics", {})
+    return rows + [(label, output.number(found.get(name)), "") for name, label in names.items() if name in found]

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -21,7 +21,7 @@ from boltzflow import display, files, runtime
 from boltzflow.analysis.estimate import Estimate, figure_rows
 from boltzflow.config import Flow, Network, Precision, Projection, RunConfig, fields_of
 from boltzflow.config import io as config_io
-from boltzflow.errors import CheckpointError, DataError, TargetError, nearest
+from boltzflow.errors import CheckpointError, ConfigError, DataError, TargetError, nearest
 from boltzflow.flows.base import AbstractFlow
 from boltzflow.flows.build import build_flow
 from boltzflow.flows.identity import hash_of_weights, named_arrays
@@ -65,32 +65,53 @@ class Model:
 
     def sample(
         self,
-        n: int,
+        n: int | None = None,
         *,
         seed: int,
         out: str | os.PathLike[str] | None = None,
         resume: bool = False,
         chunk: int | None = None,
         progress: Wanted = None,
+        correct: Literal["none", "metropolis", "smc"] = "none",
+        energies: float | None = None,
+        **settings: Any,
     ) -> Samples:
         """Draws n samples with log q, reduced energy and weight; sample i depends on the seed and on i alone.
 
         Args:
-            n: number of samples.
+            n: number of samples; None: as many as `energies` allow.
             seed: of the samples.
             out: file to stream to; what is written stays valid if the process is killed.
             resume: continue the file `out`.
             chunk: samples per compiled call; None: as many as suit the processor.
             progress: told how many are done; None: a bar where somebody looks on (`progress.chosen`).
+            correct: "smc" anneals populations of the flow to the target, "metropolis" runs chains over its proposals; "none" draws.
+            energies: evaluations of the energy that a correction may cost.
+            settings: other arguments of `sampling.correct.smc` or `sampling.correct.metropolis`.
 
         Raises:
+            ConfigError: if an argument does not apply, or the energies do not suffice for a correction.
             DataError: if n is not positive.
             RunError: if `out` is there already or cannot be written, or holds other samples.
         """
         path = None if out is None else files.named(out)
-        options: dict[str, Any] = {"seed": seed, "chunk": chunk, "out": path, "resume": resume, "progress": progress}
+        options: dict[str, Any] = {"seed": seed, "out": path, "resume": resume, "progress": progress, "model": self.name}
+        if correct != "none":
+            from boltzflow.sampling.correct import METHODS
+
+            if correct not in METHODS:
+                raise ConfigError(f"there is no correction {correct!r}; {nearest(correct, ['none', *METHODS])}")
+            if chunk is not None:
+                raise ConfigError("a correction has populations or chains and no chunks; leave chunk out.")
+            with runtime.precision(self.precision):
+                return METHODS[correct](self.flow, self.target, n, energies=energies, **options, **settings)
+        if energies is not None or settings or n is None:
+            what = ", ".join([*(["energies"] if energies is not None else []), *settings])
+            raise ConfigError(
+                f"{what} bounds or shapes a correction; name one, or leave it out." if what else "give the number of samples n."
+            )
         with runtime.precision(self.precision):
-            return generate(self.flow, self.target, n, model=self.name, **options)
+            return generate(self.flow, self.target, n, chunk=chunk, **options)
 
     def log_prob(self, positions: Any, *, seed: int = 0, progress: Wanted = None) -> Float[np.ndarray, "..."]:
         """Log density of configurations, in nats per unit of length of the target, on the zero-CoM subspace.

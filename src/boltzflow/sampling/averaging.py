@@ -82,6 +82,8 @@ def _require_copies(samples: Samples, flow: AbstractFlow, target: Target) -> Non
     require_copies(flow)
     if "draws" in samples.meta:
         raise DataError(f"log q of these samples is averaged over {samples.meta['draws']} copies already.")
+    if "correction" in samples.meta:
+        raise DataError(f"these samples are corrected ({samples.meta['correction']}), and have no copies left to average over.")
     check_samples(samples, flow, target)
 
 

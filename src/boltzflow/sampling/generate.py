@@ -127,16 +127,7 @@ def generate(
         raise DataError(f"samples are numbered by 32-bit integers, so that there can be {MOST} of one seed, but {n} were asked for.")
     bar = chosen(progress)
     chunk = min(chunk, n)
-    meta: dict[str, Any] = {
-        "target": target.name,
-        "fingerprint": target.fingerprint,
-        "units": target.units,
-        "model": model,
-        "seed": seed,
-        **({} if target.has_energy else {"energy": False}),
-        **{name: text for name, text in molecule_folder.texts(target).items() if text},
-        **identity(flow),
-    }
+    meta = origin(flow, target, model, seed=seed)
     began = time.perf_counter()
 
     def work(begin: int, count: int) -> Samples:
@@ -153,14 +144,28 @@ def generate(
                 bar.update(done)
             samples = Samples.concatenate(parts)
         else:
-            samples = _stream(work, n, chunk, Path(out), meta, resume, bar, target)
+            samples = streamed(work, n, chunk, Path(out), meta, resume, bar, target)
     finally:
         bar.stop()
     seconds = time.perf_counter() - began
     return dataclasses.replace(samples, meta={**samples.meta, "seconds": samples.meta.get("seconds", seconds)})
 
 
-def _stream(
+def origin(flow: AbstractFlow, target: Target, model: str, *, seed: int) -> dict[str, Any]:
+    """The meta of samples: where they come from."""
+    return {
+        "target": target.name,
+        "fingerprint": target.fingerprint,
+        "units": target.units,
+        "model": model,
+        "seed": seed,
+        **({} if target.has_energy else {"energy": False}),
+        **{name: text for name, text in molecule_folder.texts(target).items() if text},
+        **identity(flow),
+    }
+
+
+def streamed(
     work: Callable[[int, int], Samples],
     n: int,
     chunk: int,
@@ -170,6 +175,7 @@ def _stream(
     progress: Progress,
     target: Target,
 ) -> Samples:
+    """The first n of the samples that `work` makes, chunk by chunk, by way of a file; what is in it is not made again."""
     with SamplesWriter(out, meta, resume=resume) as writer:
         mark = time.perf_counter()
         waiting: list[Samples] = []
@@ -178,13 +184,13 @@ def _stream(
             now = time.perf_counter()
             # Every append is a file of its own, so that appends come by time rather than by chunk.
             if now - mark > 10.0 or done >= n:
-                _append(writer, waiting, now - mark)
+                append(writer, waiting, now - mark)
                 waiting, mark = [], now
             progress.update(done)
     return Samples.load(out, target).take(slice(0, n))
 
 
-def _append(writer: SamplesWriter, waiting: list[Samples], seconds: float) -> None:
+def append(writer: SamplesWriter, waiting: list[Samples], seconds: float) -> None:
     """Appends parts at once, which have taken some seconds together; where the disk lacks room for all of them, those that fit.
 
     Raises:
@@ -201,8 +207,8 @@ def _append(writer: SamplesWriter, waiting: list[Samples], seconds: float) -> No
         half = len(waiting) // 2
         if not half:
             raise
-        _append(writer, waiting[:half], seconds * half / len(waiting))
-        _append(writer, waiting[half:], seconds * (len(waiting) - half) / len(waiting))
+        append(writer, waiting[:half], seconds * half / len(waiting))
+        append(writer, waiting[half:], seconds * (len(waiting) - half) / len(waiting))
 
 
 def to_samples(solution: FlowSolution, scale: float, meta: dict[str, Any]) -> Samples:

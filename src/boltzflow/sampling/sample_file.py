@@ -21,11 +21,12 @@ import numpy as np
 from boltzflow import files
 from boltzflow.errors import DataError
 from boltzflow.flows.status import Status
-from boltzflow.sampling.samples import FIELDS, Samples
+from boltzflow.sampling.samples import FIELDS, GROUPED, Samples
 
 FORMAT = "boltzflow samples"
-VERSION = 2
-"""2 has log-weights, which 1 leaves to be computed; a reader of 1 would not know of the weights of thinned samples."""
+VERSION = 3
+"""2 has log-weights, which 1 leaves to be computed; a reader of 1 would not know of the weights of thinned samples. 3 has groups of samples
+that depend on one another; a reader of 2 would take them for independent ones, and other samples are still written as 2."""
 ABOUT = (
     "log_weight = -u - log_q where nothing else was done to the samples, -inf where status != 0 or u or log_q is not finite. "
     "log_q lives on the zero-CoM subspace."
@@ -118,7 +119,7 @@ def read(path: Path) -> Samples:
     n, _, meta = inspect(path)
     try:
         with hdf5(path, "r") as file:
-            columns = {name: file[name][:n] for name in FIELDS if name in file}
+            columns = {name: file[name][:n] for name in FIELDS | GROUPED if name in file}
             if "log_weight" not in columns:
                 columns["status"] = _with_stereoisomers(columns, meta)
             return Samples(positions=file["positions"][:n], **columns, meta=meta)
@@ -142,27 +143,28 @@ def hdf5(source: Any, mode: str) -> Any:
     return h5py.File(source, mode)
 
 
-def create(file: Any, n: int, shape: tuple[int, ...], dtype: Any) -> None:
-    """Makes the datasets of n samples of a shape."""
+def create(file: Any, n: int, like: Samples) -> None:
+    """Makes the datasets of n samples that have the shape and the columns of others."""
+    shape, dtype = like.positions.shape[1:], like.positions.dtype
     row = max(1, int(np.prod(shape)) * np.dtype(dtype).itemsize)
     rows = max(1, min(n, _CHUNK_BYTES // row))
     chunked = {"chunks": (rows, *shape), "maxshape": (None, *shape)} if n else {"maxshape": (None, *shape)}
     file.create_dataset("positions", shape=(n, *shape), dtype=dtype, **chunked)
-    for name, column_dtype in FIELDS.items():
+    for name, column_dtype in (FIELDS | GROUPED if like.grouped else FIELDS).items():
         file.create_dataset(name, shape=(n,), dtype=column_dtype, maxshape=(None,), **({"chunks": (min(n, 65536),)} if n else {}))
 
 
 def fill(file: Any, start: int, samples: Samples) -> None:
     """Writes samples into the datasets from an index on."""
     file["positions"][start : start + samples.n] = samples.positions
-    for name in FIELDS:
+    for name in FIELDS | GROUPED if "group" in file else FIELDS:
         file[name][start : start + samples.n] = getattr(samples, name)
 
 
 def describe(file: Any, n: int, meta: Mapping[str, Any]) -> None:
     """Writes what the datasets hold, and the meta."""
     file.attrs["format"] = FORMAT
-    file.attrs["version"] = VERSION
+    file.attrs["version"] = VERSION if "group" in file else 2
     file.attrs["about"] = ABOUT
     file.attrs["n_written"] = n
     file.attrs["meta"] = json.dumps(plain({key: value for key, value in meta.items() if key not in _TEXTS}))

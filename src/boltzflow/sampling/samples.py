@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from boltzflow import counting, display, selection
-from boltzflow.analysis import free_energy, metrics, weights
-from boltzflow.analysis.estimate import Estimate, figure_rows
+from boltzflow.analysis import free_energy, grouped, metrics, weights
+from boltzflow.analysis.estimate import NONE, Estimate, figure_rows
 from boltzflow.errors import DataError
 from boltzflow.flows.status import Status
 
@@ -24,11 +24,15 @@ FIELDS = {
 }
 """The columns beside the positions, with their types in memory and on disk."""
 
-SUMMED = ("seconds", "reflected", "other_stereoisomer", *counting.META)
+GROUPED = {"group": np.int64, "stay": np.int32}
+"""Columns of samples that depend on one another, all zero in others and then not on disk."""
+
+SUMMED = ("seconds", "reflected", "other_stereoisomer", "density_evaluations", "accepted_moves", "tried_moves", *counting.META)
 """Entries of the meta that add up where samples are joined; they tell of the drawing, of which samples that were taken are a part."""
 
 ORIGIN = ("units", "energy", "weights", "divergence", "solver", "precision", "identity")
-"""Entries of the meta that must agree where samples are joined, if both sides state them; `draws` must agree also where one does not."""
+"""Entries of the meta that must agree where samples are joined, if both sides state them; `draws` and `correction` must agree also where
+one does not."""
 
 IN_WORDS = {
     "weights": "the weights of the flow (the model was trained or refined in between)",
@@ -47,6 +51,9 @@ def difference(stored: Mapping[str, Any], new: Mapping[str, Any], keys: Sequence
     for key in keys:
         if key in stored and key in new and stored[key] != new[key]:
             return f"{IN_WORDS.get(key, key)} ({stored[key]!s} and {new[key]!s})"
+    corrected = [meta.get("correction", "none") for meta in (stored, new)]
+    if corrected[0] != corrected[1]:
+        return f"the correction ({corrected[0]} and {corrected[1]})"
     draws = [meta.get("draws", 1) for meta in (stored, new)]
     return None if draws[0] == draws[1] else f"the copies that log q is averaged over ({draws[0]} and {draws[1]})"
 
@@ -80,6 +87,9 @@ class Samples:
         log_weight: (n,) log-weights, finite or -inf; None: -u - log q, and -inf where the solver failed or u or log q is not finite (of
             a density without energy 0 where the solver succeeded: they count alike). Samples that are more than draws of the flow,
             thinned ones for instance, have log-weights of their own.
+        group: (n,) which samples depend on one another: those of one population or chain have the same number, which no other drawing
+            has; 0 for a sample that is independent of all others. Intervals follow from the scatter between the groups.
+        stay: (n,) of chains, steps since the flow's last proposal that was taken; 0 in all other samples.
     """
 
     positions: Shaped[np.ndarray, "n N D"]
@@ -90,6 +100,8 @@ class Samples:
     path_length: Float[np.ndarray, " n"]
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     log_weight: Float[np.ndarray, " n"] = None  # pyright: ignore[reportAssignmentType]  (an array once made)
+    group: Int[np.ndarray, " n"] = None  # pyright: ignore[reportAssignmentType]
+    stay: Int[np.ndarray, " n"] = None  # pyright: ignore[reportAssignmentType]
     # Set by __post_init__ alone; fields, so that `dataclasses.replace` hands them on.
     _weighed: _Weighed | None = dataclasses.field(default=None, repr=False)
     _drawings: Mapping[object, Mapping[str, Any]] | None = dataclasses.field(default=None, repr=False)
@@ -104,10 +116,11 @@ class Samples:
         if positions.ndim != 3 or not np.issubdtype(positions.dtype, np.floating):
             raise DataError(f"positions must be floats of shape (n, N, D), but are {positions.dtype} of shape {positions.shape}.")
         object.__setattr__(self, "positions", positions)
-        for name, dtype in FIELDS.items():
+        for name, dtype in (FIELDS | GROUPED).items():
             given = getattr(self, name)
             if given is None and name == "log_weight":
                 continue
+            given = np.zeros(len(positions), dtype) if given is None and name in GROUPED else given
             column = np.asarray(given, dtype=dtype)
             if column.shape != positions.shape[:1]:
                 raise DataError(f"{name} of {len(positions)} samples must have shape ({len(positions)},), but has shape {column.shape}.")
@@ -219,6 +232,11 @@ class Samples:
         return self._weighed is not None and not self._weighed.own
 
     @property
+    def grouped(self) -> bool:
+        """Whether some samples depend on one another, as those of a population or a chain do."""
+        return bool(self.group.any())
+
+    @property
     def n_failed(self) -> int:
         """Samples that failed: the solve did, or the energy or log q is not finite. They have no weight, as other stereoisomers."""
         return int(np.sum(np.isneginf(self.log_weight))) - self.n_other_stereoisomer
@@ -234,13 +252,23 @@ class Samples:
         return int(np.sum(self.status == Status.OTHER_STEREOISOMER))
 
     def ess(self, *, seed: int = 0) -> Estimate:
-        """Reverse effective sample size as a fraction of n; see `analysis.weights.reverse_ess`."""
+        """Reverse effective sample size as a fraction of n; see `analysis.weights.reverse_ess`.
+
+        Of samples that depend on one another it is the share of independent ones that give the mean energy with the same noise; see
+        `analysis.grouped.effective`.
+        """
         self._need_energy()
+        if self.grouped:
+            return grouped.effective(self.log_weight, self.u, self.group)
         return weights.reverse_ess(self.log_weight, seed=seed)
 
     def log_z(self, *, seed: int = 0) -> Estimate:
-        """Log partition function on the zero-CoM subspace; see `analysis.weights.log_z`."""
+        """Log partition function on the zero-CoM subspace; see `analysis.weights.log_z` (of chains, which do not know it, NaN)."""
         self._need_energy()
+        if self.meta.get("normalised") is False:
+            return Estimate(math.nan, -math.inf, math.inf, self.n, NONE, "chains know no log Z; plain and annealed samples do")
+        if self.grouped:
+            return grouped.log_z(self.log_weight, self.group)
         return weights.log_z(self.log_weight, seed=seed)
 
     def expectation(self, observable: Callable[[Float[np.ndarray, "n N D"]], Any] | Float[np.ndarray, " n"], *, seed: int = 0) -> Estimate:
@@ -253,7 +281,10 @@ class Samples:
         Raises:
             DataError: if the values have another shape or are not finite where a sample has weight.
         """
-        return weights.expectation(self.log_weight, self._per_sample(observable, "an observable"), seed=seed)
+        values = self._per_sample(observable, "an observable")
+        if self.grouped:
+            return grouped.expectation(self.log_weight, values, self.group)
+        return weights.expectation(self.log_weight, values, seed=seed)
 
     def free_energy_difference(
         self,
@@ -269,7 +300,10 @@ class Samples:
             in_b: likewise.
             seed: seed of the bootstrap.
         """
-        return free_energy.difference(self.log_weight, self._per_sample(in_a, "a region"), self._per_sample(in_b, "a region"), seed=seed)
+        a, b = self._per_sample(in_a, "a region"), self._per_sample(in_b, "a region")
+        if self.grouped:
+            return grouped.difference(self.log_weight, a, b, self.group)
+        return free_energy.difference(self.log_weight, a, b, seed=seed)
 
     def _need_energy(self) -> None:
         """Raises DataError where there is nothing to reweight to."""
@@ -295,7 +329,7 @@ class Samples:
     def take(self, indices: Any) -> "Samples":
         """The samples at some indices (a whole number, a slice, whole numbers or booleans)."""
         indices = selection.rows(indices, self.n)
-        columns: dict[str, Any] = {name: getattr(self, name)[indices] for name in FIELDS}
+        columns: dict[str, Any] = {name: getattr(self, name)[indices] for name in FIELDS | GROUPED}
         return Samples(positions=self.positions[indices], **columns, meta=self.meta, _drawings=self._drawings)
 
     @staticmethod
@@ -314,7 +348,7 @@ class Samples:
             if (apart := difference(parts[0].meta, part.meta)) is not None:
                 raise DataError(f"samples that differ in {apart} cannot be joined; draw or average them alike, or keep them apart.")
         drawings = {drawing: own for part in parts for drawing, own in (part._drawings or {}).items()}
-        columns: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS}
+        columns: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS | GROUPED}
         positions = np.concatenate([part.positions for part in parts])
         return Samples(positions=positions, **columns, meta={**parts[0].meta, **summed(list(drawings.values()))}, _drawings=drawings)
 

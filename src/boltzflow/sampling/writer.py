@@ -109,7 +109,7 @@ class SamplesWriter:
         meta = {**self.meta, **summed([samples.meta])}
         buffer = io.BytesIO()
         with hdf5(buffer, "w") as file:
-            create(file, samples.n, shape, samples.positions.dtype)
+            create(file, samples.n, samples)
             fill(file, 0, samples)
             describe(file, samples.n, meta)
         with self._guard():
@@ -185,7 +185,7 @@ def save(samples: Samples, path: str | Path, *, overwrite: bool = False) -> None
         with locked(path), files.writing(path, temporary=_temporary(path)) as temporary:
             require_space(temporary, samples.positions.nbytes + sum(getattr(samples, name).nbytes for name in FIELDS))
             with hdf5(temporary, "w") as file:
-                create(file, samples.n, samples.positions.shape[1:], samples.positions.dtype)
+                create(file, samples.n, samples)
                 fill(file, 0, samples)
                 describe(file, samples.n, samples.meta)
             # Parts of other samples must not be taken as a continuation of these.
@@ -258,7 +258,7 @@ def _join(path: Path, chain: list[tuple[int, Path]]) -> None:
             for start, source in zip(itertools.accumulate((n for n, _, _ in facts), initial=0), sources, strict=False):
                 samples = read(source)
                 if start == 0:
-                    create(file, total, samples.positions.shape[1:], samples.positions.dtype)
+                    create(file, total, samples)
                 fill(file, start, samples)
             describe(file, total, meta)
 

@@ -1,0 +1,67 @@
+"""Flows in closed form, cheap to compile and as wrong as a test wants them, for the corrections."""
+
+from typing import Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from boltzflow.flows import prior
+from boltzflow.flows.base import AbstractFlow, FlowSolution
+from boltzflow.targets.base import Target
+
+
+class Scaling(eqx.Module):
+    """The network of `Normal`."""
+
+    log_width: Array
+
+
+class Normal(AbstractFlow):
+    """A normal of any width around a shift on the zero-CoM subspace; `broken` of its draws fail."""
+
+    scaling: Scaling
+    n_particles: int = eqx.field(static=True)
+    dimension: int = eqx.field(static=True)
+    scale: float = eqx.field(static=True, default=1.0)
+    broken: float = eqx.field(static=True, default=0.0)
+
+    @property
+    def network(self) -> eqx.Module:
+        return self.scaling
+
+    def with_network(self, network: eqx.Module) -> Self:
+        return eqx.tree_at(lambda flow: flow.scaling, self, network)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        return {"divergence": "exact", "solver": "none"}
+
+    @property
+    def mirror_symmetric(self) -> bool:
+        return True
+
+    @property
+    def chunk_size(self) -> int:
+        return 64
+
+    def sample_and_log_prob(self, *, key: PRNGKeyArray) -> FlowSolution:
+        key, key_fail = jax.random.split(key)
+        latent = prior.sample(self.n_particles, self.dimension, key=key)
+        found = self.log_prob(latent * jnp.exp(self.scaling.log_width) * self.scale)
+        failed = jax.random.bernoulli(key_fail, self.broken)
+        return found._replace(positions=latent * jnp.exp(self.scaling.log_width) * self.scale, status=jnp.where(failed, 2, 0))
+
+    def log_prob(self, positions: Float[Array, "N D"], *, key: PRNGKeyArray | None = None) -> FlowSolution:
+        latent = self._centred(positions) * jnp.exp(-self.scaling.log_width)
+        freedom = (self.n_particles - 1) * self.dimension
+        log_q = prior.log_prob(latent) - freedom * self.scaling.log_width - self._log_scale
+        one, zero = jnp.ones((), jnp.int32), jnp.zeros(())
+        return FlowSolution(latent, log_q, one, zero, zero, jnp.zeros((), jnp.int32))
+
+
+def normal(target: Target, width: float, *, scale: float = 1.0, broken: float = 0.0) -> Normal:
+    """A normal flow of a width in the target's units."""
+    log_width = jnp.log(jnp.asarray(width / scale))
+    return Normal(Scaling(log_width), target.n_particles, target.dimension, scale, broken)
