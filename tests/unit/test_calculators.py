@@ -283,7 +283,7 @@ def test_units(potentials: ModuleType, threads: concurrent.futures.Executor):
     k = 1.0 / 0.0529177210903**2 / kt
 
     def springs(x: jax.Array) -> jax.Array:
-        return 0.5 * k * jnp.sum((x - x.mean(axis=0)) ** 2)
+        return 0.5 * k * jnp.sum((x - x.mean(axis=0, keepdims=True)) ** 2)
 
     np.testing.assert_allclose(target.energy(x), springs(x), rtol=1e-4)
     np.testing.assert_allclose(jax.grad(target.energy)(x), jax.grad(springs)(x), rtol=1e-4)

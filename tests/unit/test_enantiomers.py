@@ -28,7 +28,7 @@ def chiral(centres: tuple[ChiralCentre, ...] = (CENTRE,)) -> Target:
         name="chiral",
         n_particles=5,
         dimension=3,
-        energy_function=lambda x: 0.5 * jnp.sum((x - jnp.mean(x, axis=0)) ** 2),
+        energy_function=lambda x: 0.5 * jnp.sum((x - jnp.mean(x, axis=0, keepdims=True)) ** 2),
         classes=(0, 1, 2, 3, 4),
         reflections=False,
         chiral_centres=centres,

@@ -28,13 +28,13 @@ CENTRE = ChiralCentre(0, (1, 2, 3, 4), -1)
 
 
 def volume(x: Any) -> Any:
-    edges = x[1:4] - x[4]
+    edges = x[1:4] - x[4:]
     return jnp.dot(edges[0], jnp.cross(edges[1], edges[2]))
 
 
 def energy(x: Any) -> Any:
     """Mirror images differ by up to 4 kT."""
-    x = x - jnp.mean(x, axis=0)
+    x = x - jnp.mean(x, axis=0, keepdims=True)
     return 1.5 * jnp.sum(x**2) + 2.0 * jnp.tanh(volume(x))
 
 
@@ -59,7 +59,7 @@ class Dilation(AbstractVectorField):
     rate: Any
 
     def __call__(self, t, positions):
-        return self.rate * (positions - jnp.mean(positions, axis=0))
+        return self.rate * (positions - jnp.mean(positions, axis=0, keepdims=True))
 
 
 @pytest.mark.parametrize("family", ["ecnf", "eacf"])

@@ -243,7 +243,7 @@ def test_what_a_folder_lacks_is_named(ring: targets.Target, tmp_path: Path):
 
 def test_targets_that_cannot_be_made_again_leave_what_is_known_of_them(tmp_path: Path):
     target = targets.from_function(
-        lambda x: 50.0 * jnp.sum((x - jnp.mean(x, axis=0)) ** 2), 3, 3, name="mine", units="nm", temperature=310.0
+        lambda x: 50.0 * jnp.sum((x - jnp.mean(x, axis=0, keepdims=True)) ** 2), 3, 3, name="mine", units="nm", temperature=310.0
     )
     target = dataclasses.replace(target, elements=("O", "H", "H"), bonds=((0, 1), (0, 2)))
     molecule_folder.save(target, tmp_path)

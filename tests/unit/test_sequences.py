@@ -116,7 +116,7 @@ OBJECTS = {
     "estimate": lambda: estimate.Estimate(1.0, 0.9, 1.2, 10, note="<b>"),
     "estimate from above": lambda: estimate.Estimate(1.0, -np.inf, 1.2, 10, estimate.AT_MOST, "<b>"),
     "estimate from below": lambda: estimate.Estimate(1.0, 0.7, np.inf, 10, estimate.AT_LEAST, "<b>"),
-    "target": lambda: bf.targets.from_function(lambda x: jnp.sum((x - jnp.mean(x, axis=0)) ** 2), 3, 2, name="<b>"),
+    "target": lambda: bf.targets.from_function(lambda x: jnp.sum((x - jnp.mean(x, axis=0, keepdims=True)) ** 2), 3, 2, name="<b>"),
     "model": lambda: dataclasses.replace(bf.load_model("dw4"), name="<b>"),
 }
 
