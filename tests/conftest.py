@@ -19,6 +19,9 @@ import checking  # noqa: E402
 if os.environ.get("BOLTZFLOW_CHECKED") == "1":
     checking.install()
 
+# Arrays of different ranks are broadcast in so many words: a forgotten axis is an error, not another number.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
 # So that what is shared over devices is tested on a machine without any. Must come before JAX makes its first array.
 jax.config.update("jax_num_cpu_devices", 2)
 

@@ -162,8 +162,8 @@ def test_one_failure_in_a_thousand(potentials: ModuleType, threads: concurrent.f
     assert failures(target).failed == 1
     others = np.arange(1000) != 617
     np.testing.assert_allclose(u[others], expected[others], rtol=1e-4, atol=1e-3)
-    zero = np.zeros(1000)
-    samples = Samples(np.asarray(x), log_q=zero, u=u, status=zero, nfe=zero, path_length=zero)
+    zero, solved = np.zeros(1000), np.zeros(1000, int)
+    samples = Samples(np.asarray(x), log_q=zero, u=u, status=solved, nfe=solved, path_length=zero)
     assert samples.n_failed == 1
     normalised = weights.normalized(samples.log_weight)
     assert normalised[617] == 0.0

@@ -85,7 +85,9 @@ def test_mirror_images_are_compared_and_not_believed():
     assert mirror_difference(targets.get("lj13")) < 1e-3
     # In two dimensions -x is a rotation; a mirror image is not.
     area = lambda x: jnp.cross(x[1] - x[0], x[2] - x[0])  # noqa: E731
-    flat = targets.from_function(lambda x: 0.5 * jnp.sum((x - x.mean(0)) ** 2) + jnp.tanh(area(x)), 3, 2, name="flat", classes=(0, 1, 2))
+    flat = targets.from_function(
+        lambda x: 0.5 * jnp.sum((x - x.mean(0, keepdims=True)) ** 2) + jnp.tanh(area(x)), 3, 2, name="flat", classes=(0, 1, 2)
+    )
     assert mirror_difference(flat) > 0.1
 
 

@@ -139,9 +139,9 @@ def test_a_molecule_comes_back_whole(kind: str, tmp_path: Path):
     frames = np.repeat(np.asarray(target.structure, np.float32)[None], 2, axis=0)
     Dataset(frames, target.fingerprint, "nm", {}, **molecule_folder.texts(target)).save(tmp_path / "data.h5")
     assert description.read(datasets.read(tmp_path / "data.h5").molecule) == known
-    zero = np.zeros(2)
+    zero, solved = np.zeros(2), np.zeros(2, int)
     meta = {"target": "zoo", "fingerprint": target.fingerprint, "units": "nm", **molecule_folder.texts(target)}
-    Samples(frames, log_q=zero, u=zero, status=zero, nfe=zero, path_length=zero, meta=meta).save(tmp_path / "samples.h5")
+    Samples(frames, log_q=zero, u=zero, status=solved, nfe=solved, path_length=zero, meta=meta).save(tmp_path / "samples.h5")
     samples = Samples.load(tmp_path / "samples.h5")
     assert description.read(samples.meta["molecule"]) == known
     for name in ("frames.pdb", "frames.h5", "frames.extxyz"):
@@ -454,8 +454,8 @@ def test_arrays_and_trajectories_are_data(chiral: targets.Target, tmp_path: Path
     ):
         with pytest.raises(DataError, match=message):
             datasets.of(given, chiral)
-    zero = np.zeros(40)
-    samples = Samples(frames, log_q=zero, u=zero, status=zero, nfe=zero, path_length=zero)
+    zero, solved = np.zeros(40), np.zeros(40, int)
+    samples = Samples(frames, log_q=zero, u=zero, status=solved, nfe=solved, path_length=zero)
     with pytest.raises(DataError, match="samples of a flow are weighted, .* draw equally weighted ones: samples.resample"):
         fit(chiral, samples, out=tmp_path / "run")
     with pytest.raises(DataError, match="a trajectory has positions in nm, but target 'double_well' has reduced units"):

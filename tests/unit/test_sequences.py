@@ -186,8 +186,8 @@ def test_reweighted_energies_are_drawn_beside_those_of_the_flow():
         def legend(self) -> None: ...
 
     u = np.arange(100.0)
-    zero = np.zeros(100)
+    zero = np.zeros(100, int)
     log_q = np.where(u == 7.0, -1000.0, 0.0)
-    bf.Samples(np.zeros((100, 3, 2)), log_q, u, zero, zero, zero)._energies(Axes())
+    bf.Samples(np.zeros((100, 3, 2)), log_q, u, zero, zero, zero.astype(float))._energies(Axes())
     assert drawn["reweighted"].max() == pytest.approx(1.0)
     assert drawn["drawn"].max() < 0.05

@@ -149,7 +149,7 @@ def test_from_function():
     ("fn", "message"),
     [
         (lambda x: jnp.sum(x) * jnp.nan, "returns nan"),
-        (lambda x: jnp.sum((x - x.mean(0)) ** 2, axis=-1), r"returns shape \(3,\)"),
+        (lambda x: jnp.sum((x - x.mean(0, keepdims=True)) ** 2, axis=-1), r"returns shape \(3,\)"),
         (lambda x: (jnp.sum(x), jnp.sum(x)), "must return a scalar"),
         (lambda x: x @ jnp.ones(5), "fails on positions of shape"),
         (lambda x: jnp.sum(x**2), "moved by 1"),

@@ -126,7 +126,7 @@ def make_step(network: eqx.Module, objective: AbstractObjective, stage: Stage, m
 
     def taken(sums: Callable[[Float[Array, " P"], PyTree], Sums], state: TrainState, batch: PyTree) -> tuple[TrainState, StepMetrics]:
         loss, kept, gradient = sums(state.parameters, batch)
-        count = jnp.maximum(kept, 1)
+        count = jnp.maximum(kept, 1).astype(gradient.dtype)
         loss = loss / count
         gradient = gradient / count
         norm = jnp.sqrt(jnp.sum(gradient**2))
