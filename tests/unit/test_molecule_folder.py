@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import checking
 from boltzflow import datasets, targets
 from boltzflow.config import EACF, Harmonic, RunConfig, Spherical
 from boltzflow.datasets import Dataset
@@ -342,7 +343,8 @@ def test_classes_reflections_and_bonds_are_in_the_fingerprint():
     different = [made(), made(reflections=False), made(classes=(0, 0, 1)), made(classes=(0, 1, 1)), made(bonds=((0, 1),))]
     assert len(set(different)) == 5
     assert made(bonds=((1, 0), (2, 1))) == made(bonds=((1, 2), (0, 1))), "in any order"
-    assert made(classes=np.array([0, 0, 1])) == made(classes=(0, 0, 1))
+    with checking.unchecked():  # an array is not what the annotation says, and tells nothing else
+        assert made(classes=np.array([0, 0, 1])) == made(classes=(0, 0, 1))
 
 
 def test_shipped_models_have_present_fingerprints():
