@@ -44,12 +44,12 @@ class TrainState(NamedTuple):
     masked: Int[Array, ""]
 
     @property
-    def average(self) -> Float[Array, " P"]:
+    def average(self) -> Float[Array | np.ndarray, " P"]:
         """Moving average of the parameters, the one that samples."""
         return transforms.averaged(self.optimiser)
 
     @property
-    def left_out(self) -> Int[Array, ""]:
+    def left_out(self) -> Int[Array | np.ndarray, ""] | np.integer:
         """Steps left out in the whole run."""
         return self.skipped + transforms.skipped(self.optimiser)
 
