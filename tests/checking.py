@@ -10,6 +10,8 @@ import pytest
 
 # As in PEP 484 and for pyright, an int is a float. `Self` means nothing to a decorator of functions.
 _CONF = beartype.BeartypeConf(is_pep484_tower=True, hint_overrides=beartype.FrozenDict({Self: object}))
+# Where the classes of options are, and the objectives derived from them.
+_OPTIONS = ("boltzflow.config.", "boltzflow.objectives.")
 _PYTEST_RAISES = pytest.raises
 
 
@@ -21,8 +23,8 @@ def install() -> None:
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, with its arguments and what it returns checked."""
-    if function.__module__.startswith("boltzflow.config.") and function.__qualname__.endswith(".__init__"):
-        return function  # pydantic checks these itself, and converts
+    if function.__module__.startswith(_OPTIONS) and function.__qualname__.endswith(".__init__"):
+        return function  # a variant may be given by its name, and what pydantic checks it converts
     return beartype.beartype(conf=_CONF)(function)
 
 

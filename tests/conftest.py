@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 
 # Programs of tests run once or twice: what optimising them costs is not won back. Processes that tests start inherit it;
 # `make test-all` leaves it out, and so tests the programs that users run.
@@ -23,8 +24,21 @@ import checking  # noqa: E402
 if os.environ.get("BOLTZFLOW_CHECKED") == "1":
     checking.install()
 
+# Arrays of different ranks are broadcast in so many words: a forgotten axis is an error, not another number.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
 # So that what is shared over devices is tested on a machine without any. Must come before JAX makes its first array.
 jax.config.update("jax_num_cpu_devices", 2)
+
+# In the tests of the project's own arithmetic JAX promotes no types either. Training is left out, because optax mixes whole numbers with
+# floats; so is what has not been seen to pass.
+STRICT_TYPES = {"test_nets", "test_flows", "test_images", "test_splines", "test_coupling"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _strict_types(request: pytest.FixtureRequest) -> Iterator[None]:
+    with jax.numpy_dtype_promotion("strict" if request.path.stem in STRICT_TYPES else "standard"):
+        yield
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -446,8 +446,8 @@ def test_objects_are_shown_in_one_line(tmp_path):
     target = bf.targets.get("lj13")
     x = np.zeros((2000, 13, 3), np.float32)
     dataset = bf.Dataset(x, target.fingerprint, "reduced", structure="ATOM\n" * 5000)
-    ones = np.ones(2000)
-    samples = bf.Samples(x, ones, ones, 0 * ones, ones, ones, {"target": "lj13", "model": "m", "seed": 3, "structure": "ATOM\n" * 5000})
+    ones, solved = np.ones(2000), np.zeros(2000, int)
+    samples = bf.Samples(x, ones, ones, solved, solved, ones, {"target": "lj13", "model": "m", "seed": 3, "structure": "ATOM\n" * 5000})
     for shown in map(repr, (target, dataset, samples)):
         assert "13" in shown
         assert "\n" not in shown

@@ -63,7 +63,7 @@ def calculator_run(folder: Path, *, structure: bool = False, n: int = 400, clash
     )
     Dataset(positions, fingerprint, "nm", {"seed": 0}, pdb if structure else "").save(folder / "data.h5")
     meta = {"target": "my_energy", "fingerprint": fingerprint, "units": "nm", "seed": 0}
-    Samples(positions[::-1], log_q, u, np.zeros(n), np.ones(n), np.ones(n), meta).save(folder / "samples.h5")
+    Samples(positions[::-1], log_q, u, np.zeros(n, int), np.ones(n, int), np.ones(n), meta).save(folder / "samples.h5")
     return folder
 
 

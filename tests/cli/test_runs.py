@@ -486,7 +486,7 @@ class TestLibrary:
     def target(cls) -> bf.Target:
         # Springs between three particles in the plane: normal with variance 1/4 on the zero-CoM subspace.
         def energy(x):
-            return 2.0 * jnp.sum((x - jnp.mean(x, axis=0)) ** 2)
+            return 2.0 * jnp.sum((x - jnp.mean(x, axis=0, keepdims=True)) ** 2)
 
         return bf.targets.from_function(energy, 3, 2, name="springs")
 

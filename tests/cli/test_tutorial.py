@@ -99,7 +99,7 @@ def test_free_energies_of_torsions(capsys: pytest.CaptureFixture[str]) -> None:
     positions[0] = np.nan
     positions[100:] *= -1.0
     zero = np.zeros(200)
-    samples = Samples(positions, zero, zero, np.arange(200) == 0, zero, zero)
+    samples = Samples(positions, zero, zero, (np.arange(200) == 0).astype(int), np.zeros(200, int), zero)
     found: dict = {"target": SimpleNamespace(topology=topology), "samples": samples}
     code = blocks("python")[1]
     exec(code, found)

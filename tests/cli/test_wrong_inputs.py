@@ -51,8 +51,8 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Dataset(frames, dw4.fingerprint, dw4.units, {"seed": 0}).save(box / "data.h5")
     Dataset(rng.normal(size=(20, 13, 3)).astype(np.float32), bf.targets.get("lj13").fingerprint, "reduced").save(box / "lj13.h5")
     meta = {"target": "double_well", "fingerprint": dw4.fingerprint, "units": "reduced", "model": "dw4", "seed": 5}
-    ones = np.ones(200)
-    bf.Samples(frames, -ones, ones, 0 * ones, ones, ones, meta).save(box / "samples.h5")
+    ones, solved = np.ones(200), np.zeros(200, int)
+    bf.Samples(frames, -ones, ones, solved, solved, ones, meta).save(box / "samples.h5")
     whole = (box / "samples.h5").read_bytes()
     (box / "cut.h5").write_bytes(whole[: len(whole) // 2])
     whole = (box / "data.h5").read_bytes()

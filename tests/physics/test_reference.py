@@ -92,7 +92,7 @@ def harmonic():
     stiffness = np.array([0.5, 1.0, 4.0, 20.0], np.float32)
 
     def energy(x):
-        return 0.5 * jnp.sum(jnp.asarray(stiffness)[:, None] * (x - x.mean(axis=0)) ** 2)
+        return 0.5 * jnp.sum(jnp.asarray(stiffness)[:, None] * (x - x.mean(axis=0, keepdims=True)) ** 2)
 
     target = targets.from_function(energy, 4, 3, name="tethers", classes=[0, 1, 2, 3])
     return target, stiffness, reference.sample(target, 8000, seed=1, temperatures=(1.0, 1.5, 2.2))

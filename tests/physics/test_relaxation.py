@@ -28,7 +28,7 @@ def ring() -> targets.Target:
         topology.addAtom(f"C{i}", openmm.app.element.carbon, residue)
 
     def energy(x: jax.Array) -> jax.Array:
-        return 100.0 * jnp.sum((x[:, None] - x) ** 2) / 2.0
+        return 100.0 * jnp.sum((x[:, None] - x[None]) ** 2) / 2.0
 
     springs = targets.from_function(energy, n_particles=4, dimension=3, name="ring")
     return dataclasses.replace(springs, topology=topology, temperature=300.0, units="nm")

@@ -21,7 +21,7 @@ FRAMES -= FRAMES.mean(axis=1, keepdims=True)
 
 def energy(positions: Any) -> Any:
     """Neither harmonic nor separable, in data units."""
-    positions = positions - jnp.mean(positions, axis=0)
+    positions = positions - jnp.mean(positions, axis=0, keepdims=True)
     return 1.5 * jnp.sum(positions**2) + 0.2 * jnp.sum(positions**4)
 
 

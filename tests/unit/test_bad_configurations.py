@@ -33,13 +33,13 @@ TARGET = targets.double_well()
 
 def ring(x: Any) -> Any:
     """A smooth energy of four particles, but infinite at large radii."""
-    squared = jnp.sum((x - jnp.mean(x, axis=0)) ** 2)
+    squared = jnp.sum((x - jnp.mean(x, axis=0, keepdims=True)) ** 2)
     return jnp.where(squared > 500.0, jnp.inf, 0.5 * squared)
 
 
 def steep(x: Any) -> Any:
     """Finite everywhere, but with a gradient that is NaN at large radii."""
-    squared = jnp.sum((x - jnp.mean(x, axis=0)) ** 2)
+    squared = jnp.sum((x - jnp.mean(x, axis=0, keepdims=True)) ** 2)
     return 0.5 * squared + jnp.sqrt(jnp.where(squared > 500.0, 0.0, 1.0) * squared)
 
 

@@ -162,8 +162,8 @@ def test_one_failure_in_a_thousand(potentials: ModuleType, threads: concurrent.f
     assert failures(target).failed == 1
     others = np.arange(1000) != 617
     np.testing.assert_allclose(u[others], expected[others], rtol=1e-4, atol=1e-3)
-    zero = np.zeros(1000)
-    samples = Samples(np.asarray(x), log_q=zero, u=u, status=zero, nfe=zero, path_length=zero)
+    zero, solved = np.zeros(1000), np.zeros(1000, int)
+    samples = Samples(np.asarray(x), log_q=zero, u=u, status=solved, nfe=solved, path_length=zero)
     assert samples.n_failed == 1
     normalised = weights.normalized(samples.log_weight)
     assert normalised[617] == 0.0
@@ -283,7 +283,7 @@ def test_units(potentials: ModuleType, threads: concurrent.futures.Executor):
     k = 1.0 / 0.0529177210903**2 / kt
 
     def springs(x: jax.Array) -> jax.Array:
-        return 0.5 * k * jnp.sum((x - x.mean(axis=0)) ** 2)
+        return 0.5 * k * jnp.sum((x - x.mean(axis=0, keepdims=True)) ** 2)
 
     np.testing.assert_allclose(target.energy(x), springs(x), rtol=1e-4)
     np.testing.assert_allclose(jax.grad(target.energy)(x), jax.grad(springs)(x), rtol=1e-4)

@@ -43,7 +43,7 @@ def compiled() -> list[str]:
 
 @pytest.fixture(scope="module")
 def target() -> Target:
-    return targets.from_function(lambda x: 0.5 * jnp.sum((x - jnp.mean(x, axis=0)) ** 2), 3, 2, name="a well of its own")
+    return targets.from_function(lambda x: 0.5 * jnp.sum((x - jnp.mean(x, axis=0, keepdims=True)) ** 2), 3, 2, name="a well of its own")
 
 
 def test_all_chunks_of_samples_are_drawn_by_one_program(target: Target, compiled: list[str]) -> None:

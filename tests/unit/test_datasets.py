@@ -15,7 +15,7 @@ from boltzflow.errors import DataError
 
 def springs(stiffness: float = 1.0, name: str = "springs") -> targets.Target:
     def energy(x):
-        return 0.5 * stiffness * jnp.sum((x - x.mean(axis=0)) ** 2)
+        return 0.5 * stiffness * jnp.sum((x - x.mean(axis=0, keepdims=True)) ** 2)
 
     return targets.from_function(energy, 4, 3, name=name, parameters={"stiffness": stiffness})
 
@@ -164,7 +164,7 @@ def test_a_factor_two_in_the_energy_is_refused(tmp_path: Path, target: targets.T
 
 def test_frames_in_angstrom_are_suspected(tmp_path: Path):
     def energy(x):
-        return 50.0 * jnp.sum((x - x.mean(axis=0)) ** 2)
+        return 50.0 * jnp.sum((x - x.mean(axis=0, keepdims=True)) ** 2)
 
     molecule = targets.from_function(energy, 4, 3, name="springs", units="nm", temperature=300.0)
     in_nm = 0.1 * exact_frames(300)

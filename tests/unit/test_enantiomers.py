@@ -28,7 +28,7 @@ def chiral(centres: tuple[ChiralCentre, ...] = (CENTRE,)) -> Target:
         name="chiral",
         n_particles=5,
         dimension=3,
-        energy_function=lambda x: 0.5 * jnp.sum((x - jnp.mean(x, axis=0)) ** 2),
+        energy_function=lambda x: 0.5 * jnp.sum((x - jnp.mean(x, axis=0, keepdims=True)) ** 2),
         classes=(0, 1, 2, 3, 4),
         reflections=False,
         chiral_centres=centres,
@@ -144,8 +144,8 @@ def test_energies_are_those_of_the_positions_stored(name):
 def test_known_energies_of_mirror_images_are_not_kept():
     target = uneven()
     x = np.random.default_rng(0).normal(size=(20, 5, 3)).astype(np.float32)
-    zero = np.zeros(20)
-    mirrored = Samples(x, zero, np.asarray(target.energies(x)), zero, zero, zero)
+    zero, solved = np.zeros(20), np.zeros(20, int)
+    mirrored = Samples(x, zero, np.asarray(target.energies(x)), solved, solved, zero)
     found = with_right_enantiomer(mirrored, flow_of(SYMMETRIC["ecnf"]), target)
     assert 0 < found.meta["reflected"] < 20
     np.testing.assert_allclose(found.u, target.energies(jnp.asarray(found.positions)), rtol=1e-6)

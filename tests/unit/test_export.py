@@ -25,8 +25,8 @@ from boltzflow.targets.molecule_folder import structure_text
 def make(n: int = 6, particles: int = 4, dimension: int = 3, units: str = "reduced") -> Samples:
     rng = np.random.default_rng(0)
     positions = rng.normal(size=(n, particles, dimension)).astype(np.float32)
-    zero = np.zeros(n)
-    return Samples(positions, rng.normal(size=n), rng.normal(size=n), zero, zero, zero, {"target": "toy", "units": units})
+    solved = np.zeros(n, int)
+    return Samples(positions, rng.normal(size=n), rng.normal(size=n), solved, solved, np.zeros(n), {"target": "toy", "units": units})
 
 
 def read_xyz(path: Path) -> tuple[list[str], np.ndarray, list[str]]:
@@ -52,7 +52,7 @@ def molecule_samples(molecule: Target) -> Samples:
     positions = (np.asarray(molecule.structure) + 0.01 * rng.normal(size=(5, molecule.n_particles, 3))).astype(np.float32)
     columns = rng.normal(size=(2, 5))
     meta = {"target": molecule.name, "units": "nm", "structure": structure_text(molecule)}
-    return Samples(positions, columns[0], columns[1], np.array([0, 0, 1, 0, 0]), np.zeros(5), np.zeros(5), meta)
+    return Samples(positions, columns[0], columns[1], np.array([0, 0, 1, 0, 0]), np.zeros(5, int), np.zeros(5), meta)
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ LOOP = RunOptions(log_every=1, checkpoint_every=1)
 
 
 def well(x: typing.Any) -> typing.Any:
-    return 0.5 * jnp.sum((x - jnp.mean(x, axis=0)) ** 2)
+    return 0.5 * jnp.sum((x - jnp.mean(x, axis=0, keepdims=True)) ** 2)
 
 
 def energy_alone(x: np.ndarray) -> float:

@@ -29,7 +29,7 @@ class Linear(AbstractVectorField):
     slope: float = 0.0
 
     def __call__(self, t, positions):
-        centred = positions - jnp.mean(positions, axis=0)
+        centred = positions - jnp.mean(positions, axis=0, keepdims=True)
         return (1.0 + self.slope * (2.0 * t - 1.0)) * centred @ jnp.asarray(self.matrix, positions.dtype)
 
 
@@ -51,7 +51,7 @@ class Broken(AbstractVectorField):
     growth: Any
 
     def __call__(self, t, positions):
-        squared, centred = jnp.sum(positions**2), positions - jnp.mean(positions, axis=0)
+        squared, centred = jnp.sum(positions**2), positions - jnp.mean(positions, axis=0, keepdims=True)
         return jnp.where(squared > self.radius**2, jnp.nan, (0.1 + self.growth * squared) * centred)
 
 

@@ -28,13 +28,13 @@ CENTRE = ChiralCentre(0, (1, 2, 3, 4), -1)
 
 
 def volume(x: Any) -> Any:
-    edges = x[1:4] - x[4]
+    edges = x[1:4] - x[4:]
     return jnp.dot(edges[0], jnp.cross(edges[1], edges[2]))
 
 
 def energy(x: Any) -> Any:
     """Mirror images differ by up to 4 kT."""
-    x = x - jnp.mean(x, axis=0)
+    x = x - jnp.mean(x, axis=0, keepdims=True)
     return 1.5 * jnp.sum(x**2) + 2.0 * jnp.tanh(volume(x))
 
 
@@ -59,7 +59,7 @@ class Dilation(AbstractVectorField):
     rate: Any
 
     def __call__(self, t, positions):
-        return self.rate * (positions - jnp.mean(positions, axis=0))
+        return self.rate * (positions - jnp.mean(positions, axis=0, keepdims=True))
 
 
 @pytest.mark.parametrize("family", ["ecnf", "eacf"])
@@ -85,7 +85,9 @@ def test_mirror_images_are_compared_and_not_believed():
     assert mirror_difference(targets.get("lj13")) < 1e-3
     # In two dimensions -x is a rotation; a mirror image is not.
     area = lambda x: jnp.cross(x[1] - x[0], x[2] - x[0])  # noqa: E731
-    flat = targets.from_function(lambda x: 0.5 * jnp.sum((x - x.mean(0)) ** 2) + jnp.tanh(area(x)), 3, 2, name="flat", classes=(0, 1, 2))
+    flat = targets.from_function(
+        lambda x: 0.5 * jnp.sum((x - x.mean(0, keepdims=True)) ** 2) + jnp.tanh(area(x)), 3, 2, name="flat", classes=(0, 1, 2)
+    )
     assert mirror_difference(flat) > 0.1
 
 

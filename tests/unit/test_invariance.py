@@ -22,7 +22,7 @@ from boltzflow.targets.calculators import failures, from_calculator
 
 
 def centred(x):
-    return x - x.mean(0)
+    return x - x.mean(0, keepdims=True)
 
 
 def springs(x):
@@ -30,7 +30,7 @@ def springs(x):
 
 
 def tied_to_axes(x):
-    return 0.5 * jnp.sum(jnp.array([1.0, 1.5]) * centred(x) ** 2)
+    return 0.5 * jnp.sum(jnp.array([[1.0, 1.5]]) * centred(x) ** 2)
 
 
 def unequal(x):
@@ -40,7 +40,7 @@ def unequal(x):
 
 def handed(x):
     """Springs that know the chirality of four particles; even permutations keep it, as rotations do."""
-    return springs(x) + 0.3 * jnp.tanh(jnp.linalg.det(x[1:] - x[0]))
+    return springs(x) + 0.3 * jnp.tanh(jnp.linalg.det(x[1:] - x[:1]))
 
 
 def ring(x):
@@ -48,7 +48,7 @@ def ring(x):
 
 
 def distances(x):
-    return jnp.sqrt(jnp.sum((x[:, None] - x) ** 2, axis=-1) + jnp.eye(len(x)))
+    return jnp.sqrt(jnp.sum((x[:, None] - x[None]) ** 2, axis=-1) + jnp.eye(len(x)))
 
 
 # ---- what is found -------------------------------------------------------------------------------------------------------------

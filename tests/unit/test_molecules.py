@@ -244,8 +244,8 @@ def test_clashes_of_any_two_atoms_weigh_nothing(dipeptide: targets.Target, dista
     assert np.isfinite(gradients).all()
     assert (u[:-1] > u[-1] + 150).all()
     assert (u[:-1] > 1e12).sum() > 50
-    zero = np.zeros(len(u))
-    samples = Samples(frames, log_q=zero, u=u, status=zero, nfe=zero, path_length=zero)
+    zero, solved = np.zeros(len(u)), np.zeros(len(u), int)
+    samples = Samples(frames, log_q=zero, u=u, status=solved, nfe=solved, path_length=zero)
     normalised = weights.normalized(samples.log_weight)
     assert normalised[-1] == 1.0
     assert (normalised[:-1] < 1e-65).all()

@@ -24,7 +24,7 @@ from boltzflow.objectives.paths import path
 
 FRAMES = np.random.default_rng(0).normal(size=(50, 3, 2)).astype(np.float32)
 FRAMES -= FRAMES.mean(axis=1, keepdims=True)
-PLANAR = targets.from_function(lambda x: jnp.sum((x - jnp.mean(x, axis=0)) ** 2), 3, 2, name="any")
+PLANAR = targets.from_function(lambda x: jnp.sum((x - jnp.mean(x, axis=0, keepdims=True)) ** 2), 3, 2, name="any")
 INDEPENDENT = FlowMatching(pairing=cast(Any, "independent"))
 
 
@@ -202,7 +202,7 @@ class Dilation(AbstractVectorField):
     rate: Any
 
     def __call__(self, t, positions):
-        return self.rate * (positions - jnp.mean(positions, axis=0))
+        return self.rate * (positions - jnp.mean(positions, axis=0, keepdims=True))
 
 
 class TestMaximumLikelihood:

@@ -26,12 +26,12 @@ class Dilation(AbstractVectorField):
     rate: Any
 
     def __call__(self, t, positions):
-        return self.rate * (positions - jnp.mean(positions, axis=0))
+        return self.rate * (positions - jnp.mean(positions, axis=0, keepdims=True))
 
 
 def harmonic(positions: Any) -> Any:
     """Normal density of variance 1/STIFFNESS in data units."""
-    return 0.5 * STIFFNESS * jnp.sum((positions - jnp.mean(positions, axis=0)) ** 2)
+    return 0.5 * STIFFNESS * jnp.sum((positions - jnp.mean(positions, axis=0, keepdims=True)) ** 2)
 
 
 TARGET = targets.from_function(harmonic, 3, 2, name="harmonic")

@@ -172,7 +172,7 @@ class TestLogProb:
             "chiral",
             6,
             3,
-            lambda x: 0.5 * jnp.sum((x - jnp.mean(x, axis=0)) ** 2),
+            lambda x: 0.5 * jnp.sum((x - jnp.mean(x, axis=0, keepdims=True)) ** 2),
             tuple(range(6)),
             chiral_centres=centres,
             reflections=False,
@@ -210,7 +210,7 @@ def test_summary_is_plain_and_complete():
 
 
 def well(x: Any) -> Any:
-    return 0.5 * jnp.sum((x - jnp.mean(x, axis=0)) ** 2)
+    return 0.5 * jnp.sum((x - jnp.mean(x, axis=0, keepdims=True)) ** 2)
 
 
 @pytest.fixture(scope="module")

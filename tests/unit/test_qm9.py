@@ -61,7 +61,7 @@ def test_reference_data_are_the_frames(target, molecules, tmp_path):
 def test_samples_without_energy_have_no_weights(target):
     n = 6
     status = np.array([0, 0, 0, 0, 0, 2])
-    columns = {"log_q": np.zeros(n), "u": np.full(n, np.nan), "nfe": np.ones(n), "path_length": np.full(n, np.nan)}
+    columns = {"log_q": np.zeros(n), "u": np.full(n, np.nan), "nfe": np.ones(n, int), "path_length": np.full(n, np.nan)}
     samples = Samples(positions=np.zeros((n, 19, 3)), status=status, **columns, meta={"target": target.name, "energy": False})
     np.testing.assert_array_equal(samples.log_weight, [0, 0, 0, 0, 0, -np.inf])
     assert samples.n_failed == 1

@@ -89,8 +89,8 @@ class TestSamples:
         rng = np.random.default_rng(0)
         x = 1.3 * rng.normal(size=(20_000, 2, 1))
         log_q = -0.5 * (x[:, :, 0] / 1.3) ** 2 - math.log(1.3 * math.sqrt(2 * math.pi))
-        zero = np.zeros(len(x))
-        samples = Samples(x, log_q.sum(axis=1), 0.5 * (x**2).sum(axis=(1, 2)), zero, zero, zero)
+        zero = np.zeros(len(x), int)
+        samples = Samples(x, log_q.sum(axis=1), 0.5 * (x**2).sum(axis=(1, 2)), zero, zero, zero.astype(float))
         assert samples.log_z().value == pytest.approx(math.log(2 * math.pi), abs=0.02)
         estimate = samples.expectation(lambda x: x[:, 0, 0] ** 2)
         assert estimate.value == pytest.approx(1.0, abs=0.05)
@@ -122,7 +122,7 @@ class TestSamples:
         np.testing.assert_array_equal(samples.log_weight, -samples.u - samples.log_q)
         other = dataclasses.replace(samples, u=samples.u + 1.0)
         np.testing.assert_array_equal(other.log_weight, samples.log_weight - 1.0)
-        own = dataclasses.replace(samples, log_weight=[0.0, -np.inf, 1.0, 2.0])
+        own = dataclasses.replace(samples, log_weight=np.array([0.0, -np.inf, 1.0, 2.0]))
         np.testing.assert_array_equal(own.log_weight, [0.0, -np.inf, 1.0, 2.0])
         assert (samples.weights_follow, other.weights_follow, own.weights_follow) == (True, True, False)
         # Nothing tells how weights of their own change with the energy.
@@ -169,8 +169,8 @@ class TestSamples:
         rng = np.random.default_rng(3)
         x = 1.3 * rng.normal(size=(40_000, 2, 1))
         log_q = (-0.5 * (x / 1.3) ** 2 - math.log(1.3 * math.sqrt(2 * math.pi))).sum(axis=(1, 2))
-        zero = np.zeros(len(x))
-        samples = Samples(x, log_q, 0.5 * (x**2).sum(axis=(1, 2)), zero, zero, zero)
+        zero = np.zeros(len(x), int)
+        samples = Samples(x, log_q, 0.5 * (x**2).sum(axis=(1, 2)), zero, zero, zero.astype(float))
         keep = np.where(x[:, 0, 0] > 1.0, 1.0, 0.3)
         half = thinned(samples.take(slice(0, 20_000)), keep[:20_000], seed=0)
         quarter = thinned(half, np.where(half.positions[:, 1, 0] > 0, 0.9, 0.4), seed=1)
@@ -213,7 +213,7 @@ class TestSamples:
         assert_stream(Samples.load(tmp_path / "s.h5"), 3)
 
     def test_summary_of_nothing_usable(self) -> None:
-        summary = dataclasses.replace(make(300), status=np.ones(300)).summary()
+        summary = dataclasses.replace(make(300), status=np.ones(300, int)).summary()
         assert summary["log_z"]["value"] is None
         assert summary["ess_reverse"]["value"] == 0.0
         assert summary["pareto_k"] is None

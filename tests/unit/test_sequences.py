@@ -116,7 +116,7 @@ OBJECTS = {
     "estimate": lambda: estimate.Estimate(1.0, 0.9, 1.2, 10, note="<b>"),
     "estimate from above": lambda: estimate.Estimate(1.0, -np.inf, 1.2, 10, estimate.AT_MOST, "<b>"),
     "estimate from below": lambda: estimate.Estimate(1.0, 0.7, np.inf, 10, estimate.AT_LEAST, "<b>"),
-    "target": lambda: bf.targets.from_function(lambda x: jnp.sum((x - jnp.mean(x, axis=0)) ** 2), 3, 2, name="<b>"),
+    "target": lambda: bf.targets.from_function(lambda x: jnp.sum((x - jnp.mean(x, axis=0, keepdims=True)) ** 2), 3, 2, name="<b>"),
     "model": lambda: dataclasses.replace(bf.load_model("dw4"), name="<b>"),
 }
 
@@ -186,8 +186,8 @@ def test_reweighted_energies_are_drawn_beside_those_of_the_flow():
         def legend(self) -> None: ...
 
     u = np.arange(100.0)
-    zero = np.zeros(100)
+    zero = np.zeros(100, int)
     log_q = np.where(u == 7.0, -1000.0, 0.0)
-    bf.Samples(np.zeros((100, 3, 2)), log_q, u, zero, zero, zero)._energies(Axes())
+    bf.Samples(np.zeros((100, 3, 2)), log_q, u, zero, zero, zero.astype(float))._energies(Axes())
     assert drawn["reweighted"].max() == pytest.approx(1.0)
     assert drawn["drawn"].max() < 0.05

@@ -131,7 +131,7 @@ def test_unnormalisable_parameters_are_refused():
 
 
 def harmonic(x):
-    return 0.5 * jnp.sum((x - x.mean(axis=0)) ** 2)
+    return 0.5 * jnp.sum((x - x.mean(axis=0, keepdims=True)) ** 2)
 
 
 def test_from_function():
@@ -149,7 +149,7 @@ def test_from_function():
     ("fn", "message"),
     [
         (lambda x: jnp.sum(x) * jnp.nan, "returns nan"),
-        (lambda x: jnp.sum((x - x.mean(0)) ** 2, axis=-1), r"returns shape \(3,\)"),
+        (lambda x: jnp.sum((x - x.mean(0, keepdims=True)) ** 2, axis=-1), r"returns shape \(3,\)"),
         (lambda x: (jnp.sum(x), jnp.sum(x)), "must return a scalar"),
         (lambda x: x @ jnp.ones(5), "fails on positions of shape"),
         (lambda x: jnp.sum(x**2), "moved by 1"),
@@ -162,7 +162,7 @@ def test_bad_energy_functions(fn, message: str):
 
 def test_units_that_are_not_known():
     with pytest.raises(TargetError, match="has lengths in 'Angstroem'; known are reduced, nm, angstrom"):
-        targets.from_function(lambda x: jnp.sum((x - jnp.mean(x, axis=0)) ** 2), 3, 2, name="u", units="Angstroem")
+        targets.from_function(lambda x: jnp.sum((x - jnp.mean(x, axis=0, keepdims=True)) ** 2), 3, 2, name="u", units="Angstroem")
 
 
 def test_classes_of_the_wrong_length():

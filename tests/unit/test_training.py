@@ -41,7 +41,7 @@ from boltzflow.training.state import TrainState, initial_state, make_step, place
 
 OPTIMISER = Adam(warmup_steps=0, learning_rate=0.1, final_learning_rate=0.1, clip_norm=1e6)
 STAGE = Stage(optimiser=OPTIMISER, steps=20, batch_size=8, microbatch=8)
-SPRINGS = targets.from_function(lambda x: jnp.sum((x - jnp.mean(x, axis=0)) ** 2), 3, 2, name="springs")
+SPRINGS = targets.from_function(lambda x: jnp.sum((x - jnp.mean(x, axis=0, keepdims=True)) ** 2), 3, 2, name="springs")
 
 
 class Field(AbstractVectorField):
@@ -648,7 +648,7 @@ class TestModels:
 def test_pairs_are_mirrored_where_the_flow_cannot_tell_hands(options, mirrored):
     # Such a flow learns the density of both enantiomers, and a frame may come as either; frames of one enantiomer stay so in other flows.
     target = targets.from_function(
-        lambda x: jnp.sum((x - jnp.mean(x, axis=0)) ** 2), 4, 3, name="handed", classes=range(4), reflections=False
+        lambda x: jnp.sum((x - jnp.mean(x, axis=0, keepdims=True)) ** 2), 4, 3, name="handed", classes=range(4), reflections=False
     )
     frame = np.array([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 3.0], [0.0, 0.0, 0.0]])
     frames = np.stack([frame - frame.mean(axis=0)] * 8)

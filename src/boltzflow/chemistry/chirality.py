@@ -119,7 +119,7 @@ def chirality_signs(positions: Float[np.ndarray, "n N 3"], centres: Sequence[Chi
     return found
 
 
-def _volume(corners: Float[np.ndarray, "... 4 3"]) -> Float[np.ndarray, "..."]:
+def _volume(corners: Float[np.ndarray, "... 4 3"]) -> Float[np.ndarray, "..."] | np.floating:
     """(x_a - x_d) · ((x_b - x_d) × (x_c - x_d))."""
     edges = corners[..., :3, :] - corners[..., 3:, :]
     return np.sum(edges[..., 0, :] * np.cross(edges[..., 1, :], edges[..., 2, :]), axis=-1)

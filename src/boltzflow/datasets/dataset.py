@@ -231,7 +231,7 @@ class Dataset:
         )
         return training, held_out
 
-    def _part(self, chosen: np.ndarray, note: Mapping[str, str | float | int]) -> "Dataset":
+    def _part(self, chosen: Int[np.ndarray, " m"] | slice, note: Mapping[str, str | float | int]) -> "Dataset":
         """Some of the frames with their energies."""
         return dataclasses.replace(
             self,

@@ -131,7 +131,7 @@ class AugmentedCouplingFlow(AbstractFlow):
 
     def joint(self, channels: Float[Array, "N K D"]) -> JointDensity:
         """Log q(x, a) of channels in units of the prior; the same for all places of their centre of mass."""
-        moved = self.stack(channels - jnp.mean(channels[:, 0], axis=0), inverse=False)
+        moved = self.stack(channels - jnp.mean(channels[:, 0], axis=0)[None, None], inverse=False)
         return JointDensity(self._log_base(moved.channels) + moved.log_det, moved.collinearity)
 
     def sample_joint(self, *, key: PRNGKeyArray) -> tuple[Float[Array, "N K D"], Float[Array, ""]]:

@@ -110,4 +110,4 @@ class AbstractFlow(eqx.Module):
 
     def _centred(self, positions: Float[Array, "N D"]) -> Float[Array, "N D"]:
         """A configuration without its centre of mass, in units of the prior."""
-        return (positions - jnp.mean(positions, axis=0)) / self.scale
+        return (positions - jnp.mean(positions, axis=0)[None]) / self.scale

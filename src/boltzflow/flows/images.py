@@ -41,7 +41,7 @@ def energy_that_counts(flow: AbstractFlow, target: Target) -> Callable[[Float[Ar
         x = positions[corners]
         edges = x[:, :3] - x[:, 3:]
         volumes = jnp.sum(edges[:, 0] * jnp.cross(edges[:, 1], edges[:, 2]), axis=-1)
-        mirrored = jnp.all(volumes * signs < 0)
+        mirrored = jnp.all(volumes * signs.astype(volumes.dtype) < 0)
         return target.energy(jnp.where(mirrored, -positions, positions))
 
     return energy

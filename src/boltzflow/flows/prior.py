@@ -15,7 +15,7 @@ from boltzflow.errors import TargetError
 def sample(n_particles: int, dimension: int, *, key: PRNGKeyArray) -> Float[Array, "N D"]:
     """One configuration: independent normals minus their mean, which is the standard normal of the subspace."""
     positions = jax.random.normal(key, (n_particles, dimension))
-    return positions - jnp.mean(positions, axis=0)
+    return positions - jnp.mean(positions, axis=0)[None]
 
 
 def log_prob(positions: Float[Array, "N D"]) -> Float[Array, ""]:

@@ -173,7 +173,7 @@ class ChannelEGNN(eqx.Module):
     def __call__(self, positions: Float[Array, "N M D"]) -> tuple[Float[Array, "N H"], Float[Array, "N M V D"]]:
         """Features of each particle, normalised by a softmax, and V vectors for each of its positions."""
         n, given, dimension = positions.shape
-        centred = positions - jnp.mean(positions, axis=0)
+        centred = positions - jnp.mean(positions, axis=0)[None]
         start = jnp.repeat(centred, self.copies, axis=1)
         one_hot = jax.nn.one_hot(np.asarray(self.types), max(self.types) + 1, dtype=positions.dtype)
         radial = None

@@ -213,7 +213,7 @@ class EGNN(AbstractSparseVectorField):
             state = self._scan(self.body, state, geometry, recompute=True)
         _, moved = self.last(state, geometry, self._scheme)
         velocity = moved - positions
-        return velocity - jnp.mean(velocity, axis=0)
+        return velocity - jnp.mean(velocity, axis=0)[None]
 
     def velocity_and_divergence(self, t: Float[Array, ""], positions: Float[Array, "N D"]) -> tuple[Float[Array, "N D"], Float[Array, ""]]:
         """Velocity and exact divergence; the first and the last layer cost D passes each, a layer between N·D.
@@ -251,9 +251,9 @@ class EGNN(AbstractSparseVectorField):
 
         def of_receiver(k: Array, not_self: Float[Array, " N"], state: State, x: Float[Array, "N D"]) -> Float[Array, " D"]:
             features, moved = state
-            geometry = self._geometry(x[k] - x, not_self)
-            receiver, sender = self.last.receiver(features[k]), self.last.sender(features)
-            shifts = self.last.edges(receiver, sender, moved[k] - moved, geometry, self._scheme)[1]
+            geometry = self._geometry(x[k][None] - x, not_self)
+            receiver, sender = self.last.receiver(features[k])[None], self.last.sender(features)
+            shifts = self.last.edges(receiver, sender, moved[k][None] - moved, geometry, self._scheme)[1]
             return moved[k] + jnp.sum(shifts, axis=0) - x[k]
 
         state, between_tangent = jax.linearize(between, state, positions)
@@ -270,4 +270,4 @@ class EGNN(AbstractSparseVectorField):
         inputs = (jnp.arange(n), others, *by_particle)
         # Layers between are dense: one particle at a time keeps their N² edges times D tangents in cache.
         velocity, terms = jax.lax.map(diagonal_term, inputs) if self.layers > 2 else jax.vmap(diagonal_term)(inputs)
-        return velocity - jnp.mean(velocity, axis=0), jnp.sum(terms)
+        return velocity - jnp.mean(velocity, axis=0)[None], jnp.sum(terms)

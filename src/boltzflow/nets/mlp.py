@@ -57,7 +57,7 @@ class Dense(eqx.Module):
     def __call__(self, x: Float[Array, "... in"]) -> Float[Array, "... out"]:
         """Apply the map."""
         y = x @ self.weight
-        return y if self.bias is None else y + self.bias
+        return y if self.bias is None else y + jax.lax.broadcast_to_rank(self.bias, y.ndim)
 
 
 # Times closer to an end than this are not resolved.
@@ -113,7 +113,8 @@ class RadialFunctions(eqx.Module):
         low, high = math.log(self.offset), math.log(self.reach + self.offset)
         centres = jnp.linspace(low, high, self.count, dtype=r.dtype)
         width = (high - low) / max(self.count - 1, 1)
-        values = jnp.exp(-0.5 * ((jnp.log(r + self.offset)[..., None] - centres) / width) ** 2)
+        log_distance = jnp.log(r + self.offset)[..., None]
+        values = jnp.exp(-0.5 * ((log_distance - jax.lax.broadcast_to_rank(centres, log_distance.ndim)) / width) ** 2)
         return values * cutoff_envelope(r, self.cutoff)[..., None] if self.cutoff is not None else values
 
 

@@ -162,8 +162,8 @@ class TwoInteraction(AbstractSparseVectorField):
         n, dimension = difference.shape[0], difference.shape[-1]
         distance, direction = self._directions(difference, mask)
         basis = self.radial(distance) * (mask / math.sqrt(n))[..., None]
-        weights = (basis @ mixing.sums) * self.sender_scale[np.asarray(self.types)]
-        traceless = _outer(direction) - _upper_triangle(np.eye(dimension) / dimension).astype(difference.dtype)
+        weights = (basis @ mixing.sums) * self.sender_scale[np.asarray(self.types)][None]
+        traceless = _outer(direction) - _upper_triangle(np.eye(dimension) / dimension).astype(difference.dtype)[None, None]
         return NeighbourSums(weights, direction, traceless)
 
     def _split(self, weights: Float[Array, "*n M"]) -> list[Float[Array, "*n C"]]:
@@ -188,7 +188,7 @@ class TwoInteraction(AbstractSparseVectorField):
         n = sums.scalar.shape[0]
         a1, a2 = sums.vector, sums.tensor
         a21 = _times_vector(a2, a1)
-        multiplicity = _multiplicity(a1.shape[-2]).astype(a1.dtype)[:, None]
+        multiplicity = _multiplicity(a1.shape[-2]).astype(a1.dtype)[None, :, None]
         invariants = jnp.concatenate([_dot(a1, a1), _dot(a2 * multiplicity, a2), _dot(a1, a21), _trace_of_cube(a2)], axis=-1)
         one_hot = jax.nn.one_hot(np.asarray(self.types), max(self.types) + 1, dtype=time.dtype)
         inputs = [sums.scalar, jnp.arcsinh(invariants), jnp.broadcast_to(time, (n, time.shape[0])), one_hot]
@@ -224,7 +224,7 @@ class TwoInteraction(AbstractSparseVectorField):
         basis = self.radial(distance)
         along = direction[..., None]
         # Off-diagonal components of symmetric tensors count twice in the contraction.
-        outer = (_outer(direction) * _multiplicity(direction.shape[-1]).astype(direction.dtype))[..., None]
+        outer = (_outer(direction) * _multiplicity(direction.shape[-1]).astype(direction.dtype)[None])[..., None]
         geometry = jnp.concatenate(
             [
                 _dot(along, receiver.vector[None]),
@@ -235,7 +235,7 @@ class TwoInteraction(AbstractSparseVectorField):
             ],
             axis=-1,
         )
-        hidden = receiver.receiver + sender.sender + basis @ mixing.edge + self.edge_geometry(geometry)
+        hidden = receiver.receiver[None] + sender.sender + basis @ mixing.edge + self.edge_geometry(geometry)
         out = self.edge_out(silu(self.edge_hidden(silu(hidden))))
         envelope = mask * cutoff_envelope(distance, self.cutoff)
         gate = sigmoid(out[:, :1]) * envelope[:, None]
@@ -254,7 +254,7 @@ class TwoInteraction(AbstractSparseVectorField):
         node = self._node(time, self._sum_neighbours(self._edge_factors(mixing, mask, difference)))
         pairs = jnp.asarray(self._pair_numbers)
         velocity = jax.vmap(lambda m, p, receiver, d: self._second(mixing, m, p, receiver, node, d))(mask, pairs, node, difference)
-        return velocity - jnp.mean(velocity, axis=0)
+        return velocity - jnp.mean(velocity, axis=0)[None]
 
     def velocity_and_divergence(self, t: Float[Array, ""], positions: Float[Array, "N D"]) -> tuple[Float[Array, "N D"], Float[Array, ""]]:
         """Velocity and exact divergence, with D tangents per edge and D tangents per pair of particles instead of N·D full passes.
@@ -293,7 +293,7 @@ class TwoInteraction(AbstractSparseVectorField):
 
         over_receivers = jax.vmap(diagonal_term, in_axes=(0, 0, 0, 0, 0, 1))
         velocity, terms = over_receivers(jnp.arange(n), mask, jnp.asarray(self._pair_numbers), difference, node, node_tangents)
-        return velocity - jnp.mean(velocity, axis=0), jnp.sum(terms)
+        return velocity - jnp.mean(velocity, axis=0)[None], jnp.sum(terms)
 
 
 def _triangle(dimension: int) -> list[tuple[int, int]]:
@@ -320,7 +320,7 @@ def _outer(direction: Float[Array, "*n D"]) -> Float[Array, "*n S"]:
     return jnp.stack([x[a] * x[b] for a, b in _triangle(len(x))], axis=-1)
 
 
-def _dot(x: Float[Array, "*#n C V"], y: Float[Array, "*#n C V"]) -> Float[Array, "... V"]:
+def _dot(x: Float[Array, "*#n C #V"], y: Float[Array, "*#n C #V"]) -> Float[Array, "... V"]:
     """Sum over components, written out: a handful of fused multiply-adds per channel, where a reduction would be a loop of its own."""
     first, *rest = (p * q for p, q in zip(_components(x, -2), _components(y, -2), strict=True))
     return sum(rest, first)

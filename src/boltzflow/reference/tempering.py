@@ -142,7 +142,8 @@ class Ladder:
         tried = (jnp.arange(n_temperatures - 1) % 2 == parity)[:, None]
         accepted: Bool[Array, "S C"] = tried & (uniform < probability)
         none = jnp.zeros((1, n_chains), bool)
-        source = jnp.arange(n_temperatures)[:, None] + jnp.concatenate([accepted, none]) - jnp.concatenate([none, accepted]).astype(int)
+        up, down = (jnp.concatenate(pair).astype(int) for pair in ([accepted, none], [none, accepted]))
+        source = jnp.arange(n_temperatures)[:, None] + up - down
         swapped = LadderState(
             jnp.take_along_axis(state.coordinates, source[:, :, None], axis=0),
             jnp.take_along_axis(state.energy, source, axis=0),

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Key
 
 from boltzflow import seeds
 from boltzflow.errors import DataError, RunError
@@ -34,24 +34,24 @@ MOST = 2**31 - 1
 
 
 @stored
-def draw(flow: AbstractFlow, keys: PRNGKeyArray) -> FlowSolution:
+def draw(flow: AbstractFlow, keys: Key[Array, " B"]) -> FlowSolution:
     """A chunk of samples, one key each."""
     return jax.vmap(lambda key: flow.sample_and_log_prob(key=key))(keys)
 
 
 @stored
-def density(flow: AbstractFlow, positions: Float[Array, "B N D"], keys: PRNGKeyArray) -> FlowSolution:
+def density(flow: AbstractFlow, positions: Float[Array, "B N D"], keys: Key[Array, " B"]) -> FlowSolution:
     """Log densities of a chunk of configurations, one key each (used by the Hutchinson estimate only)."""
     return jax.vmap(lambda x, key: flow.log_prob(x, key=key))(positions, keys)
 
 
 @stored
-def marginals(flow: AbstractFlow, positions: Float[Array, "B N D"], keys: PRNGKeyArray) -> Float[Array, "B K"]:
+def marginals(flow: AbstractFlow, positions: Float[Array, "B N D"], keys: Key[Array, " B"]) -> Float[Array, "B K"]:
     """Draws of the density of a chunk of configurations, one key each; see `AbstractFlow.log_importance_ratios`."""
     return jax.vmap(lambda x, key: flow.log_importance_ratios(x, count=flow.noisy_draws, key=key))(positions, keys)
 
 
-def sample_keys(start: int, count: int, *, seed: int) -> PRNGKeyArray:
+def sample_keys(start: int, count: int, *, seed: int) -> Key[Array, " n"]:
     """Keys of the samples start, start + 1, ...; they depend on seed and index alone, so that chunks do not change the samples."""
     key = seeds.key(seed)
     # Made on the host: JAX would compile a sum for the first start that is not 0.
@@ -258,7 +258,7 @@ def log_importance_ratios(
 
 
 def _over_positions(
-    work: Callable[[Array, PRNGKeyArray], T],
+    work: Callable[[Array, Key[Array, " B"]], T],
     flow: AbstractFlow,
     positions: Float[np.ndarray, "n N D"],
     chunk: int | None,

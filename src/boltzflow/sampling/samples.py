@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Real, Shaped
 
 from boltzflow import counting, display, selection
 from boltzflow.analysis import free_energy, grouped, metrics, weights
@@ -271,7 +271,9 @@ class Samples:
             return grouped.log_z(self.log_weight, self.group)
         return weights.log_z(self.log_weight, seed=seed)
 
-    def expectation(self, observable: Callable[[Float[np.ndarray, "n N D"]], Any] | Float[np.ndarray, " n"], *, seed: int = 0) -> Estimate:
+    def expectation(
+        self, observable: Callable[[Float[np.ndarray, "n N D"]], Any] | Real[np.ndarray, " n"] | Bool[np.ndarray, " n"], *, seed: int = 0
+    ) -> Estimate:
         """Expectation of an observable under the target.
 
         Args:

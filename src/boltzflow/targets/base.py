@@ -165,7 +165,7 @@ class Target:
         if self.start is not None:
             return self.start(key)
         positions = jax.random.normal(key, (self.n_particles, self.dimension))
-        return positions - jnp.mean(positions, axis=0)
+        return positions - jnp.mean(positions, axis=0)[None]
 
     def __repr__(self) -> str:
         """In one line; the fields of a molecule would fill pages."""

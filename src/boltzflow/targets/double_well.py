@@ -55,7 +55,7 @@ def double_well(
 
     def start(key: PRNGKeyArray) -> Float[Array, "N D"]:
         positions = 0.75 * d0 * jax.random.normal(key, (n_particles, dimension))
-        return positions - jnp.mean(positions, axis=0)
+        return positions - jnp.mean(positions, axis=0)[None]
 
     parameters = {"a": float(a), "b": float(b), "c": float(c), "d0": float(d0)}
     is_dw4 = (n_particles, dimension) == (4, 2) and parameters == {"a": 0.0, "b": -4.0, "c": 0.9, "d0": 4.0}

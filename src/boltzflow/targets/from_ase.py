@@ -209,7 +209,7 @@ def _check_electrons(name: str, symbols: Sequence[str], charge: int, multiplicit
 
 def _near(geometry: Float[np.ndarray, "N 3"], key: PRNGKeyArray) -> Float[Array, "N 3"]:
     noisy = jnp.asarray(geometry, jnp.zeros(()).dtype) + _START_NOISE * jax.random.normal(key, geometry.shape)
-    return noisy - jnp.mean(noisy, axis=0)
+    return noisy - jnp.mean(noisy, axis=0)[None]
 
 
 def _require(package: str, purpose: str) -> None:

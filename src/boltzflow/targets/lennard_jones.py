@@ -61,7 +61,7 @@ def lennard_jones(n: int, *, epsilon: float = 2.0, r_m: float = 1.0, trap: float
 
     def energy(positions: Float[Array, "N D"]) -> Float[Array, ""]:
         attraction = (r_m**2 / squared_distances(positions)) ** 3
-        centred = positions - jnp.mean(positions, axis=0)
+        centred = positions - jnp.mean(positions, axis=0)[None]
         return epsilon * jnp.sum(attraction * (attraction - 2.0)) + 0.5 * trap * jnp.sum(centred * centred)
 
     lattice = _face_centred_cubic(n) * r_m
@@ -70,9 +70,9 @@ def lennard_jones(n: int, *, epsilon: float = 2.0, r_m: float = 1.0, trap: float
         # The n lattice points nearest to a random centre: compact, free of clashes, and of another shape for each key.
         key_centre, key_noise = jax.random.split(key)
         centre = r_m * jax.random.uniform(key_centre, (3,), minval=-0.5, maxval=0.5)
-        _, nearest = jax.lax.top_k(-jnp.sum((lattice - centre) ** 2, axis=-1), n)
+        _, nearest = jax.lax.top_k(-jnp.sum((lattice - centre[None]) ** 2, axis=-1), n)
         positions = jnp.asarray(lattice)[nearest] + 0.02 * r_m * jax.random.normal(key_noise, (n, 3))
-        return positions - jnp.mean(positions, axis=0)
+        return positions - jnp.mean(positions, axis=0)[None]
 
     parameters = {"epsilon": float(epsilon), "r_m": float(r_m), "trap": float(trap)}
     published = parameters["r_m"] == 1.0 and parameters["trap"] == 1.0

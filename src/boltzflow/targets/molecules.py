@@ -173,7 +173,7 @@ def assembled(
 
     def start(key: PRNGKeyArray) -> Float[Array, "N 3"]:
         x = jnp.asarray(minimum, jnp.result_type(float)) + _START_NOISE * jax.random.normal(key, (n, 3))
-        return x - jnp.mean(x, axis=0)
+        return x - jnp.mean(x, axis=0)[None]
 
     energy = _by_openmm(system, name, kelvin, start, executor) if field is None else _reduced(field, kelvin)
     target = Target(

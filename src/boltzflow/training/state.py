@@ -44,12 +44,12 @@ class TrainState(NamedTuple):
     masked: Int[Array, ""]
 
     @property
-    def average(self) -> Float[Array, " P"]:
+    def average(self) -> Float[Array | np.ndarray, " P"]:
         """Moving average of the parameters, the one that samples."""
         return transforms.averaged(self.optimiser)
 
     @property
-    def left_out(self) -> Int[Array, ""]:
+    def left_out(self) -> Int[Array | np.ndarray, ""] | np.integer:
         """Steps left out in the whole run."""
         return self.skipped + transforms.skipped(self.optimiser)
 
@@ -126,7 +126,7 @@ def make_step(network: eqx.Module, objective: AbstractObjective, stage: Stage, m
 
     def taken(sums: Callable[[Float[Array, " P"], PyTree], Sums], state: TrainState, batch: PyTree) -> tuple[TrainState, StepMetrics]:
         loss, kept, gradient = sums(state.parameters, batch)
-        count = jnp.maximum(kept, 1)
+        count = jnp.maximum(kept, 1).astype(gradient.dtype)
         loss = loss / count
         gradient = gradient / count
         norm = jnp.sqrt(jnp.sum(gradient**2))

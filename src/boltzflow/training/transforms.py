@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
@@ -147,12 +148,12 @@ def _transformation(init: Any, update: Any) -> optax.GradientTransformationExtra
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def averaged(state: PyTree) -> Float[Array, " P"]:
-    """The average in the state of a chain."""
+def averaged(state: PyTree) -> Float[Array | np.ndarray, " P"]:
+    """The average in the state of a chain, which is of NumPy where it was read from a checkpoint."""
     return optax.tree.get(state, "average")
 
 
-def skipped(state: PyTree) -> Int[Array, ""]:
+def skipped(state: PyTree) -> Int[Array | np.ndarray, ""]:
     """Steps that the state of a chain says were left out."""
     found = [value for _, value in optax.tree.get_all_with_path(state, "skipped")]
     return functools.reduce(jnp.add, found)

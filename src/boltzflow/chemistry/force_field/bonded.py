@@ -3,7 +3,7 @@
 Each function takes a force of OpenMM and returns its energy in kJ/mol as a function of a batch of configurations.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def plain(value: Any) -> float:
     return float(value.value_in_unit_system(unit.md_unit_system)) if unit.is_quantity(value) else float(value)
 
 
-def columns(rows: list[tuple[Any, ...]], atoms: int) -> tuple[tuple[np.ndarray, ...], tuple[Float[np.ndarray, "M 1"], ...]]:
+def columns(rows: Sequence[Sequence[Any]], atoms: int) -> tuple[tuple[np.ndarray, ...], tuple[Float[np.ndarray, "M 1"], ...]]:
     """The first `atoms` columns as indices, the others as numbers to be broadcast over the batch."""
     turned = list(zip(*rows, strict=True))
     indices = tuple(np.array(column, np.int32) for column in turned[:atoms])

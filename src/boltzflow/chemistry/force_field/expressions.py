@@ -67,7 +67,7 @@ def _divided(a: Any, b: Any) -> Any:
 
 
 def _is_zero(value: Any) -> bool:
-    return isinstance(value, float) and value == 0.0
+    return isinstance(value, float) and bool(value == 0.0)
 
 
 _OPERATORS: dict[str, Callable[..., Any]] = {

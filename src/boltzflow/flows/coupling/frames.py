@@ -4,6 +4,7 @@ Where a vector vanishes or two of them are parallel no equivariant frame exists;
 probability zero, and keeps the transform a bijection with the reported log-det, because the frame depends on the conditioning alone.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -17,7 +18,7 @@ def unit(vector: Float[Array, "... D"]) -> Float[Array, "... D"]:
     """The vector at length 1; the first axis where it vanishes."""
     squared = jnp.sum(vector**2, axis=-1, keepdims=True)
     axis = jnp.asarray(np.eye(vector.shape[-1])[0], vector.dtype)
-    safe = jnp.where(squared > _TINY, vector, axis)
+    safe = jnp.where(squared > _TINY, vector, jax.lax.broadcast_to_rank(axis, vector.ndim))
     return safe / jnp.sqrt(jnp.sum(safe**2, axis=-1, keepdims=True))
 
 

@@ -63,7 +63,7 @@ class PlainCoupling(eqx.Module):
     ) -> tuple[Float[Array, "N M D"], Float[Array, ""], Float[Array, ""]]:
         """Moved channels, log-det and no penalty; the arguments are those of `CouplingLayer`."""
         n = given.shape[0]
-        centre = jnp.mean(given, axis=0)
+        centre = jnp.mean(given, axis=0)[None]
         one_hot = jax.nn.one_hot(np.asarray(self.types), max(self.types) + 1, dtype=given.dtype)
         tokens = self.embedding(jnp.concatenate([(given - centre).reshape(n, -1), one_hot], axis=-1))
         arrays, static = eqx.partition(self.layers, eqx.is_array)

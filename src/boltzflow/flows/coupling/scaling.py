@@ -30,7 +30,7 @@ class Scaling(eqx.Module):
         """Towards the latent space, or back to data for `inverse`."""
         n, _, dimension = channels.shape
         given = jnp.mean(channels, axis=0)
-        shapes = channels - given
+        shapes = channels - given[None]
         factor = jnp.concatenate([jnp.ones(1, channels.dtype), positive(self.centres)])
         # The sizes depend on the centres on the side of the data.
         before = given / factor[:, None] if inverse else given
@@ -38,7 +38,7 @@ class Scaling(eqx.Module):
         distances = jnp.sqrt(jnp.sum(before[1:] ** 2, axis=-1) + 1e-12)
         size = positive(self.out(self.hidden(distances)))
         log_det = (n - 1) * dimension * jnp.sum(jnp.log(size)) + dimension * jnp.sum(jnp.log(factor))
-        shapes = (shapes / size[:, None]) if inverse else shapes * size[:, None]
+        shapes = (shapes / size[None, :, None]) if inverse else shapes * size[None, :, None]
         # The first centre is zero by definition; written out, so that it stays so.
-        moved = shapes + after.at[0].set(0.0)
+        moved = shapes + after.at[0].set(0.0)[None]
         return Transformed(moved, -log_det if inverse else log_det, jnp.zeros((), channels.dtype))

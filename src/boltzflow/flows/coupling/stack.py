@@ -57,7 +57,7 @@ class CouplingStack(eqx.Module):
             if scaling is not None and not inverse:
                 groups, scaled = _scaled(scaling.unpack(), groups, opens, inverse=False)
             given, moving = groups
-            centre = jnp.mean(given[:, 0], axis=0)
+            centre = jnp.mean(given[:, 0], axis=0)[None, None]
             given = given - centre
             moved, log_det, penalty = layer.unpack()(moving - centre, given, inverse=inverse)
             groups = moved, given
@@ -70,7 +70,7 @@ class CouplingStack(eqx.Module):
         groups, changes = jax.lax.scan(step, start, (layers, scalings, opens), reverse=inverse)
         moved = jnp.concatenate(groups[::-1] if inverse else groups, axis=1)
         log_dets, penalties = changes
-        return Transformed(moved - jnp.mean(moved[:, 0], axis=0), jnp.sum(log_dets), jnp.mean(penalties))
+        return Transformed(moved - jnp.mean(moved[:, 0], axis=0)[None, None], jnp.sum(log_dets), jnp.mean(penalties))
 
 
 def _scaled(
@@ -79,7 +79,7 @@ def _scaled(
     """The pair of groups scaled where a block opens, and the log-det; as they are in the middle of a block."""
     half = groups[0].shape[1]
     channels = jnp.concatenate(groups[::-1] if inverse else groups, axis=1)
-    channels = channels - jnp.mean(channels[:, 0], axis=0)
+    channels = channels - jnp.mean(channels[:, 0], axis=0)[None, None]
     scaled = scaling(channels, inverse=inverse)
     kept = jnp.where(opens, scaled.channels, channels)
     first, second = kept[:, :half], kept[:, half:]
