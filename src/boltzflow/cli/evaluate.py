@@ -28,7 +28,7 @@ def run(
     precision: Annotated[arguments.MaybePrecision, tyro.conf.arg(help_behavior_hint="(default: that of the run)")] = None,
     plugin: arguments.Plugin = arguments.Words(),  # noqa: B008 (a tuple)
 ) -> None:
-    """Measure a run or a model: NLL, ESS, log Z, the scorecard of distances, path length, times.
+    """Measure a run or a model: NLL, ESS, log Z, distances, path length, times.
 
     Draws samples and takes held-out frames of the target; every figure comes with n and a 95 % interval. For a run the figures are
     kept in its folder as evaluation.json, for the report, unless frames are given.
