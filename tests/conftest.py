@@ -32,7 +32,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 
 # In the tests of the project's own arithmetic JAX promotes no types either. Training is left out, because optax mixes whole numbers with
 # floats; so is what has not been seen to pass.
-STRICT_TYPES = {"test_nets", "test_flows", "test_images", "test_splines", "test_coupling"}
+STRICT_TYPES = {"test_nets", "test_flows", "test_images"}
 
 
 @pytest.fixture(scope="module", autouse=True)
