@@ -463,7 +463,7 @@ def test_of_a_block_that_does_not_fit_the_part_that_does_is_kept(tmp_path: Path,
     with SamplesWriter(path, META) as writer:
         monkeypatch.setattr(SamplesWriter, "append", limited)
         with pytest.raises(RunError, match="the 12 samples written before are kept"):
-            generate._append(writer, [make(3, start=start) for start in range(0, 24, 3)], 8.0)
+            generate.append(writer, [make(3, start=start) for start in range(0, 24, 3)], 8.0)
     kept = Samples.load(path)
     assert_stream(kept, 12)
     assert kept.meta["seconds"] == pytest.approx(4.0)

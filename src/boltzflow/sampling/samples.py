@@ -203,7 +203,7 @@ class Samples:
         rows += figure_rows({"ess_reverse": self.ess(), "log_z": self.log_z()}, ("ess_reverse", "log_z"))
         rows += [("mean energy / kT, as drawn", *metrics.mean(self.u[finite]).texts())] if finite.any() else []
         rows.append(("mean energy / kT, reweighted", *self.expectation(self.u).texts()))
-        rows.append(("weights", weights.verdict(self.log_weight).sentence))
+        rows += [] if self.grouped else [("weights", weights.verdict(self.log_weight).sentence)]
         return display.page("Samples", rows, display.thumbnail(self._energies, "energies as drawn and reweighted"))
 
     def _energies(self, axes: Any) -> None:
@@ -358,7 +358,8 @@ class Samples:
         """Key figures as plain values for JSON; null where there is nothing to say."""
         solved = self.status == Status.SOLVED
         chirality = self.n_other_stereoisomer if "other_stereoisomer" in self.meta or self.n_other_stereoisomer else None
-        verdict = weights.verdict(self.log_weight) if self.has_energy else None
+        # The tail of the weights tells of independent draws alone.
+        verdict = weights.verdict(self.log_weight) if self.has_energy and not self.grouped else None
         length = self.path_length[solved]
         return {
             "target": self.meta.get("target"),

@@ -200,7 +200,8 @@ def stage(
     following = jnp.where(share > 0.0, next_b(cloud, b, share), choice.b)
     cloud = reweighted(cloud, following - b)
     living = alive(cloud.log_weight)
-    cloud, again = resampled(cloud, key=key_resample)
+    # Offspring that are not moved apart would only lose what the weights tell.
+    cloud, again = resampled(cloud, key=key_resample) if moves else (cloud, jnp.zeros((), jnp.int32))
     masses = jnp.where(share > 0.0, masses_of(space, cloud, following), choice.masses)
     inverse_mass = spread_masses(space, masses)
     options = {"moves": moves, "leapfrog": leapfrog, "chunk": chunk, "key": key_move}

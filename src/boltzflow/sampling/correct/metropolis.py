@@ -263,10 +263,9 @@ class _Chains:
 
         # The first alone: threads would each compile the same.
         found = [one(0), *self._threads.map(one, range(1, len(self._groups)))]
-        *columns, _ = (
-            np.concatenate([np.atleast_1d(leaf) for leaf in leaves], axis=min(1, np.ndim(leaves[0]))) for leaves in zip(*found, strict=True)
-        )
-        block = chains.Block(*columns, np.mean([part.acceptance for part in found]))
+        rate: Any = np.mean([part.acceptance for part in found])
+        columns = {name: np.concatenate([getattr(part, name) for part in found], axis=1) for name in chains.Block._fields[:-1]}
+        block = chains.Block(**columns, acceptance=rate)
         return block, chains.State(*(jnp.asarray(leaf[-1]) for leaf in (block.positions, block.log_q, block.stay)))
 
     def _samples(self, block: chains.Block, spent: int) -> Samples:

@@ -74,12 +74,13 @@ def move(
             momentum = state.momentum + 0.5 * step * slope(state.logdensity_grad, b)
             position = state.position + step * jax.grad(kinetic_energy)(momentum)
             parts = evaluate(position)
-            return IntegratorState(position, momentum + 0.5 * step * slope(parts, b), tempered(parts, b), parts)
+            return make_end(position, momentum + 0.5 * step * slope(parts, b), tempered(parts, b), parts)
 
         return velocity_verlet
 
     # blackjax annotates scalars as Python numbers; what it takes and gives are traced arrays.
     kernel: Any = hmc.build_kernel(integrator)
+    make_end: Any = IntegratorState
     make_state: Any = hmc.HMCState
     key_jitter, key_step = jax.random.split(key)
     # Trajectories of one length would resonate with some vibration.

@@ -206,7 +206,7 @@ def _pilot(space: Space, settings: Settings, bar: Progress, *, seed: int) -> dic
     _require_living(int(jnp.sum(jnp.isfinite(cloud.log_weight))), size, "drawn")
     real = cloud.log_weight.dtype
     share = jnp.full((), settings.share if settings.path == "geometric" else _AT_ONCE, real)
-    choice = Choice(jnp.zeros((), real), jnp.full((), _FIRST_STEP, real), jnp.ones(2, real))
+    choice, rate = Choice(jnp.zeros((), real), jnp.full((), _FIRST_STEP, real), jnp.ones(2, real)), jnp.zeros((), real)
     found: dict[str, list[Any]] = {"b": [], "step": [], "masses": [], "acceptance": []}
     calls = 0
     while float(choice.b) < 1.0:
@@ -214,9 +214,9 @@ def _pilot(space: Space, settings: Settings, bar: Progress, *, seed: int) -> dic
             # The first turn chooses b, those after it stay there and fit the step size.
             arguments = (choice.b, choice, share if turn == 0 else jnp.zeros_like(share), jax.random.fold_in(key, 1 + calls))
             cloud, outcome = annealing.stage(space, cloud, *arguments, settings.moves, settings.leapfrog, chunk)
-            choice, calls = outcome.choice, calls + 1
+            choice, rate, calls = outcome.choice, outcome.acceptance, calls + 1
             _require_living(int(outcome.living), size, f"at b = {float(choice.b):.3g}")
-        for name, value in (*choice._asdict().items(), ("acceptance", outcome.acceptance)):
+        for name, value in (*choice._asdict().items(), ("acceptance", rate)):
             found[name].append(np.asarray(value).astype(float).tolist())
         bar.update(round(100 * float(choice.b)), temperatures=len(found["b"]))
         if len(found["b"]) > _MOST_STAGES:
