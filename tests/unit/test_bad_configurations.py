@@ -69,7 +69,7 @@ class Breathing(AbstractVectorField):
     rate: Any
 
     def __call__(self, t, positions):
-        centred = positions - jnp.mean(positions, axis=0)
+        centred = positions - jnp.mean(positions, axis=0, keepdims=True)
         return self.rate[0] * centred + self.rate[1] * t * jnp.tanh(centred)
 
 

@@ -22,7 +22,7 @@ FREEDOM = 4
 
 
 def gaussian(x):
-    return 0.5 * jnp.sum((x - jnp.mean(x, axis=0)) ** 2) / WIDTH**2
+    return 0.5 * jnp.sum((x - jnp.mean(x, axis=0, keepdims=True)) ** 2) / WIDTH**2
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ WIDTH, APART = 0.4, 1.5
 
 
 def gaussian(x):
-    return 0.5 * jnp.sum((x - jnp.mean(x, axis=0)) ** 2) / WIDTH**2
+    return 0.5 * jnp.sum((x - jnp.mean(x, axis=0, keepdims=True)) ** 2) / WIDTH**2
 
 
 def two_rings(x):

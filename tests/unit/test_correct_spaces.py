@@ -19,7 +19,7 @@ WIDTH = 0.4
 
 
 def gaussian(x):
-    return 0.5 * jnp.sum((x - jnp.mean(x, axis=0)) ** 2) / WIDTH**2
+    return 0.5 * jnp.sum((x - jnp.mean(x, axis=0, keepdims=True)) ** 2) / WIDTH**2
 
 
 def test_a_move_is_reversible_and_counts_what_it_keeps():
