@@ -19,7 +19,7 @@ def main() -> None:
 
     from boltzflow.config import BruteForce
     from boltzflow.flows import AbstractFlow, ContinuousFlow
-    from boltzflow.models.model import load_model
+    from boltzflow.models.storage import load_model
     from boltzflow.sampling.generate import generate
     from boltzflow.targets import Target
 

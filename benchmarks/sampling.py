@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        from boltzflow.models.model import load_model
+        from boltzflow.models.storage import load_model
 
         loaded = load_model(arguments.model)
         print(json.dumps(measure(loaded.flow, loaded.target, arguments.n, arguments.chunks[0])))

@@ -36,7 +36,7 @@ def main() -> None:
 
     from boltzflow.analysis import weights
     from boltzflow.config import RK4, Solver
-    from boltzflow.models.model import load_model
+    from boltzflow.models.storage import load_model
     from boltzflow.sampling.generate import draw, log_density, sample_keys
 
     model = load_model(arguments.model)

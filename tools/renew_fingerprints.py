@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save
 
 from boltzflow import files, targets
-from boltzflow.models.model import sorted_header
+from boltzflow.models.storage import sorted_header
 
 _HASHES = re.compile(r"(, )?(?:system|symmetry)='[0-9a-f]{8}'")
 

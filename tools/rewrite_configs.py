@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save
 
 from boltzflow import files
 from boltzflow.config import io as config_io
-from boltzflow.models.model import sorted_header
+from boltzflow.models.storage import sorted_header
 
 # Defaults of the former options that are not those of the present ones, or have no counterpart.
 _FLOW = {"family": "ecnf", "network": "egnn", "layers": 3, "radial": 0, "reach": 6.0, "scale": None, "solver": {}, "coupling": {}}

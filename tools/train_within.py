@@ -29,7 +29,7 @@ from boltzflow.datasets import Dataset
 from boltzflow.errors import RunError
 from boltzflow.evaluation.figures import evaluate
 from boltzflow.flows.build import build_flow
-from boltzflow.models.model import load_model
+from boltzflow.models.storage import load_model
 from boltzflow.training.loop import train
 from boltzflow.training.sharding import data_mesh
 from boltzflow.training.stages import begun, parts

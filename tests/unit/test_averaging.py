@@ -14,7 +14,7 @@ from boltzflow.sampling.generate import generate
 from boltzflow.sampling.samples import Samples
 from boltzflow.sampling.thinning import thinned, thinning
 
-N = 3000
+N = 4000
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_failed_samples_stay_without_weight(model, samples):
 
 def test_thinning_averaging_taking_and_joining_in_any_order(model, samples):
     flow, exact = dataclasses.replace(model.flow, marginal_draws=3), targets.get("dw4").exact
-    samples = samples.take(np.arange(4000))
+    samples = samples.take(np.arange(N))
 
     def average(part):
         return averaged(part, flow, model.target)

@@ -9,7 +9,8 @@ from boltzflow.cli import output
 from boltzflow.config import RK4, Dopri5, Exact, GaussLegendre, Hutchinson
 from boltzflow.datasets import Dataset
 from boltzflow.evaluation.figures import evaluate
-from boltzflow.models.model import Model, load_model
+from boltzflow.models.model import Model
+from boltzflow.models.storage import load_model
 
 
 @pytest.fixture(scope="module")

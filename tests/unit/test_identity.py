@@ -16,7 +16,7 @@ from boltzflow.errors import DataError, RunError
 from boltzflow.evaluation.figures import evaluate
 from boltzflow.flows.build import build_flow
 from boltzflow.flows.identity import identity
-from boltzflow.models.model import load_model, precision_of, save_model, weights_of
+from boltzflow.models.storage import load_model, precision_of, save_model, weights_of
 from boltzflow.report import contents
 from boltzflow.sampling.generate import generate
 

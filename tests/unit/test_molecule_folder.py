@@ -17,7 +17,7 @@ from boltzflow.config import EACF, Harmonic, RunConfig, Spherical
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError, TargetError
 from boltzflow.flows.build import build_flow
-from boltzflow.models.model import MODEL_FILE, load_model, save_model, shipped_models
+from boltzflow.models.storage import MODEL_FILE, load_model, save_model, shipped_models
 from boltzflow.sampling.export import export
 from boltzflow.sampling.generate import log_density
 from boltzflow.sampling.samples import Samples

@@ -7,7 +7,7 @@ from boltzflow.analysis import correlation, metrics
 from boltzflow.datasets import Dataset
 from boltzflow.datasets.virial import VirialCheck
 from boltzflow.evaluation.figures import evaluate
-from boltzflow.models.model import load_model
+from boltzflow.models.storage import load_model
 from boltzflow.report import contents
 from boltzflow.sampling.export import export
 

@@ -22,7 +22,7 @@ from boltzflow.config.io import load_config
 from boltzflow.errors import CheckpointError, ConfigError, DataError, RunError, TargetError
 from boltzflow.flows import ContinuousFlow
 from boltzflow.flows.build import build_flow
-from boltzflow.models.model import MODEL_FILE, load_model, save_model, with_parameters_of
+from boltzflow.models.storage import MODEL_FILE, load_model, save_model, with_parameters_of
 from boltzflow.nets.base import AbstractVectorField
 from boltzflow.nets.mlp import Dense
 from boltzflow.objectives.base import AbstractObjective, Needs, Proposal, Setting

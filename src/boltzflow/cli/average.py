@@ -38,7 +38,7 @@ def run(
     for name in plugin:
         plugins.load(name)
     runtime.configure()
-    from boltzflow.models.model import load_model, precision_of
+    from boltzflow.models.storage import load_model, precision_of
 
     runtime.configure(precision_of(model))
     from boltzflow.cli.sample import summarize

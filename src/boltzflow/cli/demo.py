@@ -57,7 +57,7 @@ def _measure(folder: Path, bar: "Progress", *, n: int, seed: int) -> tuple[dict[
     """Draws and evaluates samples, and writes the report; returns the figures and the report's path."""
     from boltzflow import files, report
     from boltzflow.evaluation.figures import evaluate
-    from boltzflow.models.model import load_model
+    from boltzflow.models.storage import load_model
     from boltzflow.sampling.generate import generate
 
     model = load_model(folder)

@@ -58,7 +58,7 @@ def run(
         plugins.load(name)
 
     runtime.configure()
-    from boltzflow.models.model import load_model, precision_of
+    from boltzflow.models.storage import load_model, precision_of
 
     runtime.configure(precision or precision_of(model))
     from boltzflow import datasets, files

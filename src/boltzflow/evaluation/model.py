@@ -9,7 +9,7 @@ from boltzflow.analysis.bar import Bar
 from boltzflow.analysis.tica import Tica
 from boltzflow.datasets import Dataset
 from boltzflow.evaluation.figures import evaluate
-from boltzflow.models.model import precision_of
+from boltzflow.models.storage import precision_of
 from boltzflow.progress import Wanted, told
 from boltzflow.sampling.samples import Samples
 from boltzflow.targets import Target

@@ -232,7 +232,7 @@ def _of_these_weights(
     folder: Path, samples: Samples | None, evaluation: dict[str, Any], notes: list[str]
 ) -> tuple[Samples | None, dict[str, Any]]:
     """Samples and evaluation without those of other weights than the model's: of an older state of the run, before it was refined say."""
-    from boltzflow.models.model import MODEL_FILE, weights_of
+    from boltzflow.models.storage import MODEL_FILE, weights_of
 
     try:
         weights = weights_of(folder / MODEL_FILE)

@@ -18,7 +18,7 @@ from boltzflow.datasets import Dataset
 from boltzflow.errors import ConfigError, RunInterrupted
 from boltzflow.flows.base import AbstractFlow
 from boltzflow.flows.build import build_flow
-from boltzflow.models.model import with_parameters_of
+from boltzflow.models.storage import with_parameters_of
 from boltzflow.progress import Progress, Wanted, told
 from boltzflow.targets import Target
 from boltzflow.targets.molecule_folder import target_of

@@ -13,7 +13,7 @@ from boltzflow.datasets import Dataset
 from boltzflow.errors import RunError
 from boltzflow.flows.base import AbstractFlow
 from boltzflow.flows.status import Status
-from boltzflow.models.model import MODEL_FILE, save_model
+from boltzflow.models.storage import MODEL_FILE, save_model
 from boltzflow.models.versions import versions
 from boltzflow.targets import Target
 from boltzflow.training.frames import Frames

@@ -20,7 +20,7 @@ from boltzflow.config import io as config_io
 from boltzflow.datasets import Dataset
 from boltzflow.errors import ConfigError, RunError, nearest
 from boltzflow.evaluation.model import Model, load_model
-from boltzflow.models.model import MODEL_FILE
+from boltzflow.models.storage import MODEL_FILE
 from boltzflow.progress import Wanted, duration
 from boltzflow.sampling.sample_file import any_part
 from boltzflow.sampling.samples import Samples
