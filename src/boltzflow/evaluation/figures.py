@@ -129,7 +129,8 @@ def _figures(
             bennett = bar.between(samples.log_weight, log_w, grouping=grouping, seed=seed).log_z
     ok = samples.status == Status.SOLVED
     known = target.has_energy
-    verdict = weights.verdict(samples.log_weight) if known else None
+    # The tail of the weights tells of independent draws alone.
+    verdict = weights.verdict(samples.log_weight) if known and not samples.grouped else None
     compared = dataclasses.replace(
         frames, positions=np.asarray(positions)[~other], energies=u_of_frames[~other] if target.has_energy else None
     )
@@ -139,12 +140,12 @@ def _figures(
         "n": samples.n,
         "nll": _plain(nll),
         "nll_minus_entropy": _plain(_divergence_from_target(log_q[weighed], u[weighed], target, worth, seed=seed)),
-        "ess_reverse": weights.reverse_ess(samples.log_weight, seed=seed).as_dict() if known else None,
+        "ess_reverse": samples.ess(seed=seed).as_dict() if known else None,
         "ess_forward": _plain(forward),
-        "ess_reverse_trimmed": trimmed.reverse_ess(samples.log_weight, seed=seed).as_dict() if known else None,
+        "ess_reverse_trimmed": trimmed.reverse_ess(samples.log_weight, seed=seed).as_dict() if known and not samples.grouped else None,
         "ess_forward_trimmed": _plain(forward_trimmed),
         "eubo": _plain(_mean_over_frames((-log_q - u)[weighed], worth, seed=seed) if weighed.any() else None),
-        "log_z": weights.log_z(samples.log_weight, seed=seed).as_dict() if known else None,
+        "log_z": samples.log_z(seed=seed).as_dict() if known else None,
         "log_z_bar": _plain(bennett),
         "path_length": _plain(metrics.mean(samples.path_length[ok], seed=seed) if np.isfinite(samples.path_length[ok]).any() else None),
         "nfe": _plain(metrics.mean(samples.nfe[ok].astype(float), seed=seed) if ok.any() else None),

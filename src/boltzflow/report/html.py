@@ -244,6 +244,8 @@ def _weights(run: Contents) -> Markup:
     lost = f"{thousands(without)} of {thousands(log_w.size)} samples have no weight" if without else ""
     if without == log_w.size:
         return section("Weights", note=sentence([lost]))
+    if run.samples.grouped:
+        return section("Weights", words=_correction(run.samples.meta))
     k = weights.pareto_k(log_w)
     share = float(weights.normalized(log_w).max())
     parts = [f"the heaviest of {thousands(log_w.size)} samples carries {percent(share)} of all weight"]
@@ -253,6 +255,28 @@ def _weights(run: Contents) -> Markup:
     words = "A perfect flow gives all samples the same weight. A few that are far heavier than the rest ruin every average."
     svg = figures.weight_distribution(log_w, k)
     return section("Weights", figure(svg, caption, "Histogram of the log-weights and their tail on logarithmic axes"), words=words)
+
+
+def _correction(meta: Mapping[str, Any]) -> str:
+    """What was done to the flow's draws, and how that went."""
+    parts = [f"These samples were brought to the target: {meta.get('correction')}"]
+    stages, tried, found = (meta.get("schedule") or {}).get("b"), meta.get("tried_moves"), meta.get("diagnostics") or {}
+    if stages is not None:
+        parts.append(f"{len(stages)} temperatures")
+    if tried:
+        parts.append(f"{percent(meta['accepted_moves'] / tried)} of the moves were accepted")
+    parts += [
+        f"{words} {found[name]:.3g}"
+        for name, words in (
+            ("acceptance", "acceptance of the flow"),
+            ("longest_stay", "longest stay in steps"),
+            ("autocorrelation_time", "autocorrelation time in steps"),
+            ("r_hat", "R-hat"),
+        )
+        if is_number(found.get(name))
+    ]
+    parts.append("they depend on one another within populations or chains, whose scatter the intervals of ESS and log Z are made from")
+    return sentence(parts)
 
 
 def _training(run: Contents) -> Markup:

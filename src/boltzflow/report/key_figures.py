@@ -46,7 +46,12 @@ def _estimate(run: Contents, key: str) -> Estimate | None:
 def _pareto_k(run: Contents) -> float:
     if is_number(run.evaluation.get("pareto_k")):
         return float(run.evaluation["pareto_k"])
-    return weights.pareto_k(run.samples.log_weight) if run.samples is not None and run.samples.has_energy else math.nan
+    return weights.pareto_k(run.samples.log_weight) if _independent(run) else math.nan
+
+
+def _independent(run: Contents) -> bool:
+    """Whether the tail of the samples' weights tells anything: they are draws, with an energy, and do not hang together."""
+    return run.samples is not None and run.samples.has_energy and not run.samples.grouped
 
 
 def _verdict(run: Contents) -> str:
@@ -60,7 +65,7 @@ def _verdict(run: Contents) -> str:
         return f"{'below' if k < limit else 'above'} {limit:.2g}: {'' if k < limit else 'do not trust '}reweighted figures" + (
             " can be trusted" if k < limit else ""
         )
-    if run.samples is not None and run.samples.has_energy:
+    if run.samples is not None and _independent(run):
         return weights.verdict(run.samples.log_weight).sentence
     return "too few or too equal weights to tell"
 
@@ -124,7 +129,8 @@ def figures_table(run: Contents) -> Markup:
     k = _pareto_k(run)
     counted = run.evaluation.get("n") if from_evaluation(run, "pareto_k") else run.samples.n if run.samples is not None else None
     n = thousands(int(counted)) if is_number(counted) else ""
-    rows.append(Row("Pareto k", f"{k:.2f}" if math.isfinite(k) else "–", n=n, remark=_verdict(run)))
+    if from_evaluation(run, "pareto_k") or _independent(run):
+        rows.append(Row("Pareto k", f"{k:.2f}" if math.isfinite(k) else "–", n=n, remark=_verdict(run)))
     failed = run.evaluation.get("failed", run.samples.n_failed if run.samples is not None else None)
     if is_number(failed):
         rows.append(Row("Failed samples", thousands(int(failed)), remark="solve failed or energy not finite; weight zero, counted in n"))
