@@ -76,11 +76,15 @@ def test_log_z_of_a_normal_has_no_bias(path, flow, target):
     ratio = unbiased(per_population(samples), TRUTH)
     # A flow that is off: the weights matter, and a mistake in them would be seen.
     assert 0.02 < ratio.std() < 0.5
-    found, energy = samples.log_z(), samples.expectation(samples.u)
-    assert found.high - found.low < 0.05
-    assert abs(found.value - TRUTH) < found.high - found.low
-    assert energy.high - energy.low < 0.1
-    assert abs(energy.value - 2.0) < energy.high - energy.low
+    assert samples.log_z().high - samples.log_z().low < 0.05
+    # Forty times fifteen populations: the intervals of a few hold the truth as often as they say, within chance (0.95 each).
+    held = np.zeros(2)
+    for part in range(40):
+        few = samples.take(slice(part * 15 * 32, (part + 1) * 15 * 32))
+        found, energy = few.log_z(), few.expectation(few.u)
+        held += [found.low <= TRUTH <= found.high, energy.low <= 2.0 <= energy.high]
+        assert energy.high - energy.low < 0.8
+    assert (held >= 35).all(), held
 
 
 @pytest.mark.slow
