@@ -135,11 +135,11 @@ def of_series(*series: Any, at_most: float | None = None) -> Correlation:
     """What samples are worth by the most correlated of some quantities of theirs.
 
     Args:
-        series: (n,) values each, in the order of the chains.
+        series: (n,) values each, numbers or booleans, in the order of the chains.
         at_most: what the samples are known to be worth at most, as by the effective sample size of the whole set; None if nothing is.
     """
     n = len(series[0])
-    effective = min(n / inefficiency(np.asarray(values)) for values in series)
+    effective = min(n / inefficiency(np.asarray(values, np.float64)) for values in series)
     if at_most is not None and math.isfinite(at_most):
         effective = min(effective, max(1.0, at_most))
     # A time a little above 1 is the noise of its estimate: two standard errors of it (Sokal), for a window of five.
