@@ -18,7 +18,7 @@ from boltzflow.errors import DataError
 LEAST = 4
 """Groups with fewer than this many among them carrying the weight say nothing about the noise."""
 
-Statistic = Callable[[Float[np.ndarray, "*r m"]], Float[np.ndarray, "*r"]]
+Statistic = Callable[[Float[np.ndarray, "*r m"]], Any]
 
 
 def log_z(log_w: Any, groups: Any) -> Estimate:
@@ -34,7 +34,7 @@ def log_z(log_w: Any, groups: Any) -> Estimate:
         return Estimate(-math.inf, -math.inf, math.inf, n, NONE, "none of the samples has weight")
     columns = np.stack([weights, np.ones(n)], axis=1)
 
-    def statistic(sums: Float[np.ndarray, "*r 2"]) -> Float[np.ndarray, "*r"]:
+    def statistic(sums: Float[np.ndarray, "*r 2"]) -> Any:
         return largest + np.log(sums[..., 0] / sums[..., 1])
 
     return _interval(columns, weights, groups, statistic)
@@ -84,7 +84,7 @@ def difference(log_w: Any, in_a: Any, in_b: Any, groups: Any) -> Estimate:
     if not columns.any():
         raise DataError("neither region A nor region B holds a sample that has weight; widen the regions or draw more samples.")
 
-    def statistic(sums: Float[np.ndarray, "*r 2"]) -> Float[np.ndarray, "*r"]:
+    def statistic(sums: Float[np.ndarray, "*r 2"]) -> Any:
         with np.errstate(divide="ignore"):
             return np.log(sums[..., 1]) - np.log(sums[..., 0])
 
