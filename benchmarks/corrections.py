@@ -85,7 +85,7 @@ def overhead(model: "Model") -> float:
     def anneal() -> None:
         jax.block_until_ready(annealing.anneal(space, choices, size=size, moves=1, leapfrog=leapfrog, chunk=chunk, key=key))
 
-    cloud = annealing.begin(space, key, size, chunk)
+    cloud = annealing.begin(space, size, chunk, key=key)
     coordinates = cloud.walkers.coordinates
 
     @jax.jit
@@ -98,7 +98,7 @@ def overhead(model: "Model") -> float:
         return jax.lax.scan(repeat, jnp.zeros(()), jnp.arange(stages * leapfrog, dtype=coordinates.dtype))[0]
 
     def alone() -> None:
-        jax.block_until_ready(annealing.begin(space, key, size, chunk))
+        jax.block_until_ready(annealing.begin(space, size, chunk, key=key))
         jax.block_until_ready(densities(coordinates))
 
     seconds: dict[Callable[[], None], list[float]] = {anneal: [], alone: []}

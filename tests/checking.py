@@ -13,10 +13,14 @@ _CONF = beartype.BeartypeConf(is_pep484_tower=True, hint_overrides=beartype.Froz
 # Where the classes of options are, and the objectives derived from them.
 _OPTIONS = ("boltzflow.config.", "boltzflow.objectives.")
 _PYTEST_RAISES = pytest.raises
+installed = False
+"""Whether calls are checked."""
 
 
 def install() -> None:
     """To be called before anything of boltzflow is imported."""
+    global installed
+    installed = True
     jaxtyping.install_import_hook("boltzflow", "checking.checked")
     pytest.raises = _raises
 

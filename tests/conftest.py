@@ -19,9 +19,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 import checking  # noqa: E402
 
-# Every call is checked against the annotations. Processes that tests start run what users run, unchecked. Asked for by a variable until
-# all test files have been seen to pass with it.
-if os.environ.get("BOLTZFLOW_CHECKED") == "1":
+# Every call is checked against the annotations, unless a variable says no. Processes that tests start run what users run, unchecked.
+if os.environ.get("BOLTZFLOW_CHECKED", "1") != "0":
     checking.install()
 
 # Arrays of different ranks are broadcast in so many words: a forgotten axis is an error, not another number.

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from boltzflow import blackbox as blackbox
     from boltzflow import chemistry as chemistry
     from boltzflow import config as config
+    from boltzflow import counting as counting
     from boltzflow import datasets as datasets
     from boltzflow import errors as errors
     from boltzflow import evaluation as evaluation

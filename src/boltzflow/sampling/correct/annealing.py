@@ -59,7 +59,7 @@ def start(space: Space, *, size: int, chunk: int, key: PRNGKeyArray) -> Cloud:
     """Draws of the flow, at b = 0."""
 
     def one(key: PRNGKeyArray) -> tuple[Walker, Float[Array, ""]]:
-        drawn = space.draw(key)
+        drawn = space.draw(key=key)
         parts = space.parts(drawn.coordinates)
         # Of a draw that failed nothing is known, even if a density can be computed where it ended.
         log_q = jnp.where(jnp.isfinite(drawn.log_q), parts.log_q, jnp.nan) if space.geometric else drawn.log_q
@@ -166,7 +166,7 @@ class Told(NamedTuple):
 
 
 @eqx.filter_jit
-def begin(space: Space, key: PRNGKeyArray, size: int, chunk: int) -> Cloud:
+def begin(space: Space, size: int, chunk: int, *, key: PRNGKeyArray) -> Cloud:
     """`start`, compiled."""
     return start(space, size=size, chunk=chunk, key=key)
 
@@ -178,6 +178,7 @@ def stage(
     b: Float[Array, ""],
     choice: Choice,
     share: Float[Array, ""],
+    *,
     key: PRNGKeyArray,
     moves: int,
     leapfrog: int,
@@ -212,7 +213,7 @@ def stage(
 
 
 @eqx.filter_jit
-def finish(space: Space, cloud: Cloud, key: PRNGKeyArray) -> Outcome:
+def finish(space: Space, cloud: Cloud, *, key: PRNGKeyArray) -> Outcome:
     """What is told of a population at the target."""
     # Resampling leaves the offspring of one walker side by side; in random order any part of the population stands for it.
     order = jax.random.permutation(key, cloud.log_weight.size)
@@ -229,10 +230,10 @@ def anneal(
 ) -> tuple[Outcome, list[Told]]:
     """A population from the flow to the target with choices made beforehand; nothing is waited for in between."""
     key_start, key_stages, key_order = jax.random.split(key, 3)
-    cloud, b, told = begin(space, key_start, size, chunk), jnp.zeros_like(stages[0].b), []
+    cloud, b, told = begin(space, size, chunk, key=key_start), jnp.zeros_like(stages[0].b), []
     for number, choice in enumerate(stages):
         following = jax.random.fold_in(key_stages, number)
-        cloud, outcome = stage(space, cloud, b, choice, jnp.zeros_like(b), following, moves, leapfrog, chunk)
+        cloud, outcome = stage(space, cloud, b, choice, jnp.zeros_like(b), key=following, moves=moves, leapfrog=leapfrog, chunk=chunk)
         told.append(outcome)
         b = choice.b
-    return finish(space, cloud, key_order), told
+    return finish(space, cloud, key=key_order), told

@@ -54,6 +54,7 @@ def advance(
     state: State,
     step: Float[Array, ""],
     inverse_mass: Float[Array, ""],
+    *,
     key: PRNGKeyArray,
     steps: int,
     moves: int,
@@ -77,7 +78,7 @@ def advance(
             chunk = walkers.coordinates.shape[0]
             options = {"moves": moves, "leapfrog": leapfrog, "chunk": chunk, "key": key_local}
             walkers, rate = walk(space.parts, walkers, jnp.ones((), step.dtype), step, masses, **options)
-            log_q = jax.vmap(space.density)(walkers.coordinates, jax.random.split(key_copies, chunk))
+            log_q = jax.vmap(lambda x, key: space.density(x, key=key))(walkers.coordinates, jax.random.split(key_copies, chunk))
             walkers = walkers._replace(parts=walkers.parts._replace(log_q=log_q))
         walkers, taken = jump(space, walkers, key=key_global)
         stay = jnp.where(taken, 0, stay + 1)
@@ -95,7 +96,7 @@ def jump(space: Space, walkers: Walker, *, key: PRNGKeyArray) -> tuple[Walker, A
     """
     count = walkers.coordinates.shape[0]
     key_draw, key_accept = jax.random.split(key)
-    drawn = jax.vmap(space.draw)(jax.random.split(key_draw, count))
+    drawn = jax.vmap(lambda key: space.draw(key=key))(jax.random.split(key_draw, count))
     parts = jax.vmap(space.parts)(drawn.coordinates)
     proposed = Walker(drawn.coordinates, parts._replace(log_q=drawn.log_q))
     log_ratio = (parts.log_p - drawn.log_q) - (walkers.parts.log_p - walkers.parts.log_q)

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from boltzflow.errors import ConfigError, DataError, TargetError
-from boltzflow.flows.augmented import AugmentedCouplingFlow
 from boltzflow.flows.base import AbstractFlow
 from boltzflow.sampling.generate import MOST, origin
 from boltzflow.targets.base import Target
@@ -66,7 +65,7 @@ def settled_draws(flow: AbstractFlow, draws: int | None) -> int:
     """
     if draws is None:
         return flow.noisy_draws
-    if draws < 0 or (draws and not isinstance(flow, AugmentedCouplingFlow)):
+    if draws < 0 or (draws and not flow.noisy_draws):
         raise ConfigError(f"only an augmented flow has copies to average over, and their number is not negative; got draws={draws}.")
     return draws
 

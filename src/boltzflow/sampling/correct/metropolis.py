@@ -227,7 +227,7 @@ class _Chains:
         self.bar.update(0)
         count = self.settings.chains
         chunk = min(self.space.flow.chunk_size, count * _POOL)
-        cloud = annealing.begin(self.space, jax.random.fold_in(self._key, 0), count * _POOL, chunk)
+        cloud = annealing.begin(self.space, count * _POOL, chunk, key=jax.random.fold_in(self._key, 0))
         cloud = annealing.reweighted(cloud, jnp.ones((), cloud.log_weight.dtype))
         log_weight = np.asarray(cloud.log_weight, np.float64)
         if not np.isfinite(log_weight).any():
@@ -258,8 +258,9 @@ class _Chains:
         def one(place: int) -> chains.Block:
             with jax.enable_x64(self._double):
                 part = jax.tree.map(lambda leaf: leaf[self._groups[place]], state)
-                arguments = (step, inverse_mass, jax.random.fold_in(key, place), BLOCK, self.settings.moves, self.settings.leapfrog)
-                return jax.tree.map(np.asarray, chains.advance(self.space, part, *arguments))
+                options = {"steps": BLOCK, "moves": self.settings.moves, "leapfrog": self.settings.leapfrog}
+                following = jax.random.fold_in(key, place)
+                return jax.tree.map(np.asarray, chains.advance(self.space, part, step, inverse_mass, key=following, **options))
 
         # The first alone: threads would each compile the same.
         found = [one(0), *self._threads.map(one, range(1, len(self._groups)))]

@@ -14,7 +14,6 @@ from jaxtyping import PRNGKeyArray
 from boltzflow import seeds
 from boltzflow.counting import Evaluations
 from boltzflow.errors import ConfigError, DataError
-from boltzflow.flows.augmented import AugmentedCouplingFlow
 from boltzflow.flows.base import AbstractFlow
 from boltzflow.flows.status import Status
 from boltzflow.progress import Progress, Wanted, told
@@ -159,7 +158,7 @@ def _settings(
     if path not in (None, "geometric", "direct"):
         raise ConfigError(f"the path must be 'geometric' or 'direct', got {path!r}.")
     gradient = common.has_gradient(target)
-    chosen = path or ("geometric" if isinstance(flow, AugmentedCouplingFlow) and gradient and moves != 0 else "direct")
+    chosen = path or ("geometric" if flow.noisy_draws and gradient and moves != 0 else "direct")
     moves = common.settled_moves(target, moves, 1 if chosen == "geometric" else 2)
     if chosen == "geometric" and moves == 0:
         raise ConfigError("the geometric path needs moves at each temperature, and an energy with gradient; choose the direct path.")
@@ -202,7 +201,7 @@ def _pilot(space: Space, settings: Settings, bar: Progress, *, seed: int) -> dic
         return {"b": [1.0], "step": [0.0], "masses": [[1.0, 1.0]], "energies": 0, "density_evaluations": 0}
     bar.start(100, "choosing temperatures")
     bar.update(0)
-    cloud = annealing.begin(space, jax.random.fold_in(key, 0), size, chunk)
+    cloud = annealing.begin(space, size, chunk, key=jax.random.fold_in(key, 0))
     _require_living(int(jnp.sum(jnp.isfinite(cloud.log_weight))), size, "drawn")
     real = cloud.log_weight.dtype
     share = jnp.full((), settings.share if settings.path == "geometric" else _AT_ONCE, real)
@@ -212,8 +211,9 @@ def _pilot(space: Space, settings: Settings, bar: Progress, *, seed: int) -> dic
     while float(choice.b) < 1.0:
         for turn in range(_TURNS if calls else _FIRST_TURNS):
             # The first turn chooses b, those after it stay there and fit the step size.
-            arguments = (choice.b, choice, share if turn == 0 else jnp.zeros_like(share), jax.random.fold_in(key, 1 + calls))
-            cloud, outcome = annealing.stage(space, cloud, *arguments, settings.moves, settings.leapfrog, chunk)
+            kept, options = share if turn == 0 else jnp.zeros_like(share), {"moves": settings.moves, "leapfrog": settings.leapfrog}
+            following = jax.random.fold_in(key, 1 + calls)
+            cloud, outcome = annealing.stage(space, cloud, choice.b, choice, kept, key=following, **options, chunk=chunk)
             choice, rate, calls = outcome.choice, outcome.acceptance, calls + 1
             _require_living(int(outcome.living), size, f"at b = {float(choice.b):.3g}")
         for name, value in (*choice._asdict().items(), ("acceptance", rate)):

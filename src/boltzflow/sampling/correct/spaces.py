@@ -69,7 +69,7 @@ class Space(eqx.Module):
 
     @property
     def _copied(self) -> bool:
-        return self.geometric and isinstance(self.flow, AugmentedCouplingFlow)
+        return self.geometric and self.flow.noisy_draws > 0
 
     @property
     def _augmented(self) -> AugmentedCouplingFlow:
@@ -95,7 +95,7 @@ class Space(eqx.Module):
         noise = coordinates[self.freedom :].reshape(self._noise_shape)
         return self._augmented.with_copies(self.positions(coordinates) / self.flow.scale, noise)
 
-    def draw(self, key: PRNGKeyArray) -> Drawn:
+    def draw(self, *, key: PRNGKeyArray) -> Drawn:
         """A configuration of the flow, on the side of the mirror that is meant."""
         if self._copied:
             channels, log_q = self._augmented.sample_joint(key=key)
@@ -107,17 +107,17 @@ class Space(eqx.Module):
             solution = self.flow.sample_and_log_prob(key=key)
             coordinates, log_q = self.coordinates(solution.positions), solution.log_q
             if self.draws:
-                log_q = self._averaged(log_q[None], solution.positions, key_copies)
+                log_q = self._averaged(log_q[None], solution.positions, key=key_copies)
             solved = solution.status == int(Status.SOLVED)
         reflect = jnp.all(self._hands(coordinates) < 0) if self._images else jnp.zeros((), bool)
         coordinates = jnp.where(reflect, -coordinates, coordinates)
         return Drawn(coordinates, jnp.where(solved, log_q + self._images, jnp.nan))
 
-    def density(self, coordinates: Float[Array, " F"], key: PRNGKeyArray) -> Float[Array, ""]:
+    def density(self, coordinates: Float[Array, " F"], *, key: PRNGKeyArray) -> Float[Array, ""]:
         """Log q of positions, that of `draws` + 1 new copies where they are averaged over; NaN where it could not be computed."""
         positions = self.positions(coordinates)
-        if isinstance(self.flow, AugmentedCouplingFlow):
-            return self._averaged(jnp.zeros(0, positions.dtype), positions, key) + self._images
+        if self.flow.noisy_draws:
+            return self._averaged(jnp.zeros(0, positions.dtype), positions, key=key) + self._images
         solution = self.flow.log_prob(positions, key=key)
         return jnp.where(solution.status == int(Status.SOLVED), solution.log_q + self._images, jnp.nan)
 
@@ -137,7 +137,7 @@ class Space(eqx.Module):
     def _images(self) -> float:
         return log_images(self.flow, self.target)
 
-    def _averaged(self, own: Float[Array, " k"], positions: Float[Array, "N D"], key: PRNGKeyArray) -> Float[Array, ""]:
+    def _averaged(self, own: Float[Array, " k"], positions: Float[Array, "N D"], *, key: PRNGKeyArray) -> Float[Array, ""]:
         """Log of the mean ratio q(x, a) / pi(a|x) of the copies that a draw came with, if any, and new ones, `draws` + 1 in all."""
         count = self.draws + 1 - own.size
         every = jnp.concatenate([own, self._augmented.log_importance_ratios(positions, count=count, key=key)])
