@@ -64,4 +64,5 @@ class Normal(AbstractFlow):
 def normal(target: Target, width: float, *, scale: float = 1.0, broken: float = 0.0) -> Normal:
     """A normal flow of a width in the target's units."""
     log_width = jnp.log(jnp.asarray(width / scale))
-    return Normal(Scaling(log_width), target.n_particles, target.dimension, scale, broken)
+    shape = {"n_particles": target.n_particles, "dimension": target.dimension}
+    return Normal(scaling=Scaling(log_width), **shape, scale=scale, broken=broken)

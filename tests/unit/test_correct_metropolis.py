@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,7 @@ def flow(target):
     return normal(target, 0.55, scale=0.7)
 
 
-ASKED = {"seed": 4, "chains": 16, "leapfrog": 2}
+ASKED: Any = {"seed": 4, "chains": 16, "leapfrog": 2}
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_one_step_leaves_the_target_as_it_is(flow, target):
     assert kstest(u, gamma(FREEDOM / 2).cdf).pvalue > 1e-3
     # Detailed balance of the jumps: as many pairs go from below a level to above it as back.
     before = np.asarray(jax.vmap(gaussian)(jnp.asarray(x)))
-    up, down = np.sum((before < 2) & (u >= 2)), np.sum((before >= 2) & (u < 2))
+    up, down = int(np.sum((before < 2) & (u >= 2))), int(np.sum((before >= 2) & (u < 2)))
     assert abs(up - down) < 4 * math.sqrt(up + down)
 
 
@@ -158,7 +159,7 @@ def test_proposals_that_fail_cost_themselves(target):
     def cracked(x):
         return jnp.where(jnp.abs(x[0, 0]) < 0.05, jnp.nan, gaussian(x))
 
-    broken = targets.base.Target("cracked", 3, 2, cracked, (0, 0, 0))
+    broken = targets.Target("cracked", 3, 2, cracked, (0, 0, 0))
     found = correct.metropolis(normal(broken, 0.55, broken=0.2), broken, 16 * 16 * 10, **ASKED)
     assert np.isfinite(found.u).all()
     assert (np.abs(found.positions[:, 0, 0]) >= 0.05).all()
@@ -166,8 +167,8 @@ def test_proposals_that_fail_cost_themselves(target):
     def nowhere(x):
         return gaussian(x) + jnp.nan
 
-    nothing = targets.base.Target("nowhere", 3, 2, nowhere, (0, 0, 0))
+    nothing = targets.Target("nowhere", 3, 2, nowhere, (0, 0, 0))
     with pytest.raises(DataError, match="no chain can begin"):
         correct.metropolis(normal(nothing, 0.5), nothing, 100, seed=0)
     with pytest.raises(DataError, match="has no energy"):
-        correct.metropolis(normal(target, 0.5), targets.base.Target("none", 3, 2, None, (0, 0, 0)), 10, seed=0)
+        correct.metropolis(normal(target, 0.5), targets.Target("none", 3, 2, None, (0, 0, 0)), 10, seed=0)

@@ -107,6 +107,8 @@ def test_the_exact_log_z_of_the_double_well():
     flow = normal(target, 1.6)
     samples = correct.smc(flow, target, 40 * 256, seed=2, path="geometric", leapfrog=6)
     assert weights.reverse_ess(samples.log_weight).value > 0.3
+    assert target.exact.log_z is not None
+    assert target.exact.mean_energy is not None
     unbiased(per_population(samples), target.exact.log_z)
     found, energy = samples.log_z(), samples.expectation(samples.u)
     assert found.low < target.exact.log_z < found.high
@@ -168,7 +170,7 @@ def test_an_energy_that_fails_costs_itself_alone():
 
 
 def make_unchecked(energy, n):
-    target = targets.base.Target(energy.__name__, n, 2, energy, (0,) * n, exact=ExactValues())
+    target = targets.Target(energy.__name__, n, 2, energy, (0,) * n, exact=ExactValues())
     target.mark_checked()
     return target
 
@@ -206,7 +208,7 @@ def test_bad_settings_are_refused(flow, target):
         given = {"n": 10, **(options or {})}
         if options is None:
             with pytest.raises(DataError, match=words):
-                correct.smc(flow, targets.base.Target("none", 3, 2, None, (0, 0, 0)), 10, seed=0)
+                correct.smc(flow, targets.Target("none", 3, 2, None, (0, 0, 0)), 10, seed=0)
         else:
             with pytest.raises(ConfigError, match=words):
                 correct.smc(flow, target, seed=0, **given)

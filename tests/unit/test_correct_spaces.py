@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from boltzflow.chemistry.chirality import ChiralCentre, chirality_signs
+from boltzflow.flows import AugmentedCouplingFlow
 from boltzflow.models import load_model
 from boltzflow.sampling import correct
 from boltzflow.sampling.correct.moves import Parts, Walker, move
@@ -97,6 +98,7 @@ def test_the_joint_space_of_an_augmented_flow():
     """Weights are those of plain samples, the gradient is that of differences, and copies are moved with their own scale."""
     model = load_model("dw4-eacf")
     flow, target = model.flow, model.target
+    assert isinstance(flow, AugmentedCouplingFlow)
     space = Space(flow, target, geometric=True)
     assert space.size == 6 + 8 * flow.augmented
     keys = jax.random.split(jax.random.key(3), 16)

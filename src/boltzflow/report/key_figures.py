@@ -46,7 +46,7 @@ def _estimate(run: Contents, key: str) -> Estimate | None:
 def _pareto_k(run: Contents) -> float:
     if is_number(run.evaluation.get("pareto_k")):
         return float(run.evaluation["pareto_k"])
-    return weights.pareto_k(run.samples.log_weight) if _independent(run) else math.nan
+    return weights.pareto_k(run.samples.log_weight) if run.samples is not None and _independent(run) else math.nan
 
 
 def _independent(run: Contents) -> bool:

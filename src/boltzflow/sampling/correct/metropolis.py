@@ -265,7 +265,8 @@ class _Chains:
         # The first alone: threads would each compile the same.
         found = [one(0), *self._threads.map(one, range(1, len(self._groups)))]
         rate: Any = np.mean([part.acceptance for part in found])
-        columns = {name: np.concatenate([getattr(part, name) for part in found], axis=1) for name in chains.Block._fields[:-1]}
+        names = chains.Block._fields[:-1]
+        columns: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in found], axis=1) for name in names}
         block = chains.Block(**columns, acceptance=rate)
         return block, chains.State(*(jnp.asarray(leaf[-1]) for leaf in (block.positions, block.log_q, block.stay)))
 
