@@ -26,13 +26,18 @@ import boltzflow as bf
 from boltzflow.sampling.generate import draw, sample_keys
 model = bf.load_model(sys.argv[1])
 chunk, total = model.flow.chunk_size, int(sys.argv[2])
+def keys(first, seed):
+    try:
+        return sample_keys(first, chunk, seed=seed)
+    except TypeError:  # the seed came first before
+        return sample_keys(seed, first, chunk)
 def once(seed):
     began = time.perf_counter()
     for first in range(0, total, chunk):
-        jax.block_until_ready(draw(model.flow, sample_keys(seed, first, chunk)))
+        jax.block_until_ready(draw(model.flow, keys(first, seed)))
     return time.perf_counter() - began
 began = time.perf_counter()
-jax.block_until_ready(draw(model.flow, sample_keys(0, 0, chunk)))
+jax.block_until_ready(draw(model.flow, keys(0, 0)))
 first = time.perf_counter() - began
 seconds = min(once(1), once(2))
 drawn = -(-total // chunk) * chunk
