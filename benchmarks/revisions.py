@@ -60,13 +60,13 @@ print(np.asarray(log_density(model.flow, frames, seed=0).log_q, float).tolist())
 
 
 def run(root: Path, code: str, *words: object) -> str:
-    """What a program prints under the source of a revision."""
+    """The last line that a program prints under the source of a revision."""
     environment = os.environ | {"PYTHONPATH": str(root / "src"), "JAX_ENABLE_COMPILATION_CACHE": "false"}
     environment["BOLTZFLOW_CACHE"] = tempfile.mkdtemp()
     done = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
-    return done.stdout.strip().splitlines()[-1]
+    return "".join(done.stdout.strip().splitlines()[-1:])
 
 
 def step(root: Path, preset: str, frames: Path, steps: int) -> dict[str, float]:
