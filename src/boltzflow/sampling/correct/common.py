@@ -3,10 +3,9 @@
 import hashlib
 from typing import Any, Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
+from boltzflow.datasets import has_gradient
 from boltzflow.errors import ConfigError, DataError, TargetError
 from boltzflow.flows.base import AbstractFlow
 from boltzflow.sampling.generate import MOST, origin
@@ -26,16 +25,6 @@ def require_energy(target: Target) -> None:
     """
     if not target.has_energy:
         raise DataError(f"{target.name} has no energy, so that samples cannot be corrected to it; draw them without correction.")
-
-
-def has_gradient(target: Target) -> bool:
-    """Whether the energy has a gradient; it is tried on shapes alone."""
-    shape = jax.ShapeDtypeStruct((target.n_particles, target.dimension), jnp.zeros(()).dtype)
-    try:
-        jax.eval_shape(jax.value_and_grad(target.energy), shape)
-    except Exception:
-        return False
-    return True
 
 
 def settled_moves(target: Target, moves: int | None, usual: int) -> int:

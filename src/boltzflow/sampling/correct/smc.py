@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from boltzflow import seeds
+from boltzflow import datasets, seeds
 from boltzflow.counting import Evaluations
 from boltzflow.errors import ConfigError, DataError
 from boltzflow.flows.base import AbstractFlow
@@ -157,7 +157,7 @@ def _settings(
         raise ConfigError(f"the effective sample size of an increment must lie between 0 and 1, got share={share:g}.")
     if path not in (None, "geometric", "direct"):
         raise ConfigError(f"the path must be 'geometric' or 'direct', got {path!r}.")
-    gradient = common.has_gradient(target)
+    gradient = datasets.has_gradient(target)
     chosen = path or ("geometric" if flow.noisy_draws and gradient and moves != 0 else "direct")
     moves = common.settled_moves(target, moves, 1 if chosen == "geometric" else 2)
     if chosen == "geometric" and moves == 0:
