@@ -62,7 +62,7 @@ def seconds_per_step(config: RunConfig, frames: Dataset) -> float:
     part = dataclasses.replace(parts(config, flow, target, mesh)[0], end=_PROBED)
     marks = []
     positions = np.asarray(frames.positions / scale, np.float32)
-    for _, metrics, _ in part.steps(begun(part, flow.network, None, mesh), flow.network, positions, mesh):
+    for _, metrics, _ in part.steps(begun(part, flow.network, None, mesh), flow.network, positions, mesh, print):
         float(metrics.loss)
         marks.append(time.perf_counter())
     # The first batches come from an empty queue.

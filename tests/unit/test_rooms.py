@@ -16,7 +16,7 @@ FLOORS = (
     ("geometry", "nets", "analysis", "chemistry", "blackbox"),
     ("targets",),
     ("datasets", "flows"),
-    ("reference", "objectives", "sampling", "models"),
+    ("reference", "sampling", "objectives", "models"),
     ("evaluation",),
     ("report", "training"),
     ("register",),

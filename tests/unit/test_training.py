@@ -300,7 +300,7 @@ class TestObjectivesOnTheDevice:
         part = Part(0, stage, Chasing().bound(setting), end, 1, 1)
         state = begun(part, field(), None, mesh) if state is None else place_state(state, mesh)
         seen = []
-        for after, _, proposal in part.steps(state, field(), self.FRAMES, mesh):
+        for after, _, proposal in part.steps(state, field(), self.FRAMES, mesh, print):
             state = after
             seen.append({name: float(value) for name, value in proposal.figures.items()} | {"root": float(after.parameters[-1])})
         return jax.tree.map(np.array, state), seen

@@ -19,7 +19,7 @@ class DataConfig(Options):
 
     Attributes:
         path: data set file (HDF5, .npy, .npz); null makes reference data with the built-in sampler.
-        n: frames to generate where `path` is null.
+        n: frames to generate where `path` is null; 0: none, for stages that learn from energies alone.
         seed: seed of the reference sampler.
         validation: frames held out for validation.
         split_seed: seed of the split into training and validation frames.
@@ -27,7 +27,7 @@ class DataConfig(Options):
     """
 
     path: str | None = None
-    n: Count = 100_000
+    n: CountOrNone = 100_000
     seed: Seed = 0
     validation: CountOrNone = 10_000
     split_seed: Seed = 0
@@ -35,7 +35,10 @@ class DataConfig(Options):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Something must be left to train on."""
-        if self.path is None and self.n <= self.validation:
+        if self.path is None and self.n == 0:
+            if self.validation:
+                yield "validation", f"must be 0 where data.n is 0, as there are no frames to hold any out of; got {self.validation}"
+        elif self.path is None and self.n <= self.validation:
             yield "n", f"({self.n}) must be larger than data.validation ({self.validation}), or nothing is left to train on"
 
 

@@ -78,11 +78,26 @@ class Proposal(NamedTuple):
     evaluations: Evaluations = Evaluations()
 
 
+class Renewal(NamedTuple):
+    """What an objective that makes frames of its own has made.
+
+    Attributes:
+        state: what the objective keeps for the next step, the frames among it.
+        figures: numbers for the log by name.
+        evaluations: of the energy.
+    """
+
+    state: PyTree
+    figures: Mapping[str, Any] = {}  # noqa: RUF012 (never changed)
+    evaluations: Evaluations = Evaluations()
+
+
 @dataclasses.dataclass(frozen=True)
 class AbstractObjective(config.Objective, abc.ABC):
     """What is minimised: a frozen dataclass of options, with three methods.
 
     `init` makes what is kept between steps, `propose` makes the batch of a step, `losses` gives the loss of each of its configurations.
+    One that makes frames of its own says by `interval` how often, makes them in `renew`, and `frames_in` finds them in what is kept.
 
     Class attributes:
         needs: what must be there.
@@ -123,6 +138,27 @@ class AbstractObjective(config.Objective, abc.ABC):
     def init(self, *, key: PRNGKeyArray) -> PyTree:
         """What is kept between steps: arrays of fixed shapes, saved with every checkpoint. By default nothing."""
         return ()
+
+    @property
+    def interval(self) -> int:
+        """Steps of a stage between two renewals of the frames that it makes for itself, one of them before its first step; 0: none."""
+        return 0
+
+    def renew(self, state: PyTree, flow: AbstractFlow, frames: Any, *, step: int, report: Callable[[str], None]) -> Renewal:
+        """Makes the frames that the next `interval` steps learn from, on the host, where whole programs may be run.
+
+        Args:
+            state: what is kept.
+            flow: with the averaged parameters.
+            frames: as for `propose`.
+            step: steps done before in the whole run.
+            report: told what people should know, in sentences.
+        """
+        raise NotImplementedError
+
+    def frames_in(self, state: PyTree) -> Float[np.ndarray, "n N D"]:
+        """The frames that `propose` draws from after a renewal, in what is kept, in units of the prior."""
+        raise NotImplementedError
 
     @abc.abstractmethod
     def propose(self, state: PyTree, network: Any, frames: Any, *, step: Any, key: PRNGKeyArray | None) -> Proposal:

@@ -8,7 +8,7 @@ import numpy as np
 from boltzflow import datasets
 from boltzflow.config import RunConfig
 from boltzflow.datasets import Dataset
-from boltzflow.errors import BoltzflowError
+from boltzflow.errors import BoltzflowError, ConfigError
 from boltzflow.progress import Progress
 from boltzflow.targets import Target
 from boltzflow.targets.molecule_folder import FILES, target_of
@@ -46,6 +46,9 @@ def frames_of(config: RunConfig, target: Target, folder: Path, dataset: Dataset 
     Raises:
         DataError: if the data cannot be used.
     """
+    if nothing_to_read(config, dataset):
+        none = Dataset(np.zeros((0, target.n_particles, target.dimension), np.float32), target.fingerprint, target.units)
+        return Frames(none, none, none, None)
     try:
         frames, seconds = _data(config, target, folder, dataset, progress)
         return Frames(frames, *frames.split(validation=config.data.validation, seed=config.data.split_seed), seconds)
@@ -54,6 +57,11 @@ def frames_of(config: RunConfig, target: Target, folder: Path, dataset: Dataset 
         for name in {"config.yaml", "versions.json", "data.h5", *FILES} - there:
             (folder / name).unlink(missing_ok=True)
         raise
+
+
+def nothing_to_read(config: RunConfig, dataset: Dataset | None) -> bool:
+    """Whether a run has no frames: none are given, named or to be made."""
+    return dataset is None and config.data.path is None and config.data.n == 0
 
 
 def _data(config: RunConfig, target: Target, folder: Path, dataset: Dataset | None, progress: Progress) -> tuple[Dataset, float | None]:
@@ -92,7 +100,21 @@ def require_named_frames(config: RunConfig, folder: Path, target: Target | None)
 
 
 def scale_of(config: RunConfig, target: Target, train_set: Dataset) -> float:
-    """One unit of the prior in data units."""
+    """One unit of the prior in data units.
+
+    Raises:
+        ConfigError: if it is not given, and there is nothing to take it from.
+    """
     if config.flow.scale is not None:
         return config.flow.scale
-    return 1.0 if target.units == "reduced" else float(np.std(train_set.positions))
+    if target.units == "reduced":
+        return 1.0
+    if train_set.n:
+        return float(np.std(train_set.positions))
+    if target.structure is not None:
+        # At any temperature a molecule is about as large as where its energy is least.
+        return float(np.std(target.structure - target.structure.mean(axis=0)))
+    raise ConfigError(
+        f"flow.scale, the length in {target.units} that is one unit of the prior, is taken from frames where there are some; give it, such "
+        "as flow.scale=0.2."
+    )

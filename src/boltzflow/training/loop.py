@@ -25,7 +25,7 @@ from boltzflow.targets.molecule_folder import target_of
 from boltzflow.training import outcome, stages
 from boltzflow.training.checkpoint import Checkpoints
 from boltzflow.training.folder import identity, locked, open_folder, record
-from boltzflow.training.frames import Frames, frames_of, scale_of
+from boltzflow.training.frames import Frames, frames_of, nothing_to_read, scale_of
 from boltzflow.training.interruption import Interruption, interruptible
 from boltzflow.training.logging import MetricsLog
 from boltzflow.training.parameters import flat
@@ -74,12 +74,12 @@ def train(
             config = dataclasses.replace(config, precision="double")
         with runtime.precision(config.precision):
             target = target_of(config.target, folder) if target is None else target
-            _check(config, target, resume)
+            _check(config, target, dataset, resume)
             with locked(folder):
                 return _train(config, folder, resume, bar, target, dataset)
 
 
-def _check(config: RunConfig, target: Target, resume: bool) -> None:
+def _check(config: RunConfig, target: Target, dataset: Dataset | None, resume: bool) -> None:
     """Finds out before anything is made what would stop the run."""
     meshes = [
         data_mesh(config.run.devices, stage.batch_size, stage.microbatch, section=f"stages.{index}")
@@ -88,6 +88,11 @@ def _check(config: RunConfig, target: Target, resume: bool) -> None:
     # The bonds that the prior needs, and the like.
     flow = build_flow(config.flow, target, 1.0, key=jax.random.key(0))
     for part in stages.parts(config, flow, target, meshes[0]):
+        if part.objective.needs.frames and nothing_to_read(config, dataset):
+            raise ConfigError(
+                f"stage {part.index} learns from frames by the objective {part.objective.variant}, and data.n is 0; let some be made "
+                "(data.n=100000), name a file of them (data.path), or choose an objective that learns from energies alone."
+            )
         if part.objective.needs.gradient and not datasets.has_gradient(target):
             raise ConfigError(
                 f"the objective {part.objective.variant} needs forces, and the energy of target {target.name!r} has none; leave stage "
@@ -201,7 +206,7 @@ class _Session:
         self.worked = True
         self.progress.start(part.end, part.objective.variant)
         self.shown = {}
-        for after, metrics, proposal in part.steps(state, self.flow.network, positions, self.mesh):
+        for after, metrics, proposal in part.steps(state, self.flow.network, positions, self.mesh, self.progress.message):
             state, step = after, int(after.step)
             self.spent += Evaluations(*map(int, proposal.evaluations))
             self._note(part, state, metrics, {part.objective.measure: metrics.loss, **proposal.figures})

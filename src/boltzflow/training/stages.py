@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -14,13 +14,23 @@ from jaxtyping import Float, PyTree
 from boltzflow import config, seeds
 from boltzflow.errors import RunError
 from boltzflow.flows.base import AbstractFlow
-from boltzflow.objectives.base import AbstractObjective, Proposal, Setting
+from boltzflow.objectives.base import AbstractObjective, Proposal, Renewal, Setting
 from boltzflow.objectives.making import made
 from boltzflow.runtime import available_cores
 from boltzflow.targets import Target
 from boltzflow.training.batches import prefetch
 from boltzflow.training.parameters import with_parameters
-from boltzflow.training.state import StepMetrics, TrainState, initial_state, make_step, next_state, place_batch, place_state
+from boltzflow.training.state import (
+    StepFunction,
+    StepMetrics,
+    TrainState,
+    initial_state,
+    make_step,
+    next_state,
+    place,
+    place_batch,
+    place_state,
+)
 
 # Steps between two checkpoints of a stage whose steps are expensive.
 _EXPENSIVE_CHECKPOINT = 10
@@ -49,6 +59,11 @@ class Part:
     checkpoint_every: int
 
     @property
+    def begin(self) -> int:
+        """Steps of the run before it."""
+        return self.end - self.stage.steps
+
+    @property
     def identity(self) -> str:
         """What a checkpoint of it must agree on to be continued."""
         return identity(self.stage)
@@ -66,10 +81,16 @@ class Part:
 
     def saves(self, step: int) -> bool:
         """Whether the step gets a checkpoint."""
-        return step % self.checkpoint_every == 0 or step == self.end
+        renewed = self.objective.interval and (step - self.begin) % self.objective.interval == 0
+        return step % self.checkpoint_every == 0 or step == self.end or bool(renewed)
 
     def steps(
-        self, state: TrainState, network: eqx.Module, frames: Float[np.ndarray, "n N D"], mesh: jax.sharding.Mesh
+        self,
+        state: TrainState,
+        network: eqx.Module,
+        frames: Float[np.ndarray, "n N D"],
+        mesh: jax.sharding.Mesh,
+        report: Callable[[str], None],
     ) -> Iterator[tuple[TrainState, StepMetrics, Proposal]]:
         """Does the steps that are left of the stage; yields the state after each, its metrics and what it learnt from.
 
@@ -78,19 +99,57 @@ class Part:
             network: gives the structure of what is trained.
             frames: in units of the prior, in the precision of the network.
             mesh: devices with one axis, "data".
+            report: told what people should know, in sentences.
         """
         advance = make_step(network, self.objective, self.stage, mesh)
         frames = frames if self.objective.needs.frames else frames[:0]
+        if self.objective.interval:
+            yield from self._with_frames_of_its_own(advance, state, network, frames, mesh, report)
+            return
         if self.objective.on_host:
-            for proposal in prefetch(lambda step: self.objective.propose((), None, frames, step=step, key=None), int(state.step), self.end):
-                state, metrics = advance(state, place_batch(proposal.batch, mesh))
-                yield state, metrics, proposal
+            yield from self._from_host(advance, state, frames, self.end, mesh)
             return
         propose, shared = self._proposer(network, mesh), jax.device_put(frames, _whole(mesh))
         for _ in range(int(state.step), self.end):
             proposal = propose(state.parameters, state.objective, shared, state.step)
             state, metrics = advance(state._replace(objective=proposal.state), proposal.batch)
             yield state, metrics, proposal
+
+    def _from_host(
+        self, advance: StepFunction, state: TrainState, frames: Float[np.ndarray, "n N D"], stop: int, mesh: jax.sharding.Mesh
+    ) -> Iterator[tuple[TrainState, StepMetrics, Proposal]]:
+        """Steps up to `stop`, their batches made ahead on the host."""
+        for proposal in prefetch(lambda step: self.objective.propose((), None, frames, step=step, key=None), int(state.step), stop):
+            state, metrics = advance(state, place_batch(proposal.batch, mesh))
+            yield state, metrics, proposal
+
+    def _with_frames_of_its_own(
+        self,
+        advance: StepFunction,
+        state: TrainState,
+        network: eqx.Module,
+        frames: Float[np.ndarray, "n N D"],
+        mesh: jax.sharding.Mesh,
+        report: Callable[[str], None],
+    ) -> Iterator[tuple[TrainState, StepMetrics, Proposal]]:
+        """Renewals of the frames, each followed by steps that learn from them; the first of these steps tells of both."""
+        objective, interval = self.objective, self.objective.interval
+        while (step := int(state.step)) < self.end:
+            done, renewal = step - self.begin, Renewal(())
+            if done % interval == 0:
+                average = jax.device_put(np.asarray(state.average))
+                flow = objective.setting.flow.with_network(with_parameters(network, average))
+                kept = jax.tree.map(np.asarray, state.objective)
+                renewal = objective.renew(kept, flow, frames, step=step, report=report)
+                state = state._replace(objective=place(renewal.state, mesh))
+            own = objective.frames_in(jax.tree.map(np.asarray, state.objective))
+            stop = min(self.begin + (done // interval + 1) * interval, self.end)
+            for after, metrics, proposal in self._from_host(advance, state, own, stop, mesh):
+                state = after
+                if int(after.step) == step + 1:
+                    spent = proposal.evaluations + renewal.evaluations
+                    proposal = proposal._replace(figures={**proposal.figures, **renewal.figures}, evaluations=spent)
+                yield state, metrics, proposal
 
     def _proposer(self, network: eqx.Module, mesh: jax.sharding.Mesh) -> Any:
         """The compiled `propose` of an objective that looks at the present parameters."""

@@ -227,4 +227,9 @@ def place_batch(batch: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
 
 def place_state(state: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
     """Puts a whole copy of the state on each device of the mesh; a step that gets it elsewhere is compiled twice."""
-    return jax.device_put(state, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    return place(state, mesh)
+
+
+def place(tree: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
+    """Puts a whole copy of arrays on each device of the mesh."""
+    return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
