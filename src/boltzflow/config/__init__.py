@@ -31,6 +31,7 @@ from boltzflow.config.flows import TwoInteraction as TwoInteraction
 from boltzflow.config.flows import Vector as Vector
 from boltzflow.config.objectives import AugmentedLikelihood as AugmentedLikelihood
 from boltzflow.config.objectives import AugmentedPathGradient as AugmentedPathGradient
+from boltzflow.config.objectives import Cooling as Cooling
 from boltzflow.config.objectives import DirectionName as DirectionName
 from boltzflow.config.objectives import DivergenceName as DivergenceName
 from boltzflow.config.objectives import EquivariantOptimalTransport as EquivariantOptimalTransport

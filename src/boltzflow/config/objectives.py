@@ -1,14 +1,16 @@
 """Options of the objectives; what they do stands in `boltzflow.objectives`."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from boltzflow.config.options import Options
-from boltzflow.config.ranges import AtLeastOne, Count, NotNegative, Positive, Share
+from boltzflow.config.ranges import AtLeastOne, Count, CountOrNone, NotNegative, Positive, Share
 
 PairingName = Literal["independent", "optimal-transport", "equivariant-optimal-transport"]
 PathName = Literal["linear", "diffusion"]
 DivergenceName = Literal["exact", "brute-force", "hutchinson"]
+StartName = Literal["chains", "frames", "flow"]
 DirectionName = Literal["reverse", "forward", "both"]
 
 
@@ -137,3 +139,41 @@ class AugmentedPathGradient(Objective, name="augmented-path-gradient"):
 
     direction: DirectionName = "both"
     clip: Positive = 100.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Cooling(Objective, name="cooling"):
+    """From energies alone, rung by rung from a temperature at which chains mix by themselves down to the target's.
+
+    On each rung samples of the flow are weighted for a lower temperature, resampled and moved there, and then learnt from; see
+    `docs/energies.md`. No frames are needed.
+
+    Attributes:
+        learn: objective by which the frames of a rung are learnt.
+        start: what the first rung learns from: "chains" at the hottest temperature; "frames" of the run, taken to be of the target's
+            temperature, few of which will do; or nothing, where the "flow" has learnt something before.
+        hottest: temperature of the first rung as a multiple of the target's; null: the hottest of the reference sampler's ladder.
+        frames: frames of a rung, and samples of the flow that they are made of.
+        rung_steps: optimiser steps on each rung.
+        share: part of the effective sample size that the step to the next temperature must leave.
+        entropy_drop: nats that the entropy may fall by in such a step; null: any.
+        moves: steps of Hamiltonian Monte Carlo of each frame at the new temperature; 0 where the energy has no gradient.
+        leapfrog: leapfrog steps of each of them.
+        trans: keep amide bonds trans; false: cis ones come and go as the moves let them. Chirality is always kept.
+    """
+
+    learn: Objective = FlowMatching()
+    start: StartName = "chains"
+    hottest: AtLeastOne | None = None
+    frames: Count = 10_000
+    rung_steps: Count = 500
+    share: Share = 0.5
+    entropy_drop: Positive | None = None
+    moves: CountOrNone = 10
+    leapfrog: Count = 5
+    trans: bool = False
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """A hot start needs a hot temperature, another has none."""
+        if self.start != "chains" and self.hottest is not None:
+            yield "hottest", f"would have no effect: start is {self.start}, which begins at the target's temperature; leave it out"

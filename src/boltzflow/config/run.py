@@ -125,13 +125,14 @@ class RunConfig(Options):
         if not self.stages:
             yield "stages", "must hold at least one stage, such as `- {steps: 1000}`"
         for index, stage in enumerate(self.stages):
-            objective = stage.objective
-            if objective is not None and objective.flows and self.flow.variant not in objective.flows:
-                yield (
-                    f"stages.{index}.objective",
-                    f"is {objective.variant}, which is made for the flow {' or '.join(objective.flows)}, and the flow here is "
-                    f"{self.flow.variant}; choose another, such as stages.{index}.objective={_fitting(objective, self.flow)}",
-                )
+            # An objective may leave learning to another.
+            for name, objective in (("objective", stage.objective), ("objective.learn", getattr(stage.objective, "learn", None))):
+                if isinstance(objective, Objective) and objective.flows and self.flow.variant not in objective.flows:
+                    yield (
+                        f"stages.{index}.{name}",
+                        f"is {objective.variant}, which is made for the flow {' or '.join(objective.flows)}, and the flow here is "
+                        f"{self.flow.variant}; choose another, such as stages.{index}.{name}={_fitting(objective, self.flow)}",
+                    )
             if self.run.devices > 1 and stage.batch_size % self.run.devices:
                 yield (
                     f"stages.{index}.batch_size",

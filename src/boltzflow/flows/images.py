@@ -34,17 +34,20 @@ def energy_that_counts(flow: AbstractFlow, target: Target) -> Callable[[Float[Ar
     """
     if log_images(flow, target) == 0.0:
         return target.energy
-    corners = np.array([centre.neighbours for centre in target.chiral_centres])
-    signs = np.array([centre.sign for centre in target.chiral_centres])
 
     def energy(positions: Float[Array, "N 3"]) -> Float[Array, ""]:
-        x = positions[corners]
-        edges = x[:, :3] - x[:, 3:]
-        volumes = jnp.sum(edges[:, 0] * jnp.cross(edges[:, 1], edges[:, 2]), axis=-1)
-        mirrored = jnp.all(volumes * signs.astype(volumes.dtype) < 0)
+        mirrored = jnp.all(volumes(target, positions) < 0)
         return target.energy(jnp.where(mirrored, -positions, positions))
 
     return energy
+
+
+def volumes(target: Target, positions: Float[Array, "N 3"]) -> Float[Array, " centres"]:
+    """Volumes at the chiral centres of a target, positive where the chirality is the one that is meant."""
+    corners = positions[np.array([centre.neighbours for centre in target.chiral_centres])]
+    edges = corners[:, :3] - corners[:, 3:]
+    found = jnp.sum(edges[:, 0] * jnp.cross(edges[:, 1], edges[:, 2]), axis=-1)
+    return found * np.array([centre.sign for centre in target.chiral_centres], found.dtype)
 
 
 def mirror_difference(target: Target, *, n: int = 8, seed: int = 0) -> float:

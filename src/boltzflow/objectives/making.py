@@ -1,5 +1,6 @@
 """Makes the objective that options in the configuration ask for."""
 
+import dataclasses
 import importlib
 
 from boltzflow import config
@@ -12,6 +13,7 @@ _HOMES = {
     "maximum-likelihood": ("maximum_likelihood", "MaximumLikelihood"),
     "augmented-likelihood": ("augmented_likelihood", "AugmentedLikelihood"),
     "path-gradient": ("path_gradient", "PathGradient"),
+    "cooling": ("cooling", "Cooling"),
     "augmented-path-gradient": ("augmented_path_gradient", "AugmentedPathGradient"),
 }
 
@@ -22,11 +24,17 @@ def made(options: config.Objective, setting: Setting) -> AbstractObjective:
     Raises:
         ConfigError: if what it needs is not there, or the options are of no objective.
     """
+    # What an objective leaves to others is made with it.
+    inner = {
+        name: made(value, setting)
+        for name in config.fields_of(type(options))
+        if isinstance(value := getattr(options, name), config.Objective)
+    }
     if isinstance(options, AbstractObjective):
-        return options.bound(setting)
+        return dataclasses.replace(options, **inner).bound(setting)
     if options.variant not in _HOMES:
         raise ConfigError(f"the objective {options.variant} must be derived from boltzflow.AbstractObjective.")
     module, name = _HOMES[options.variant]
     implementation = getattr(importlib.import_module(f"boltzflow.objectives.{module}"), name)
     values = {field: getattr(options, field) for field in config.fields_of(type(options))}
-    return implementation(**values).bound(setting)
+    return implementation(**(values | inner)).bound(setting)

@@ -10,12 +10,11 @@ from typing import NamedTuple, cast
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from boltzflow.flows.augmented import AugmentedCouplingFlow
 from boltzflow.flows.base import AbstractFlow
-from boltzflow.flows.images import log_images
+from boltzflow.flows.images import log_images, volumes
 from boltzflow.flows.status import Status
 from boltzflow.geometry import center_of_mass
 from boltzflow.sampling.correct.moves import Parts
@@ -145,11 +144,7 @@ class Space(eqx.Module):
 
     def _hands(self, coordinates: Float[Array, " M"]) -> Float[Array, " c"]:
         """Volumes at the chiral centres, positive where the chirality is the one that is meant."""
-        centres = self.target.chiral_centres
-        x = self.positions(coordinates)[np.array([centre.neighbours for centre in centres])]
-        edges = x[:, :3] - x[:, 3:]
-        volumes = jnp.sum(edges[:, 0] * jnp.cross(edges[:, 1], edges[:, 2]), axis=-1)
-        return volumes * np.array([centre.sign for centre in centres])
+        return volumes(self.target, self.positions(coordinates))
 
     def _log_p(self, coordinates: Float[Array, " M"]) -> Float[Array, ""]:
         energy = self.target.energy(self.positions(coordinates))

@@ -1,0 +1,230 @@
+"""From energies alone, by cooling: a flow learns hot chains, and then, rung by rung, what its own samples tell of lower temperatures.
+
+With U and log q of a sample known, its weight at every temperature T is exp(-U / kT) / q, at no new energy. The samples stand for the
+lowest temperature at which enough of them keep a weight; there they are resampled, moved by Hamiltonian Monte Carlo, and learnt from.
+After the target's temperature has been reached, further rungs are of that temperature.
+
+Sources: temperature-annealed Boltzmann generators, ICML 2025, arXiv:2501.19077; the moves, and the bound on the entropy, from work on
+annealed and constrained transport that is named in `docs/energies.md`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from boltzflow import config
+from boltzflow.analysis.internal_coordinates import backbones, torsions
+from boltzflow.counting import Evaluations
+from boltzflow.datasets import has_gradient
+from boltzflow.errors import ConfigError, DataError
+from boltzflow.flows.base import AbstractFlow
+from boltzflow.flows.status import Status
+from boltzflow.objectives import rungs
+from boltzflow.objectives.base import AbstractObjective, Needs, Proposal, Renewal
+from boltzflow.reference import default_temperatures, sample
+from boltzflow.sampling.generate import generate
+from boltzflow.targets.base import Target
+
+# Random numbers of the renewals, apart from those of the objectives that learn.
+_STREAM = 7
+# Of the moves, as a share of the target's size per coordinate, before the acceptance has been seen.
+_FIRST_STEP = 0.02
+# Walkers moved side by side.
+_CHUNK = 256
+# A basin is lost when its share falls from more than the first to less than the second.
+_SEEN, _LOST = 0.01, 0.001
+
+
+class Rung(NamedTuple):
+    """What is kept between steps.
+
+    Attributes:
+        frames: that the steps learn from, (n, N, D) in units of the prior.
+        temperature: theirs, as a multiple of the target's; 0 before the first rung.
+        step: step size of the moves, in units of the prior.
+        done: rungs so far.
+        basin: share of the frames with phi > 0, the rarer basin of a peptide; NaN where there is no backbone.
+    """
+
+    frames: Float[Array | np.ndarray, "n N D"]
+    temperature: Float[Array | np.ndarray, ""]
+    step: Float[Array | np.ndarray, ""]
+    done: Int[Array | np.ndarray, ""]
+    basin: Float[Array | np.ndarray, ""]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cooling(config.Cooling, AbstractObjective):
+    """Learns hot chains, then the flow's own samples, weighted, resampled and moved at ever lower temperatures."""
+
+    needs: ClassVar[Needs] = Needs(frames=False, energy=True)
+
+    def check(self) -> None:
+        """Refuses what cannot teach, and moves of an energy without a gradient."""
+        super().check()
+        inner = self._learning
+        if not inner.on_host or inner.interval or inner.needs != Needs():
+            raise ConfigError(
+                f"cooling learns from frames alone, and the objective {inner.variant} needs more; choose another for `learn`."
+            )
+        if self.moves and not has_gradient(self.setting.target):
+            raise ConfigError(
+                f"the energy of target {self.setting.target.name!r} has no gradient, which Hamiltonian moves need; let it return (energy, "
+                "gradient), or set moves=0, and frames are weighted and resampled by energies alone."
+            )
+
+    @property
+    def _learning(self) -> AbstractObjective:
+        """`learn`, which is made with this one."""
+        return cast(AbstractObjective, self.learn)
+
+    @functools.cached_property
+    def _walled(self) -> Target:
+        """The target, infinite where a configuration is not permitted."""
+        return rungs.walled(self.setting.target, trans=self.trans)
+
+    @property
+    def _hottest(self) -> float:
+        if self.start != "chains":
+            return 1.0
+        return default_temperatures(self.setting.target)[-1] if self.hottest is None else self.hottest
+
+    @property
+    def interval(self) -> int:
+        """Steps on a rung."""
+        return self.rung_steps
+
+    def init(self, *, key: PRNGKeyArray) -> Rung:
+        """No frames yet."""
+        shape = (self.frames, self.setting.target.n_particles, self.setting.target.dimension)
+        nothing = jnp.zeros(())
+        return Rung(
+            jnp.zeros(shape, nothing.dtype), nothing, jnp.full_like(nothing, _FIRST_STEP), jnp.zeros((), jnp.int32), nothing + jnp.nan
+        )
+
+    def frames_in(self, state: Rung) -> Float[np.ndarray, "n N D"]:
+        """Those of the rung."""
+        return np.asarray(state.frames)
+
+    def propose(self, state: Any, network: Any, frames: Any, *, step: int, key: Any = None) -> Proposal:
+        """As the objective that learns does it."""
+        return self._learning.propose(state, network, frames, step=step, key=key)
+
+    def losses(self, network: Any, batch: Any, /) -> Float[Array, " B"]:
+        """As the objective that learns does it."""
+        return self._learning.losses(network, batch)
+
+    def renew(self, state: Rung, flow: AbstractFlow, frames: Any, *, step: int, report: Callable[[str], None]) -> Renewal:
+        """The frames of the next rung."""
+        rng = self.setting.rng(_STREAM, step)
+        if state.done == 0 and self.start == "chains":
+            return self._from_chains(state, rng, report)
+        if state.done == 0:
+            state = state._replace(temperature=np.ones_like(state.temperature))
+        return self._from_flow(state, flow, rng, report)
+
+    def _from_chains(self, state: Rung, rng: np.random.Generator, report: Callable[[str], None]) -> Renewal:
+        """Frames of chains at the hottest temperature."""
+        target = rungs.walled(self.setting.target, trans=self.trans, temperature=self._hottest)
+        result = sample(target, self.frames, seed=int(rng.integers(2**31)), temperatures=(1.0,), progress=False)
+        if not result.diagnostics["converged"]:
+            report(f"Hot chains: {result.sentence()} A higher temperature (hottest, {self._hottest:g} now) lets them mix.")
+        positions = result.dataset.positions
+        if not np.isfinite(positions).all():
+            raise DataError(f"the chains at {self._hottest:g} times the target's temperature came apart; lower the temperature (hottest).")
+        spent = Evaluations.of_meta(result.dataset.provenance) or Evaluations()
+        figures = {"temperature": self._hottest, **self._basins(positions)}
+        return Renewal(self._rung(state, positions, self._hottest, state.step, figures), figures, spent)
+
+    def _from_flow(self, state: Rung, flow: AbstractFlow, rng: np.random.Generator, report: Callable[[str], None]) -> Renewal:
+        """Samples of the flow, brought to the next temperature."""
+        current = float(state.temperature)
+        samples = generate(flow, self._walled, self.frames, seed=int(rng.integers(2**31)))
+        u = np.where(np.asarray(samples.status) == Status.SOLVED, samples.u, np.inf)
+        if not np.isfinite(rungs.log_weights(u, samples.log_q, current)).any():
+            raise DataError(
+                f"none of {self.frames} samples of the flow has a finite energy: the flow has not learnt the rung before, at {current:.3g} "
+                "times the target's temperature; give it more steps (rung_steps) or a smaller learning rate."
+            )
+        choice = rungs.next_temperature(u, samples.log_q, current, share=self.share, entropy_drop=self.entropy_drop)
+        if choice.temperature == current > 1.0:
+            report(
+                f"Rung {int(state.done)}: {choice.before:.2%} of the samples count at {current:.3g} times the target's temperature, too "
+                "few to go lower; it is learnt once more. If this stays so, give more steps (rung_steps), or more frames."
+            )
+        log_weight = rungs.log_weights(u, samples.log_q, choice.temperature)
+        chosen = rungs.systematic(log_weight, self.frames, rng)
+        positions, walked = np.asarray(samples.positions)[chosen], None
+        if self.moves:
+            walked = self._moved(flow, positions, choice.temperature, state, rng)
+            positions = np.asarray(walked.positions)
+        spent = Evaluations.of_meta(samples.meta) or Evaluations()
+        spent += Evaluations(gradients=self.frames * (1 + self.moves * self.leapfrog) if self.moves else 0)
+        figures = {
+            "temperature": choice.temperature,
+            "ess_of_rung": choice.before,
+            "ess_of_step": choice.after,
+            "distinct": len(np.unique(chosen)) / self.frames,
+            "without_weight": float(np.mean(~np.isfinite(log_weight))),
+            **self._basins(positions),
+            **({} if walked is None else {"acceptance": float(walked.acceptance), "step_size": float(walked.step)}),
+        }
+        self._warn(state, figures, report)
+        step = state.step if walked is None else walked.step
+        return Renewal(self._rung(state, positions, choice.temperature, step, figures), figures, spent)
+
+    def _moved(
+        self, flow: AbstractFlow, positions: Float[np.ndarray, "n N D"], temperature: float, state: Rung, rng: np.random.Generator
+    ) -> rungs.Moved:
+        real = jnp.zeros(()).dtype
+        return rungs.moved(
+            rungs.space_of(flow, self._walled),
+            jnp.asarray(positions, real),
+            jnp.asarray(temperature, real),
+            jnp.asarray(state.step, real),
+            key=jax.random.key(int(rng.integers(2**31))),
+            moves=self.moves,
+            leapfrog=self.leapfrog,
+            chunk=min(_CHUNK, self.frames),
+        )
+
+    def _rung(self, state: Rung, positions: np.ndarray, temperature: float, step: Any, figures: dict[str, float]) -> Rung:
+        """What is kept, with other frames, in units of the prior and without their centres of mass."""
+        kind = np.asarray(state.frames).dtype
+        centred = (positions - positions.mean(axis=1, keepdims=True)) / self.setting.flow.scale
+        number = np.asarray(state.temperature).dtype.type
+        done = np.asarray(int(state.done) + 1, np.int32)
+        return Rung(centred.astype(kind), number(temperature), number(step), done, number(figures.get("phi_positive", np.nan)))
+
+    @functools.cached_property
+    def _phi(self) -> Int[np.ndarray, "r 4"]:
+        topology = self.setting.target.topology
+        return np.array([residue.phi for residue in backbones(topology)] if topology is not None else [], np.int64).reshape(-1, 4)
+
+    def _basins(self, positions: Float[np.ndarray, "n N D"]) -> dict[str, float]:
+        """Share of the frames with phi > 0, averaged over residues; nothing where there is no backbone."""
+        if not len(self._phi):
+            return {}
+        return {"phi_positive": float(np.mean(torsions(np.asarray(positions, np.float64), self._phi) > 0.0))}
+
+    def _warn(self, state: Rung, figures: dict[str, float], report: Callable[[str], None]) -> None:
+        """Tells of what goes wrong on a rung."""
+        number = int(state.done)
+        if figures.get("phi_positive", 1.0) < _LOST < _SEEN < float(state.basin):
+            report(
+                f"Rung {number}: the share of phi > 0 has fallen from {float(state.basin):.1%} to {figures['phi_positive']:.2%}; the basin "
+                "may be lost. Take smaller steps of temperature (share nearer to 1) or more frames."
+            )
+        if figures["distinct"] * self.frames < 50:
+            report(
+                f"Rung {number}: the frames stem from {round(figures['distinct'] * self.frames)} samples alone; give more steps "
+                "(rung_steps) or more frames."
+            )
+        if figures.get("acceptance", 1.0) < 0.1:
+            report(f"Rung {number}: {figures['acceptance']:.1%} of the moves were accepted, so that hardly anything moved.")
