@@ -23,6 +23,7 @@ def run(
     seed: Annotated[arguments.MaybeInt, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: the preset's)")] = None,
     force_field: arguments.ForceField = arguments.Words(),  # noqa: B008 (a tuple)
     temperature: arguments.Temperature = None,
+    energies_only: bool = False,
     plugin: arguments.Plugin = arguments.Words(),  # noqa: B008 (a tuple)
 ) -> None:
     """Train a flow from a preset.
@@ -39,6 +40,7 @@ def run(
         seed: Seed of the training; the same as `--set run.seed=...`.
         force_field: Files of OpenMM's force field, such as `amber14-all.xml implicit/gbn2.xml`.
         temperature: Temperature of the molecule.
+        energies_only: Make no frames: learn from the energy alone, by cooling (the preset `molecule-cooling`).
         plugin: Modules, or .py files, that add targets, networks, objectives and more; the run remembers them.
     """
     arguments.seed(seed)
@@ -46,10 +48,17 @@ def run(
     folder = arguments.new_folder(f"runs/{Path(preset).stem}" if out is None else out)
     from boltzflow import plugins, progress, runtime
     from boltzflow.config import io as config_io
+    from boltzflow.errors import ConfigError
 
     loaded = [plugins.load(name) for name in plugin]
     overrides = [*set, *([] if seed is None else [f"run.seed={seed}"])]
-    config = config_io.load_preset("molecule" if molecules.is_file(preset) else preset)
+    if energies_only and not molecules.is_file(preset):
+        raise ConfigError(
+            f"--energies-only is for the file of a molecule, which has no preset of its own, and {preset!r} is a preset; leave it out, and "
+            "choose a preset that learns from energies, such as molecule-cooling or dw4-cooling."
+        )
+    usual = "molecule-cooling" if energies_only else "molecule"
+    config = config_io.load_preset(usual if molecules.is_file(preset) else preset)
     config = config_io.apply_overrides(config, overrides)
     config = dataclasses.replace(config, plugins=tuple(dict.fromkeys([*config.plugins, *loaded])))
     if molecules.is_file(preset):

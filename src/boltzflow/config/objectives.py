@@ -153,6 +153,7 @@ class Cooling(Objective, name="cooling"):
         start: what the first rung learns from: "chains" at the hottest temperature; "frames" of the run, taken to be of the target's
             temperature, few of which will do; or nothing, where the "flow" has learnt something before.
         hottest: temperature of the first rung as a multiple of the target's; null: the hottest of the reference sampler's ladder.
+        chains: chains of that rung, whose warm-up costs each of them hundreds of steps of Hamiltonian Monte Carlo; null: 32.
         frames: frames of a rung, and samples of the flow that they are made of.
         rung_steps: optimiser steps on each rung.
         share: part of the effective sample size that the step to the next temperature must leave.
@@ -165,6 +166,7 @@ class Cooling(Objective, name="cooling"):
     learn: Objective = FlowMatching()
     start: StartName = "chains"
     hottest: AtLeastOne | None = None
+    chains: Count | None = None
     frames: Count = 10_000
     rung_steps: Count = 500
     share: Share = 0.5
@@ -174,6 +176,7 @@ class Cooling(Objective, name="cooling"):
     trans: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """A hot start needs a hot temperature, another has none."""
-        if self.start != "chains" and self.hottest is not None:
-            yield "hottest", f"would have no effect: start is {self.start}, which begins at the target's temperature; leave it out"
+        """What belongs to the chains is theirs alone."""
+        for name in ("hottest", "chains"):
+            if self.start != "chains" and getattr(self, name) is not None:
+                yield name, f"would have no effect: start is {self.start}, which begins at the target's temperature; leave it out"

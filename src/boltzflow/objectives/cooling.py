@@ -11,7 +11,7 @@ annealed and constrained transport that is named in `docs/energies.md`.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,8 @@ from boltzflow.targets.base import Target
 _STREAM = 7
 # Of the moves, as a share of the target's size per coordinate, before the acceptance has been seen.
 _FIRST_STEP = 0.02
+# Chains of the hot start.
+_CHAINS = 32
 # Walkers moved side by side.
 _CHUNK = 256
 # A basin is lost when its share falls from more than the first to less than the second.
@@ -59,11 +61,30 @@ class Rung(NamedTuple):
     basin: Float[Array | np.ndarray, ""]
 
 
+class Moved(NamedTuple):
+    """Frames after their moves.
+
+    Attributes:
+        positions: (n, N, D) in the target's units.
+        step: step size that the acceptance suggests.
+        figures: for the log; none where nothing was moved.
+        evaluations: what it took.
+    """
+
+    positions: Float[np.ndarray, "n N D"]
+    step: float
+    figures: dict[str, float]
+    evaluations: Evaluations
+
+
 @dataclasses.dataclass(frozen=True)
 class Cooling(config.Cooling, AbstractObjective):
     """Learns hot chains, then the flow's own samples, weighted, resampled and moved at ever lower temperatures."""
 
-    needs: ClassVar[Needs] = Needs(frames=False, energy=True)
+    @property
+    def needs(self) -> Needs:  # pyright: ignore[reportIncompatibleVariableOverride] (an option decides)
+        """Energies, and frames where it starts from them."""
+        return Needs(frames=self.start == "frames", energy=True)
 
     def check(self) -> None:
         """Refuses what cannot teach, and moves of an energy without a gradient."""
@@ -127,12 +148,16 @@ class Cooling(config.Cooling, AbstractObjective):
             return self._from_chains(state, rng, report)
         if state.done == 0:
             state = state._replace(temperature=np.ones_like(state.temperature))
+            if self.start == "frames":
+                return self._from_frames(state, flow, frames, rng)
         return self._from_flow(state, flow, rng, report)
 
     def _from_chains(self, state: Rung, rng: np.random.Generator, report: Callable[[str], None]) -> Renewal:
         """Frames of chains at the hottest temperature."""
         target = rungs.walled(self.setting.target, trans=self.trans, temperature=self._hottest)
-        result = sample(target, self.frames, seed=int(rng.integers(2**31)), temperatures=(1.0,), progress=False)
+        result = sample(
+            target, self.frames, seed=int(rng.integers(2**31)), temperatures=(1.0,), chains=self.chains or _CHAINS, progress=False
+        )
         if not result.diagnostics["converged"]:
             report(f"Hot chains: {result.sentence()} A higher temperature (hottest, {self._hottest:g} now) lets them mix.")
         positions = result.dataset.positions
@@ -141,6 +166,13 @@ class Cooling(config.Cooling, AbstractObjective):
         spent = Evaluations.of_meta(result.dataset.provenance) or Evaluations()
         figures = {"temperature": self._hottest, **self._basins(positions)}
         return Renewal(self._rung(state, positions, self._hottest, state.step, figures), figures, spent)
+
+    def _from_frames(self, state: Rung, flow: AbstractFlow, frames: Float[np.ndarray, "m N D"], rng: np.random.Generator) -> Renewal:
+        """Those of the run, each as often as another and moved apart."""
+        chosen = rng.permutation(np.arange(self.frames) % len(frames))
+        moved = self._moved(flow, frames[chosen] * self.setting.flow.scale, 1.0, state, rng)
+        figures = {"temperature": 1.0, "distinct": min(1.0, len(frames) / self.frames), **self._basins(moved.positions), **moved.figures}
+        return Renewal(self._rung(state, moved.positions, 1.0, moved.step, figures), figures, moved.evaluations)
 
     def _from_flow(self, state: Rung, flow: AbstractFlow, rng: np.random.Generator, report: Callable[[str], None]) -> Renewal:
         """Samples of the flow, brought to the next temperature."""
@@ -160,30 +192,28 @@ class Cooling(config.Cooling, AbstractObjective):
             )
         log_weight = rungs.log_weights(u, samples.log_q, choice.temperature)
         chosen = rungs.systematic(log_weight, self.frames, rng)
-        positions, walked = np.asarray(samples.positions)[chosen], None
-        if self.moves:
-            walked = self._moved(flow, positions, choice.temperature, state, rng)
-            positions = np.asarray(walked.positions)
-        spent = Evaluations.of_meta(samples.meta) or Evaluations()
-        spent += Evaluations(gradients=self.frames * (1 + self.moves * self.leapfrog) if self.moves else 0)
+        moved = self._moved(flow, np.asarray(samples.positions)[chosen], choice.temperature, state, rng)
+        spent = (Evaluations.of_meta(samples.meta) or Evaluations()) + moved.evaluations
         figures = {
             "temperature": choice.temperature,
             "ess_of_rung": choice.before,
             "ess_of_step": choice.after,
             "distinct": len(np.unique(chosen)) / self.frames,
             "without_weight": float(np.mean(~np.isfinite(log_weight))),
-            **self._basins(positions),
-            **({} if walked is None else {"acceptance": float(walked.acceptance), "step_size": float(walked.step)}),
+            **self._basins(moved.positions),
+            **moved.figures,
         }
         self._warn(state, figures, report)
-        step = state.step if walked is None else walked.step
-        return Renewal(self._rung(state, positions, choice.temperature, step, figures), figures, spent)
+        return Renewal(self._rung(state, moved.positions, choice.temperature, moved.step, figures), figures, spent)
 
     def _moved(
         self, flow: AbstractFlow, positions: Float[np.ndarray, "n N D"], temperature: float, state: Rung, rng: np.random.Generator
-    ) -> rungs.Moved:
+    ) -> Moved:
+        """Frames moved at a temperature, if they are to be."""
+        if not self.moves:
+            return Moved(positions, float(state.step), {}, Evaluations())
         real = jnp.zeros(()).dtype
-        return rungs.moved(
+        found = rungs.moved(
             rungs.space_of(flow, self._walled),
             jnp.asarray(positions, real),
             jnp.asarray(temperature, real),
@@ -193,6 +223,9 @@ class Cooling(config.Cooling, AbstractObjective):
             leapfrog=self.leapfrog,
             chunk=min(_CHUNK, self.frames),
         )
+        figures = {"acceptance": float(found.acceptance), "step_size": float(found.step)}
+        spent = Evaluations(gradients=len(positions) * (1 + self.moves * self.leapfrog))
+        return Moved(np.asarray(found.positions), float(found.step), figures, spent)
 
     def _rung(self, state: Rung, positions: np.ndarray, temperature: float, step: Any, figures: dict[str, float]) -> Rung:
         """What is kept, with other frames, in units of the prior and without their centres of mass."""

@@ -23,7 +23,7 @@ from boltzflow.targets.base import ExactValues, Target
 # Halvings of the interval in which the next temperature lies.
 _BISECTIONS = 40
 # What the step size of the moves is fitted to, and how fast.
-_ACCEPTANCE, _GAIN = 0.7, 0.5
+_ACCEPTANCE, _GAIN = 0.7, 1.5
 
 
 class Choice(NamedTuple):

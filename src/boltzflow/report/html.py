@@ -14,7 +14,7 @@ from boltzflow.analysis import correlation, metrics, weights
 from boltzflow.analysis.observables import nearest_distances, pair_distances
 from boltzflow.errors import RunError
 from boltzflow.report import contents as run_contents
-from boltzflow.report import key_figures, molecules, scorecard, structures
+from boltzflow.report import health, key_figures, molecules, scorecard, structures
 from boltzflow.report.contents import MAX_SAMPLES, Contents, is_number
 from boltzflow.report.header import header
 from boltzflow.report.page import EMPTY, apart, duration, figure, filled, percent, section, sentence, short, table, thousands
@@ -69,6 +69,7 @@ def _sections(run: Contents) -> Iterator[Markup]:
         _view,
         _weights,
         _training,
+        health.figures_of_rungs,
         _durations,
         _configuration,
     ):
