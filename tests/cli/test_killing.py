@@ -70,6 +70,19 @@ def test_refine(frames, tmp_path):
     assert hit >= TIMES // 2
 
 
+def test_cool(tmp_path):
+    """Rungs last 15 steps, checkpoints are made every 10: killed in the middle of rungs and of their making."""
+    learning = "stages.0.objective.learn.pairing=independent stages.0.objective.frames=64 stages.0.objective.rung_steps=15".split()
+    fast = "stages.0.objective.chains=4 stages.0.objective.moves=2".split()
+    rest = [word for word in TINY if "data." not in word and "objective.pairing" not in word]
+
+    def words(place: Path) -> list[object]:
+        return ["train", "dw4-cooling", "-o", place / "run", "--set", *rest, *learning, *fast, ALONE]
+
+    started = {"started": lambda place: (place / "run").exists()}
+    assert killing.resumes_alike(words, words, result, tmp_path, times=TIMES, **started) >= TIMES // 2
+
+
 def test_sample(tmp_path):
     def words(place: Path) -> list[object]:
         return ["sample", "dw4", "-n", "3000", "--seed", "5", "--chunk", "50", "-o", place / "samples.h5", "--resume"]

@@ -12,6 +12,7 @@ import pytest
 
 from boltzflow import targets
 from boltzflow.chemistry.amides import amide_torsions
+from boltzflow.cli import main
 from boltzflow.config import ECNF, EGNN, Adam, Cooling, DataConfig, FlowMatching, GaussLegendre, PathGradient, RunConfig, RunOptions, Stage
 from boltzflow.config import io as config_io
 from boltzflow.errors import ConfigError, DataError
@@ -361,3 +362,8 @@ class TestStages:
         assert distinct[np.isfinite(distinct)][0] == pytest.approx(40 / 256)
         assert np.nanmin(metrics["temperature"]) == np.nanmax(metrics["temperature"]) == 1.0
         assert run.sample(500, seed=2).expectation(lambda x: np.asarray(target.energies(jnp.asarray(x)))).low < 2.0
+
+
+def test_the_command_line_is_for_molecules(capsys):
+    assert main(["train", "dw4", "--energies-only"]) == 2
+    assert "--energies-only is for the file of a molecule" in capsys.readouterr().err
