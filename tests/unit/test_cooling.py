@@ -232,20 +232,27 @@ class TestRungs:
 
     def test_a_rung_that_is_not_learnt_is_told_and_stays(self, target):
         objective = made(OPTIONS, setting(target))
-        state = objective.init(key=jax.random.key(0))._replace(done=np.int32(3), temperature=np.float32(3.0))
+        frames = math.sqrt(1.5) * np.random.default_rng(0).standard_normal((256, 3, 2), np.float32)
+        frames -= frames.mean(axis=1, keepdims=True)
+        state = objective.init(key=jax.random.key(0))._replace(frames=frames, done=np.int32(3), temperature=np.float32(3.0))
         told = []
         found = objective.renew(state, normal(target, 0.05), None, step=60, report=told.append)
         assert found.figures["temperature"] == 3.0
         assert "Rung 3" in told[0]
-        assert "too few to go lower" in told[0]
+        assert "too few to learn from" in told[0]
         assert "rung_steps" in told[0]
+        # The frames before are kept and moved on, not those of the few samples that count.
+        assert np.all(np.linalg.norm(found.state.frames - frames, axis=(1, 2)) < 4.0)
+        assert np.any(found.state.frames != frames)
+        u = np.asarray(target.energies(jnp.asarray(found.state.frames)))
+        assert u.mean() / 3.0 == pytest.approx(2.0, abs=0.5)
 
     def test_nothing_left_is_an_error_in_words(self, target):
         apart = jnp.array([[0.0, 0.0], [0.01, 0.0], [0.0, 0.01]])
         energy = lambda x: jnp.where(jnp.sum((x - jnp.mean(x, axis=0, keepdims=True)) ** 2) > 0.01, jnp.nan, springs(x))  # noqa: E731
         broken = dataclasses.replace(target, energy_function=energy, start=lambda key: apart, name="broken")
         objective = made(dataclasses.replace(OPTIONS, start="flow", hottest=None, chains=None), setting(broken))
-        with pytest.raises(DataError, match=r"none of 256 samples .* has a finite energy"):
+        with pytest.raises(DataError, match=r"0\.00% of 256 samples .* too few to start from"):
             objective.renew(objective.init(key=jax.random.key(0)), normal(broken, 1.0), None, step=0, report=print)
 
     def test_energies_that_fail_in_part_leave_the_others(self, target):

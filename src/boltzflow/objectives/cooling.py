@@ -35,6 +35,8 @@ from boltzflow.targets.base import Target
 _STREAM = 7
 # Of the moves, as a share of the target's size per coordinate, before the acceptance has been seen.
 _FIRST_STEP = 0.02
+# Effective samples with fewer of which a rung is not left; of few frames a tenth of them.
+_LEAST = 100
 # Chains of the hot start.
 _CHAINS = 32
 # Walkers moved side by side.
@@ -179,32 +181,38 @@ class Cooling(config.Cooling, AbstractObjective):
         current = float(state.temperature)
         samples = generate(flow, self._walled, self.frames, seed=int(rng.integers(2**31)))
         u = np.where(np.asarray(samples.status) == Status.SOLVED, samples.u, np.inf)
-        if not np.isfinite(rungs.log_weights(u, samples.log_q, current)).any():
-            raise DataError(
-                f"none of {self.frames} samples of the flow has a finite energy: the flow has not learnt the rung before, at {current:.3g} "
-                "times the target's temperature; give it more steps (rung_steps) or a smaller learning rate."
-            )
-        choice = rungs.next_temperature(u, samples.log_q, current, share=self.share, entropy_drop=self.entropy_drop)
-        if choice.temperature == current > 1.0:
-            report(
-                f"Rung {int(state.done)}: {choice.before:.2%} of the samples count at {current:.3g} times the target's temperature, too "
-                "few to go lower; it is learnt once more. If this stays so, give more steps (rung_steps), or more frames."
-            )
+        least = min(_LEAST, -(-self.frames // 10))
+        choice = rungs.next_temperature(u, samples.log_q, current, share=self.share, entropy_drop=self.entropy_drop, least=least)
         log_weight = rungs.log_weights(u, samples.log_q, choice.temperature)
-        chosen = rungs.systematic(log_weight, self.frames, rng)
-        moved = self._moved(flow, np.asarray(samples.positions)[chosen], choice.temperature, state, rng)
+        if choice.before * self.frames < least:
+            positions, distinct = self._kept(state, choice, report), 1.0
+        else:
+            chosen = rungs.systematic(log_weight, self.frames, rng)
+            positions, distinct = np.asarray(samples.positions)[chosen], len(np.unique(chosen)) / self.frames
+        moved = self._moved(flow, positions, choice.temperature, state, rng)
         spent = (Evaluations.of_meta(samples.meta) or Evaluations()) + moved.evaluations
         figures = {
             "temperature": choice.temperature,
             "ess_of_rung": choice.before,
             "ess_of_step": choice.after,
-            "distinct": len(np.unique(chosen)) / self.frames,
+            "distinct": distinct,
             "without_weight": float(np.mean(~np.isfinite(log_weight))),
             **self._basins(moved.positions),
             **moved.figures,
         }
         self._warn(state, figures, report)
         return Renewal(self._rung(state, moved.positions, choice.temperature, moved.step, figures), figures, spent)
+
+    def _kept(self, state: Rung, choice: rungs.Choice, report: Callable[[str], None]) -> Float[np.ndarray, "n N D"]:
+        """The frames before, in the target's units, which go on as chains do: few samples that all would stem from are none of the rung."""
+        told = f"{choice.before:.2%} of {self.frames} samples of the flow count at {choice.temperature:.3g} times the target's temperature"
+        if state.done == 0:
+            raise DataError(f"{told}, too few to start from; give the stages before more steps, or start from chains or frames.")
+        report(
+            f"Rung {int(state.done)}: {told}, too few to learn from; the frames before are moved on and learnt once more. If this stays so, "
+            "give more steps (rung_steps) or more frames."
+        )
+        return np.asarray(state.frames) * self.setting.flow.scale
 
     def _moved(
         self, flow: AbstractFlow, positions: Float[np.ndarray, "n N D"], temperature: float, state: Rung, rng: np.random.Generator
@@ -253,11 +261,6 @@ class Cooling(config.Cooling, AbstractObjective):
             report(
                 f"Rung {number}: the share of phi > 0 has fallen from {float(state.basin):.1%} to {figures['phi_positive']:.2%}; the basin "
                 "may be lost. Take smaller steps of temperature (share nearer to 1) or more frames."
-            )
-        if figures["distinct"] * self.frames < 50:
-            report(
-                f"Rung {number}: the frames stem from {round(figures['distinct'] * self.frames)} samples alone; give more steps "
-                "(rung_steps) or more frames."
             )
         if figures.get("acceptance", 1.0) < 0.1:
             report(f"Rung {number}: {figures['acceptance']:.1%} of the moves were accepted, so that hardly anything moved.")
