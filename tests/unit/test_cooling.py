@@ -13,7 +13,22 @@ import pytest
 from boltzflow import targets
 from boltzflow.chemistry.amides import amide_torsions
 from boltzflow.cli import main
-from boltzflow.config import ECNF, EGNN, Adam, Cooling, DataConfig, FlowMatching, GaussLegendre, PathGradient, RunConfig, RunOptions, Stage
+from boltzflow.config import (
+    EACF,
+    ECNF,
+    EGNN,
+    Adam,
+    AugmentedLikelihood,
+    Cooling,
+    DataConfig,
+    FlowMatching,
+    GaussLegendre,
+    PathGradient,
+    RunConfig,
+    RunOptions,
+    Stage,
+    Vector,
+)
 from boltzflow.config import io as config_io
 from boltzflow.errors import ConfigError, DataError
 from boltzflow.objectives import rungs
@@ -347,6 +362,20 @@ class TestStages:
         train(halves, tmp_path / "halves", resume=True, target=target, progress=False)
         one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "halves"))
         assert one == other
+
+    @pytest.mark.slow
+    def test_the_other_family(self, target, tmp_path):
+        options = dataclasses.replace(OPTIONS, learn=AugmentedLikelihood(collinearity=0.0))
+        flow = EACF(projection=Vector(width=8), blocks=1, layers=1, features=8, scale=1.0)
+        config = dataclasses.replace(config_of(options, steps=100), flow=flow)
+        folder = train(config, tmp_path / "run", target=target, progress=False)
+        temperatures = Run(folder, target=target).metrics["temperature"]
+        temperatures = temperatures[np.isfinite(temperatures)]
+        assert temperatures[0] == 4.0
+        assert np.all(np.diff(temperatures) <= 0)
+        assert temperatures[-1] < 4.0
+        samples = Run(folder, target=target).sample(500, seed=1)
+        assert samples.log_z().low < math.log(math.pi**2) < samples.log_z().high
 
     def test_from_few_frames(self, target, tmp_path):
         """A short trajectory to start with: what it lacks is found, and its number does not matter any more."""

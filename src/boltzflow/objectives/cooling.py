@@ -209,8 +209,8 @@ class Cooling(config.Cooling, AbstractObjective):
         if state.done == 0:
             raise DataError(f"{told}, too few to start from; give the stages before more steps, or start from chains or frames.")
         report(
-            f"Rung {int(state.done)}: {told}, too few to learn from; the frames before are moved on and learnt once more. If this stays so, "
-            "give more steps (rung_steps) or more frames."
+            f"Rung {int(state.done)}: {told}, too few to learn from; the frames before are moved on and learnt once more. If this stays "
+            "so, give more steps (rung_steps) or more frames."
         )
         return np.asarray(state.frames) * self.setting.flow.scale
 
