@@ -39,8 +39,8 @@ PANELS = (
         {
             "ess_of_rung": "of the flow at its temperature",
             "ess_of_step": "of the step to the next",
-            "ess_of_buffer": "of the buffer",
-            "ess_of_annealing": "of annealed samples",
+            "buffer_ess": "of the buffer",
+            "ais_ess": "of annealed samples",
         },
         percent=True,
     ),

@@ -1,6 +1,6 @@
 """Learning rates, and the optimisers that turn gradients into steps."""
 
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -86,12 +86,17 @@ def _muon(network: eqx.Module) -> optax.GradientTransformation:
     def unfolded(parameters: Any) -> Any:
         return eqx.filter(with_parameters(network, parameters), eqx.is_inexact_array)
 
+    # The numbers of the state as one array: what guards the step selects it, which would be a program for each of a hundred arrays.
     def init(params: Any) -> optax.OptState:
-        return inner.init(unfolded(params))
+        state = inner.init(unfolded(params))
+        return flat(state), eqx.filter(state, eqx.is_inexact_array, inverse=True)
 
     def update(updates: Any, state: optax.OptState, params: Any = None) -> tuple[Any, optax.OptState]:
-        updates, state = inner.update(unfolded(updates), state, unfolded(params))
-        return flat(updates), state
+        numbers, rest = cast(tuple[Array, Any], state)
+        # Of the fresh state only the form counts.
+        known = eqx.filter(with_parameters(inner.init(unfolded(params)), numbers), eqx.is_inexact_array)
+        updates, after = inner.update(unfolded(updates), eqx.combine(known, rest), unfolded(params))
+        return flat(updates), (flat(after), eqx.filter(after, eqx.is_inexact_array, inverse=True))
 
     return optax.GradientTransformation(init, update)
 
