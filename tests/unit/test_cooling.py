@@ -178,6 +178,8 @@ class TestWhatIsPermitted:
         assert anyhow(jnp.asarray(turned))
         assert not trans(jnp.asarray(turned))
         assert np.isinf(rungs.walled(molecule, trans=True).energy(jnp.asarray(turned)))
+        counted = made(OPTIONS, Setting(normal(molecule, 0.1, scale=0.1), molecule, 32))._basins(np.array([x, turned, x, x]))
+        assert counted == {"phi_positive": 0.0, "cis": 0.25}
         hot = rungs.walled(molecule, trans=False, temperature=2.0)
         assert float(hot.energy(jnp.asarray(x))) == pytest.approx(0.5 * float(molecule.energy(jnp.asarray(x))), rel=1e-5)
 

@@ -18,6 +18,8 @@ def amide_torsions(elements: Sequence[str], bonds: Sequence[tuple[int, int]]) ->
         elements: element symbol of each atom.
         bonds: pairs of bonded atoms.
     """
+    if not elements:
+        return np.zeros((0, 4), np.int64)
     neighbours = adjacency(len(elements), bonds)
     found = []
     for carbon, nitrogen in ((i, j) for pair in bonds for i, j in (pair, pair[::-1])):

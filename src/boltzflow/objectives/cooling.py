@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from boltzflow import config
 from boltzflow.analysis.internal_coordinates import backbones, torsions
+from boltzflow.chemistry.amides import amide_torsions
 from boltzflow.counting import Evaluations
 from boltzflow.datasets import has_gradient
 from boltzflow.errors import ConfigError, DataError
@@ -248,11 +249,18 @@ class Cooling(config.Cooling, AbstractObjective):
         topology = self.setting.target.topology
         return np.array([residue.phi for residue in backbones(topology)] if topology is not None else [], np.int64).reshape(-1, 4)
 
+    @functools.cached_property
+    def _amides(self) -> Int[np.ndarray, "m 4"]:
+        return amide_torsions(self.setting.target.elements, self.setting.target.bonds)
+
     def _basins(self, positions: Float[np.ndarray, "n N D"]) -> dict[str, float]:
-        """Share of the frames with phi > 0, averaged over residues; nothing where there is no backbone."""
-        if not len(self._phi):
-            return {}
-        return {"phi_positive": float(np.mean(torsions(np.asarray(positions, np.float64), self._phi) > 0.0))}
+        """Share of frames with phi > 0, averaged over residues, and of those with a cis amide; nothing where there is none of either."""
+        x, found = np.asarray(positions, np.float64), {}
+        if len(self._phi):
+            found["phi_positive"] = float(np.mean(torsions(x, self._phi) > 0.0))
+        if len(self._amides):
+            found["cis"] = float(np.mean(np.any(np.cos(torsions(x, self._amides)) > 0.0, axis=1)))
+        return found
 
     def _warn(self, state: Rung, figures: dict[str, float], report: Callable[[str], None]) -> None:
         """Tells of what goes wrong on a rung."""

@@ -115,7 +115,7 @@ def systematic(log_weight: Float[np.ndarray, " n"], n: int, rng: np.random.Gener
 
 def permitted(target: Target, *, trans: bool) -> Callable[[Float[Array, "N D"]], Bool[Array, ""]] | None:
     """Whether a configuration has the chirality that is meant, and trans amides where they are asked for; None where all are permitted."""
-    torsions = amide_torsions(target.elements, target.bonds) if trans and target.elements else np.zeros((0, 4), np.int64)
+    torsions = amide_torsions(target.elements, target.bonds) if trans else np.zeros((0, 4), np.int64)
     if not target.chiral_centres and not len(torsions):
         return None
 

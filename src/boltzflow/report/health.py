@@ -47,6 +47,7 @@ PANELS = (
     Panel("frames of different samples / %", {"distinct": ""}, percent=True),
     Panel("acceptance of the moves / %", {"acceptance": ""}, percent=True),
     Panel("phi > 0 / %", {"phi_positive": ""}, percent=True),
+    Panel("frames with a cis amide / %", {"cis": ""}, percent=True),
     Panel("weights cut off", {"truncated_weights": ""}),
 )
 """What is drawn of what the log holds; `boltzflow.objectives` names the figures."""
