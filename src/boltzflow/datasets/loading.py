@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 
 from boltzflow import files
+from boltzflow.datasets import trajectories
 from boltzflow.datasets.dataset import FORMAT, FORMAT_VERSION, Dataset
 from boltzflow.datasets.frames import array_of, with_right_enantiomer
 from boltzflow.datasets.virial import VirialCheck, check_with_energies, memory_of, virial_check
@@ -20,18 +21,25 @@ MEMORY = "virial_memory"
 """Name in the provenance under which the outcome of the virial check is kept, with a hash of the frames and of their target."""
 
 
-_TRAJECTORIES = (".dcd", ".xtc", ".trr", ".nc", ".netcdf", ".mdcrd", ".pdb", ".gro", ".xyz", ".extxyz")
+def load(
+    path: str | os.PathLike[str],
+    target: Target,
+    *,
+    topology: str | os.PathLike[str] | None = None,
+    selection: str | None = None,
+    allow_virial_mismatch: bool = False,
+) -> Dataset:
+    """Reads frames of a target from .h5 (this package's format), .npy, .npz or a trajectory, centres them and checks them.
 
-
-def load(path: str | os.PathLike[str], target: Target, *, allow_virial_mismatch: bool = False) -> Dataset:
-    """Reads frames of a target from .h5 (this package's format), .npy or .npz, centres them and checks them.
-
-    A .npz holds the frames under "positions" or as its only array. Frames may be (n, N, D) or (n, N·D), in the target's units. The
-    outcome of the virial check is added to the provenance.
+    A .npz holds the frames under "positions" or as its only array. Frames may be (n, N, D) or (n, N·D), in the target's units. Trajectories
+    (XTC, DCD, TRR, NetCDF, LAMMPS, PDB, GRO, HDF5 of MDTraj; XYZ by ASE) have units of their own; their atoms are brought into the target's
+    order by name, else by bonds, and their molecules are made whole. The outcome of the virial check is added to the provenance.
 
     Args:
         path: the file.
         target: the target that the frames should belong to.
+        topology: file that tells the atoms of a trajectory which does not itself; None: they are the target's.
+        selection: the target's atoms among those of a trajectory, in MDTraj's language; None: all.
         allow_virial_mismatch: use frames that fail the virial check, as one may want for frames that are known to be slightly off.
 
     Returns:
@@ -46,7 +54,11 @@ def load(path: str | os.PathLike[str], target: Target, *, allow_virial_mismatch:
         raise DataError(f"there is no data file {path}; make one with `boltzflow reference`, or correct the path.")
     provenance: dict[str, str | float | int] = {"source": path.name}
     known = None
-    if path.suffix in (".npy", ".npz"):
+    if _is_trajectory(path):
+        positions = trajectories.read(path, target, topology=_text(topology), selection=selection)
+    elif topology is not None or selection is not None:
+        raise DataError(f"{path} is no trajectory; a topology or a selection would have no effect, leave them out.")
+    elif path.suffix in (".npy", ".npz"):
         positions = _read_numpy(path)
     else:
         stored = read(path)
@@ -56,14 +68,34 @@ def load(path: str | os.PathLike[str], target: Target, *, allow_virial_mismatch:
     return _checked(positions, target, str(path), provenance, allow_virial_mismatch, known)
 
 
-def frames_in(path: str | os.PathLike[str], target: Target) -> np.ndarray:
+def _text(name: str | os.PathLike[str] | None) -> str | None:
+    return None if name is None else os.fspath(name)
+
+
+def _is_trajectory(path: Path) -> bool:
+    """Whether a file is of another program's: by its ending, or HDF5 that is not this package's and says whose it is."""
+    if path.suffix.lower() in trajectories.FORMATS:
+        return True
+    try:
+        with h5py.File(path, "r") as file:
+            return "Pande" in str(file.attrs.get("conventions", ""))
+    except OSError:
+        return False
+
+
+def frames_in(
+    path: str | os.PathLike[str], target: Target, *, topology: str | os.PathLike[str] | None = None, selection: str | None = None
+) -> np.ndarray:
     """The frames (n, N, D) float32 that `load` would give, without the virial check.
 
     Raises:
         DataError: as `load`.
     """
     path = files.named(path)
-    positions = _read_numpy(path) if path.suffix in (".npy", ".npz") else read(path).positions
+    if _is_trajectory(path):
+        positions = trajectories.read(path, target, topology=_text(topology), selection=selection)
+    else:
+        positions = _read_numpy(path) if path.suffix in (".npy", ".npz") else read(path).positions
     return _centred(positions, target, str(path))[0]
 
 
@@ -236,11 +268,8 @@ def read(path: str | os.PathLike[str]) -> Dataset:
     Raises:
         DataError: if the file cannot be read or holds something else.
     """
-    if Path(path).suffix.lower() in _TRAJECTORIES:
-        raise DataError(
-            f"{path} is a trajectory of another program; read it with MDTraj and pass what it gives, in nm: "
-            "boltzflow.datasets.of(mdtraj.load(...), target).save('data.h5') in Python makes a file of it."
-        )
+    if _is_trajectory(Path(path)):
+        raise DataError(f"{path} is a trajectory of another program, which is read for a target: datasets.load(path, target).")
     try:
         with h5py.File(path, "r") as file:
             if file.attrs.get("format") != FORMAT or "positions" not in file:

@@ -74,7 +74,8 @@ def _data(config: RunConfig, target: Target, folder: Path, dataset: Dataset | No
         if dataset is not None:
             datasets.checked(dataset, target, allow_virial_mismatch=allow).save(own)
         elif config.data.path is not None:
-            datasets.load(config.data.path, target, allow_virial_mismatch=allow).save(own)
+            atoms = {"topology": config.data.topology, "selection": config.data.selection}
+            datasets.load(config.data.path, target, **atoms, allow_virial_mismatch=allow).save(own)
         else:
             result = reference.sample(target, config.data.n, seed=config.data.seed, progress=progress)
             progress.message(result.sentence())
@@ -96,7 +97,9 @@ def require_named_frames(config: RunConfig, folder: Path, target: Target | None)
     if path is None or not Path(path).is_file() or not own.is_file() or Path(path).resolve() == own.resolve():
         return
     target = target_of(config.target, folder) if target is None else target
-    require_same_frames(folder, datasets.frames_in(path, target), f"the frames in {path}")
+    require_same_frames(
+        folder, datasets.frames_in(path, target, topology=config.data.topology, selection=config.data.selection), f"the frames in {path}"
+    )
 
 
 def scale_of(config: RunConfig, target: Target, train_set: Dataset) -> float:
