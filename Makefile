@@ -37,10 +37,10 @@ demo: $(STAMP) ## DW4 from nothing to the report, in under 5 minutes on two core
 	$(BIN)/boltzflow demo
 
 test: $(STAMP) ## the tests that take minutes in all
-	$(BIN)/pytest -n $(WORKERS)
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 test-all: $(STAMP) ## all tests, the slow ones too
-	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/pytest -n $(WORKERS) -m "slow or not slow"
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/pytest -n $(WORKERS) --dist worksteal -m "slow or not slow"
 
 lint: $(STAMP) ## ruff and pyright
 	$(BIN)/ruff check
