@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Test processes side by side.
 WORKERS ?= 2
+# Tests of one file stay with one worker, which builds their fixtures once. Tests start many processes: they read bytecode that is
+# written once, even where the shell asks not to write any.
+PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(WORKERS) --dist worksteal
 LOCK_EXTRAS := --extra molecules --extra xtb --extra tracking --extra test --extra lint
 
 ifndef PYTHON
@@ -25,7 +28,7 @@ $(BIN)/python:
 
 # The package is installed without build isolation: its build tools come, with hashes, from the lock.
 $(STAMP): requirements.lock pyproject.toml | $(BIN)/python
-	@set -e; if uv --version >/dev/null 2>&1; then install="uv pip install --python $(BIN)/python"; \
+	@set -e; if uv --version >/dev/null 2>&1; then install="uv pip install --compile-bytecode --python $(BIN)/python"; \
 	else $(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip -q; \
 	install="$(BIN)/python -m pip install --quiet --disable-pip-version-check"; fi; \
 	echo "installing the locked environment into $(VENV) with $${install%% -*} ..."; \
@@ -37,10 +40,10 @@ demo: $(STAMP) ## DW4 from nothing to the report, in under 5 minutes on two core
 	$(BIN)/boltzflow demo
 
 test: $(STAMP) ## the tests that take minutes in all
-	$(BIN)/pytest -n $(WORKERS)
+	$(PYTEST)
 
 test-all: $(STAMP) ## all tests, the slow ones too
-	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/pytest -n $(WORKERS) -m "slow or not slow"
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST) -m "slow or not slow"
 
 lint: $(STAMP) ## ruff and pyright
 	$(BIN)/ruff check

@@ -7,9 +7,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
-# Programs of tests run once or twice: what optimising them costs is not won back. Processes that tests start inherit it;
-# `make test-all` leaves it out, and so tests the programs that users run.
+# Programs of tests run once or twice: what optimising them costs is not won back, and XLA's newer way of generating code for the CPU takes
+# three times as long as the older one. Processes that tests start inherit both; `make test-all` leaves them out, and so tests the
+# programs that users run.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+_FLAG = "--xla_cpu_use_fusion_emitters=false"
+if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != "0" and _FLAG not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}".strip()
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -32,6 +36,17 @@ jax.config.update("jax_num_cpu_devices", 2)
 # In the tests of the project's own arithmetic JAX promotes no types either. Training is left out, because optax mixes whole numbers with
 # floats; so is what has not been seen to pass.
 STRICT_TYPES = {"test_nets", "test_flows", "test_images"}
+
+# Where programs run for longer than it takes to optimise them.
+OPTIMISED = {"test_averaging", "test_shipped_molecules"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _optimised(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", before and request.path.stem not in OPTIMISED)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -108,22 +108,25 @@ def test_refusals(model, samples):
 
 
 def test_to_a_file_with_interruptions(model, samples, tmp_path, monkeypatch):
+    # Small pieces of few draws: there are as many pieces, and the same ends, as of large ones.
+    flow = dataclasses.replace(model.flow, marginal_draws=3)
     monkeypatch.setattr(averaging, "_CHUNKS", 1)
-    few = dataclasses.replace(samples.take(slice(0, 3 * model.flow.chunk_size + 7)), meta={**samples.meta, "seconds": 5.0})
-    whole = average_to(few, model.flow, model.target, tmp_path / "whole.h5")
+    monkeypatch.setattr(type(flow), "chunk_size", 256)
+    few = dataclasses.replace(samples.take(slice(0, 3 * flow.chunk_size + 7)), meta={**samples.meta, "seconds": 5.0})
+    whole = average_to(few, flow, model.target, tmp_path / "whole.h5")
     assert whole.n == few.n
-    assert whole.meta["draws"] == model.flow.marginal_draws + 1
+    assert whole.meta["draws"] == flow.marginal_draws + 1
     # The time of drawing is told once, however many pieces there are.
     assert whole.meta["seconds"] == 5.0
     np.testing.assert_array_equal(whole.positions, few.positions)
     # As unbiased as in one go: the same samples, other draws of the copies.
-    assert abs(whole.log_z().value - averaged(few, model.flow, model.target).log_z().value) < 0.1
+    assert abs(whole.log_z().value - averaged(few, flow, model.target).log_z().value) < 0.1
 
     class KilledError(Exception):
         """Stands for a kill."""
 
     def average(*arguments, first, **options):
-        if first == 2 * model.flow.chunk_size:
+        if first == 2 * flow.chunk_size:
             raise KilledError
         return averaged(*arguments, first=first, **options)
 
@@ -131,11 +134,11 @@ def test_to_a_file_with_interruptions(model, samples, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(averaging, "averaged", average)
         with pytest.raises(KilledError):
-            average_to(few, model.flow, model.target, path)
+            average_to(few, flow, model.target, path)
     with pytest.raises(RunError, match="continue with resume"):
-        average_to(few, model.flow, model.target, path)
+        average_to(few, flow, model.target, path)
     with pytest.raises(RunError, match="averaged"):
-        average_to(samples.take(slice(8, 500)), model.flow, model.target, path, resume=True)
-    resumed = average_to(few, model.flow, model.target, path, resume=True)
+        average_to(samples.take(slice(8, 500)), flow, model.target, path, resume=True)
+    resumed = average_to(few, flow, model.target, path, resume=True)
     np.testing.assert_array_equal(resumed.log_weight, whole.log_weight)
     np.testing.assert_array_equal(resumed.log_q, whole.log_q)
