@@ -36,10 +36,12 @@ if TYPE_CHECKING:
     from boltzflow.config import EACF as EACF
     from boltzflow.config import ECNF as ECNF
     from boltzflow.config import EGNN as EGNN
+    from boltzflow.config import FAB as FAB
     from boltzflow.config import RK4 as RK4
     from boltzflow.config import Adam as Adam
     from boltzflow.config import AugmentedLikelihood as AugmentedLikelihood
     from boltzflow.config import AugmentedPathGradient as AugmentedPathGradient
+    from boltzflow.config import AugmentedReverseKL as AugmentedReverseKL
     from boltzflow.config import BruteForce as BruteForce
     from boltzflow.config import Cartesian as Cartesian
     from boltzflow.config import DataConfig as DataConfig
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     from boltzflow.config import Normal as Normal
     from boltzflow.config import OptimalTransport as OptimalTransport
     from boltzflow.config import PathGradient as PathGradient
+    from boltzflow.config import ReverseKL as ReverseKL
     from boltzflow.config import RunConfig as RunConfig
     from boltzflow.config import RunOptions as RunOptions
     from boltzflow.config import Spherical as Spherical
@@ -86,6 +89,7 @@ __all__ = [
     "AugmentedCouplingFlow",
     "AugmentedLikelihood",
     "AugmentedPathGradient",
+    "AugmentedReverseKL",
     "BoltzflowError",
     "BruteForce",
     "Cartesian",
@@ -100,6 +104,7 @@ __all__ = [
     "EquivariantOptimalTransport",
     "Estimate",
     "Exact",
+    "FAB",
     "FlowMatching",
     "GaussLegendre",
     "Harmonic",
@@ -114,6 +119,7 @@ __all__ = [
     "PathGradient",
     "RK4",
     "Run",
+    "ReverseKL",
     "RunConfig",
     "RunOptions",
     "Samples",
@@ -161,6 +167,7 @@ _HOMES = {
     "AugmentedCouplingFlow": "flows",
     "AugmentedLikelihood": "config",
     "AugmentedPathGradient": "config",
+    "AugmentedReverseKL": "config",
     "BoltzflowError": "errors",
     "BruteForce": "config",
     "Cartesian": "config",
@@ -175,6 +182,7 @@ _HOMES = {
     "EquivariantOptimalTransport": "config",
     "Estimate": "analysis",
     "Exact": "config",
+    "FAB": "config",
     "FlowMatching": "config",
     "GaussLegendre": "config",
     "Harmonic": "config",
@@ -189,6 +197,7 @@ _HOMES = {
     "PathGradient": "config",
     "RK4": "config",
     "Run": "training",
+    "ReverseKL": "config",
     "RunConfig": "config",
     "RunOptions": "config",
     "Samples": "sampling",

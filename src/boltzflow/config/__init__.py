@@ -29,12 +29,15 @@ from boltzflow.config.flows import Spherical as Spherical
 from boltzflow.config.flows import Tsit5 as Tsit5
 from boltzflow.config.flows import TwoInteraction as TwoInteraction
 from boltzflow.config.flows import Vector as Vector
+from boltzflow.config.objectives import FAB as FAB
 from boltzflow.config.objectives import AugmentedLikelihood as AugmentedLikelihood
 from boltzflow.config.objectives import AugmentedPathGradient as AugmentedPathGradient
+from boltzflow.config.objectives import AugmentedReverseKL as AugmentedReverseKL
 from boltzflow.config.objectives import Cooling as Cooling
 from boltzflow.config.objectives import DirectionName as DirectionName
 from boltzflow.config.objectives import DivergenceName as DivergenceName
 from boltzflow.config.objectives import EquivariantOptimalTransport as EquivariantOptimalTransport
+from boltzflow.config.objectives import EstimatorName as EstimatorName
 from boltzflow.config.objectives import FlowMatching as FlowMatching
 from boltzflow.config.objectives import Independent as Independent
 from boltzflow.config.objectives import MaximumLikelihood as MaximumLikelihood
@@ -44,6 +47,7 @@ from boltzflow.config.objectives import Pairing as Pairing
 from boltzflow.config.objectives import PairingName as PairingName
 from boltzflow.config.objectives import PathGradient as PathGradient
 from boltzflow.config.objectives import PathName as PathName
+from boltzflow.config.objectives import ReverseKL as ReverseKL
 from boltzflow.config.optimisers import Adam as Adam
 from boltzflow.config.optimisers import Muon as Muon
 from boltzflow.config.optimisers import Optimiser as Optimiser

@@ -11,6 +11,7 @@ PairingName = Literal["independent", "optimal-transport", "equivariant-optimal-t
 PathName = Literal["linear", "diffusion"]
 DivergenceName = Literal["exact", "brute-force", "hutchinson"]
 StartName = Literal["chains", "frames", "flow"]
+EstimatorName = Literal["path-gradient", "reparametrised"]
 DirectionName = Literal["reverse", "forward", "both"]
 
 
@@ -142,6 +143,44 @@ class AugmentedPathGradient(Objective, name="augmented-path-gradient"):
 
 
 @dataclasses.dataclass(frozen=True)
+class ReverseKL(Objective, name="reverse-kl"):
+    """The reverse Kullback-Leibler divergence, from energies at the flow's own samples alone; modes that it lacks are not found.
+
+    Attributes:
+        estimator: "path-gradient" (no variance at the optimum), or "reparametrised" (through the whole map and its density).
+        nodes: nodes of the Gauss-Legendre rule along each path.
+        grading: exponent that moves these nodes towards the data, as that of the solver gauss-legendre.
+        clip: largest pull of one configuration, in units of the prior: the difference of scores, or the force where "reparametrised".
+    """
+
+    flows: ClassVar[tuple[str, ...]] = ("ecnf",)
+    measure: ClassVar[str] = "divergence"
+    expensive: ClassVar[bool] = True
+
+    estimator: EstimatorName = "path-gradient"
+    nodes: Count = 12
+    grading: AtLeastOne = 1.0
+    clip: Positive = 100.0
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentedReverseKL(Objective, name="augmented-reverse-kl"):
+    """The reverse divergence of the joint densities of positions and copies, from energies at the flow's own samples alone.
+
+    Attributes:
+        estimator: "path-gradient" (no variance at the optimum), or "reparametrised" (through the whole map and its density).
+        clip: largest pull of one configuration, in units of the prior: the difference of scores, or the force where "reparametrised".
+    """
+
+    flows: ClassVar[tuple[str, ...]] = ("eacf",)
+    measure: ClassVar[str] = "divergence"
+    expensive: ClassVar[bool] = True
+
+    estimator: EstimatorName = "path-gradient"
+    clip: Positive = 100.0
+
+
+@dataclasses.dataclass(frozen=True)
 class Cooling(Objective, name="cooling"):
     """From energies alone, rung by rung from a temperature at which chains mix by themselves down to the target's.
 
@@ -180,3 +219,45 @@ class Cooling(Objective, name="cooling"):
         for name in ("hottest", "chains"):
             if self.start != "chains" and getattr(self, name) is not None:
                 yield name, f"would have no effect: start is {self.start}, which begins at the target's temperature; leave it out"
+
+
+@dataclasses.dataclass(frozen=True)
+class FAB(Objective, name="fab"):
+    """Flow annealed importance sampling bootstrap, from energies alone (Midgley, Stimper et al., 2023).
+
+    Draws of the flow are annealed towards p²/q, where its weights are too large, and kept in a buffer of several passes, from which
+    all steps learn. A pass takes a batch of draws, and comes after every `updates` steps.
+
+    Attributes:
+        temperatures: intermediate densities of the annealing, at each of which every draw is moved once; few for easy targets.
+        leapfrog: leapfrog steps of such a move, each a gradient of the energy.
+        step_size: of the leapfrog steps before the first pass, in units of the prior; fitted from then on.
+        target_acceptance: acceptance that step sizes are fitted to.
+        updates: steps between two passes; drawn from the buffer at once.
+        capacity: passes that the buffer holds.
+        least: passes before the first step.
+        clip_ratio: largest factor by which a change of the flow makes a point of the buffer count for more.
+        collinearity: weight of the penalty against degenerate frames, which there are in three dimensions alone.
+    """
+
+    flows: ClassVar[tuple[str, ...]] = ("eacf",)
+
+    temperatures: Count = 8
+    leapfrog: Count = 5
+    step_size: Positive = 0.1
+    target_acceptance: Share = 0.65
+    updates: Count = 8
+    capacity: Count = 512
+    least: Count = 64
+    clip_ratio: AtLeastOne = 10.0
+    collinearity: NotNegative = 10.0
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """What is drawn from the buffer must be there, and what is filled must fit."""
+        if self.least > self.capacity:
+            yield "least", f"must be at most the {self.capacity} passes that the buffer holds (capacity), got {self.least}"
+        elif self.updates > self.least:
+            yield (
+                "updates",
+                f"must be at most the {self.least} passes that are there at first (least), from which all is drawn; got {self.updates}",
+            )

@@ -9,24 +9,30 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from boltzflow.objectives.augmented_likelihood import AugmentedLikelihood as AugmentedLikelihood
     from boltzflow.objectives.augmented_path_gradient import AugmentedPathGradient as AugmentedPathGradient
+    from boltzflow.objectives.augmented_reverse_kl import AugmentedReverseKL as AugmentedReverseKL
     from boltzflow.objectives.base import AbstractObjective as AbstractObjective
     from boltzflow.objectives.base import Needs as Needs
     from boltzflow.objectives.base import Proposal as Proposal
     from boltzflow.objectives.base import Setting as Setting
+    from boltzflow.objectives.fab import FAB as FAB
     from boltzflow.objectives.flow_matching import FlowMatching as FlowMatching
     from boltzflow.objectives.maximum_likelihood import MaximumLikelihood as MaximumLikelihood
     from boltzflow.objectives.pairing import pair as pair
     from boltzflow.objectives.path_gradient import PathGradient as PathGradient
+    from boltzflow.objectives.reverse_kl import ReverseKL as ReverseKL
 
 _HOMES = {
     "AbstractObjective": "base",
     "AugmentedLikelihood": "augmented_likelihood",
     "AugmentedPathGradient": "augmented_path_gradient",
+    "AugmentedReverseKL": "augmented_reverse_kl",
+    "FAB": "fab",
     "FlowMatching": "flow_matching",
     "MaximumLikelihood": "maximum_likelihood",
     "Needs": "base",
     "PathGradient": "path_gradient",
     "Proposal": "base",
+    "ReverseKL": "reverse_kl",
     "Setting": "base",
     "pair": "pairing",
 }

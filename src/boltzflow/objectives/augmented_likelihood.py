@@ -38,12 +38,7 @@ class AugmentedLikelihood(config.AugmentedLikelihood, AbstractObjective):
     def check(self) -> None:
         """Refuses a weight of the penalty where there are no frames of three particles."""
         super().check()
-        dimension = self.setting.flow.dimension
-        if dimension != 3 and self.collinearity not in (0.0, config.AugmentedLikelihood().collinearity):
-            raise ConfigError(
-                f"collinearity={self.collinearity} would have no effect: the target has {dimension} dimensions, and frames degenerate in "
-                "three alone; leave it out."
-            )
+        refuse_penalty(self.collinearity, config.AugmentedLikelihood().collinearity, self.setting.flow.dimension)
 
     def propose(self, state: Any, network: Any, frames: Float[np.ndarray, "n N D"], *, step: int, key: Any = None) -> Proposal:
         """Draws the frames and the noise of their copies of one step on the host; they depend on the seed and the step alone.
@@ -66,7 +61,7 @@ class AugmentedLikelihood(config.AugmentedLikelihood, AbstractObjective):
         Subtracting log pi(a|x), which no parameter changes, makes the mean an upper bound of the NLL of the positions.
         """
         flow = cast(AugmentedCouplingFlow, self.setting.flow.with_network(network))
-        collinearity = self.collinearity if flow.dimension == 3 else 0.0
+        collinearity = penalty_of(self.collinearity, flow.dimension)
 
         def loss(frame: Float[Array, "N D"], noise: Float[Array, "N K D"]) -> Float[Array, ""]:
             channels = flow.with_copies(frame, noise)
@@ -74,3 +69,21 @@ class AugmentedLikelihood(config.AugmentedLikelihood, AbstractObjective):
             return flow.log_conditional(channels) - density.log_q + collinearity * density.collinearity
 
         return jax.vmap(loss)(jnp.asarray(batch.data), jnp.asarray(batch.noise))
+
+
+def refuse_penalty(collinearity: float, default: float, dimension: int) -> None:
+    """Refuses a weight of the penalty that is not the default where there are no frames of three particles.
+
+    Raises:
+        ConfigError: if it would have no effect.
+    """
+    if dimension != 3 and collinearity not in (0.0, default):
+        raise ConfigError(
+            f"collinearity={collinearity} would have no effect: the target has {dimension} dimensions, and frames degenerate in three "
+            "alone; leave it out."
+        )
+
+
+def penalty_of(collinearity: float, dimension: int) -> float:
+    """Weight of the penalty against degenerate frames, which there are in three dimensions alone."""
+    return collinearity if dimension == 3 else 0.0

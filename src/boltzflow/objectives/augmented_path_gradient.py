@@ -17,8 +17,8 @@ from jaxtyping import Array, Float
 from boltzflow import config
 from boltzflow.flows.augmented import AugmentedCouplingFlow
 from boltzflow.flows.coupling import CouplingStack
-from boltzflow.objectives.base import AbstractObjective, Needs, Proposal
-from boltzflow.objectives.path_gradient import bounded, evaluations, with_gradient
+from boltzflow.objectives.base import AbstractObjective, Needs, Proposal, Setting
+from boltzflow.objectives.path_gradient import bounded, energy_of, evaluations, with_gradient
 
 
 class Ends(NamedTuple):
@@ -54,8 +54,7 @@ class AugmentedPathGradient(config.AugmentedPathGradient, AbstractObjective):
         rng, flow = self.setting.rng(4, step), self._flow
         size, (n, dimension) = self.setting.batch_size, frames.shape[1:]
         data = frames[rng.integers(len(frames), size=size)]
-        keys = jax.random.split(jax.random.key(int(rng.integers(2**31))), size)
-        prior = np.asarray(jax.vmap(lambda key: flow.prior.sample(n, dimension, key=key))(keys), data.dtype)
+        prior = drawn_latents(flow, size, rng, data.dtype)
         noise = rng.standard_normal((size, n, 2 * flow.augmented, dimension), dtype=data.dtype.type)
         return Proposal(state, Ends(prior, data, noise), evaluations=evaluations(self.direction, size))
 
@@ -66,16 +65,12 @@ class AugmentedPathGradient(config.AugmentedPathGradient, AbstractObjective):
         latents, frames, noise = (jnp.asarray(part, precision) for part in (batch.prior, batch.data, batch.noise))
         parts = []
         if self.direction in ("reverse", "both"):
-            parts.append(jax.vmap(lambda x, e: self._reverse(flow, x, e))(latents, noise[:, :, flow.augmented :]))
+            parts.append(
+                jax.vmap(lambda x, e: reverse_divergence(flow, self.setting, x, e, clip=self.clip))(latents, noise[:, :, flow.augmented :])
+            )
         if self.direction in ("forward", "both"):
             parts.append(jax.vmap(lambda x, e: self._forward(flow, x, e))(frames, noise[:, :, : flow.augmented]))
         return jnp.mean(jnp.stack(parts), axis=0)
-
-    def _reverse(self, flow: AugmentedCouplingFlow, latent: Float[Array, "N D"], noise: Float[Array, "N k D"]) -> Float[Array, ""]:
-        """Log q(x, a) - log pi(a|x) + u(x) of one draw; its gradient pulls (x, a) along the difference of the two scores."""
-        end = flow.push_forward(flow.with_copies(latent, noise))[0]
-        frozen = _frozen(flow)
-        return self._pulled(lambda channels: frozen.joint(channels).log_q - self._log_target(channels), end)
 
     def _forward(self, flow: AugmentedCouplingFlow, frame: Float[Array, "N D"], noise: Float[Array, "N k D"]) -> Float[Array, ""]:
         """-log q(x, a) + log pi(a|x) - u(x) of one frame and its copies.
@@ -87,18 +82,44 @@ class AugmentedPathGradient(config.AugmentedPathGradient, AbstractObjective):
 
         def log_ratio(latent: Float[Array, "N K D"]) -> Float[Array, ""]:
             channels, log_q = frozen.push_forward(latent)
-            return self._log_target(channels) - log_q
+            return log_target(self.setting, channels) - log_q
 
-        return self._pulled(log_ratio, end)
+        return _pulled(log_ratio, end, self.clip)
 
-    def _pulled(self, log_ratio: Callable[[Float[Array, "N K D"]], Float[Array, ""]], end: Float[Array, "N K D"]) -> Float[Array, ""]:
-        """Logarithm of the ratio of two densities at `end`, with the gradient of moving `end` alone."""
-        value, pull = jax.value_and_grad(log_ratio)(jax.lax.stop_gradient(end))
-        return with_gradient(value, bounded(pull, self.clip), end)
 
-    def _log_target(self, channels: Float[Array, "N K D"]) -> Float[Array, ""]:
-        """Log p(x) pi(a|x) up to log Z, of channels in units of the prior."""
-        return self._flow.log_conditional(channels) - self.setting.energy(channels[:, 0] * self._flow.scale)
+def drawn_latents(flow: AugmentedCouplingFlow, size: int, rng: np.random.Generator, dtype: np.dtype) -> Float[np.ndarray, "B N D"]:
+    """Latent positions of B = `size` draws, whatever the prior is."""
+    keys = jax.random.split(jax.random.key(int(rng.integers(2**31))), size)
+    return np.asarray(jax.vmap(lambda key: flow.prior.sample(flow.n_particles, flow.dimension, key=key))(keys), dtype)
+
+
+def reverse_divergence(
+    flow: AugmentedCouplingFlow, setting: Setting, latent: Float[Array, "N D"], noise: Float[Array, "N k D"], *, clip: float
+) -> Float[Array, ""]:
+    """Log q(x, a) - log pi(a|x) + u(x) of one draw; its gradient pulls (x, a) along the difference of the two scores.
+
+    Args:
+        flow: the flow.
+        setting: gives the energy.
+        latent: latent positions, in units of the prior.
+        noise: of their copies.
+        clip: largest pull.
+    """
+    end = flow.push_forward(flow.with_copies(latent, noise))[0]
+    frozen = _frozen(flow)
+    return _pulled(lambda channels: frozen.joint(channels).log_q - log_target(setting, channels), end, clip)
+
+
+def log_target(setting: Setting, channels: Float[Array, "N K D"]) -> Float[Array, ""]:
+    """Log p(x) pi(a|x) up to log Z, of channels in units of the prior."""
+    flow = cast(AugmentedCouplingFlow, setting.flow)
+    return flow.log_conditional(channels) - energy_of(setting, channels[:, 0])
+
+
+def _pulled(log_ratio: Callable[[Float[Array, "N K D"]], Float[Array, ""]], end: Float[Array, "N K D"], clip: float) -> Float[Array, ""]:
+    """Logarithm of the ratio of two densities at `end`, with the gradient of moving `end` alone."""
+    value, pull = jax.value_and_grad(log_ratio)(jax.lax.stop_gradient(end))
+    return with_gradient(value, bounded(pull, clip), end)
 
 
 def _frozen(flow: AugmentedCouplingFlow) -> AugmentedCouplingFlow:

@@ -13,6 +13,9 @@ _HOMES = {
     "maximum-likelihood": ("maximum_likelihood", "MaximumLikelihood"),
     "augmented-likelihood": ("augmented_likelihood", "AugmentedLikelihood"),
     "path-gradient": ("path_gradient", "PathGradient"),
+    "reverse-kl": ("reverse_kl", "ReverseKL"),
+    "augmented-reverse-kl": ("augmented_reverse_kl", "AugmentedReverseKL"),
+    "fab": ("fab", "FAB"),
     "cooling": ("cooling", "Cooling"),
     "augmented-path-gradient": ("augmented_path_gradient", "AugmentedPathGradient"),
 }

@@ -6,6 +6,7 @@ arXiv:2206.09016; Vaitl, Winkler, Richter and Kessel, ICLR 2024, arXiv:2403.1588
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
@@ -19,7 +20,7 @@ from boltzflow.counting import Evaluations
 from boltzflow.flows import quadrature
 from boltzflow.flows.divergence import velocity_and_divergence
 from boltzflow.nets.base import AbstractVectorField
-from boltzflow.objectives.base import AbstractObjective, Needs, Proposal
+from boltzflow.objectives.base import AbstractObjective, Needs, Proposal, Setting
 from boltzflow.objectives.flow_matching import centred_normal
 
 
@@ -61,16 +62,10 @@ class PathGradient(config.PathGradient, AbstractObjective):
         return jnp.mean(jnp.stack(parts), axis=0)
 
     def _energy(self, x: Float[Array, "N D"]) -> Float[Array, ""]:
-        """Reduced energy of a configuration in units of the prior."""
-        return self.setting.energy(x * self.setting.flow.scale)
+        return energy_of(self.setting, x)
 
     def _reverse(self, field: AbstractVectorField, latent: Float[Array, "N D"]) -> Float[Array, ""]:
-        """Log q(x) + u(x) of one flow sample; its gradient pulls x along the difference of the two scores."""
-        end, score, change = transport_with_score(field, latent, -latent, self.nodes, grading=self.grading)
-        energy, gradient = jax.value_and_grad(self._energy)(end)
-        pull = bounded(score + gradient, self.clip)
-        path = _path(field, latent, self.nodes, grading=self.grading)
-        return with_gradient(-0.5 * jnp.sum(latent**2) - change + energy, pull, path)
+        return reverse_divergence(field, latent, self._energy, nodes=self.nodes, grading=self.grading, clip=self.clip)
 
     def _forward(self, field: AbstractVectorField, frame: Float[Array, "N D"]) -> Float[Array, ""]:
         """-log q(x) - u(x) of one frame, whose mean is the divergence and log Z and has far less noise than that of -log q(x).
@@ -83,6 +78,36 @@ class PathGradient(config.PathGradient, AbstractObjective):
         pull = bounded(pulled_back + latent, self.clip)
         path = _path(field, frame, self.nodes, grading=self.grading, reverse=True)
         return with_gradient(0.5 * jnp.sum(latent**2) - change - energy, pull, path)
+
+
+def energy_of(setting: Setting, x: Float[Array, "N D"]) -> Float[Array, ""]:
+    """Reduced energy of a configuration in units of the prior."""
+    return setting.energy(x * setting.flow.scale)
+
+
+def reverse_divergence(
+    field: AbstractVectorField,
+    latent: Float[Array, "N D"],
+    energy: Callable[[Float[Array, "N D"]], Float[Array, ""]],
+    *,
+    nodes: int,
+    grading: float,
+    clip: float,
+) -> Float[Array, ""]:
+    """Log q(x) + u(x) of one flow sample; its gradient pulls x along the difference of the two scores.
+
+    Args:
+        field: the vector field.
+        latent: where the sample comes from, in units of the prior.
+        energy: reduced energy u of a configuration in units of the prior.
+        nodes: of the Gauss-Legendre rule along the path.
+        grading: exponent that moves the nodes towards the data.
+        clip: largest pull.
+    """
+    end, score, change = transport_with_score(field, latent, -latent, nodes, grading=grading)
+    u, gradient = jax.value_and_grad(energy)(end)
+    path = _path(field, latent, nodes, grading=grading)
+    return with_gradient(-0.5 * jnp.sum(latent**2) - change + u, bounded(score + gradient, clip), path)
 
 
 def evaluations(direction: str, size: int) -> Evaluations:

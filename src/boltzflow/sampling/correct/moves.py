@@ -1,7 +1,8 @@
 """Hamiltonian Monte Carlo between a flow and its target, with blackjax's kernel.
 
-The density at the inverse temperature b is q^(1-b) p^b. Its two factors are kept apart along a trajectory, values and gradients, so that a
-state that is moved on at another b costs no evaluation: blackjax carries what its integrator gives it, which here is `Parts`.
+The density at the inverse temperature b is q^(1-b) p^b, from the flow at b = 0 by the target at 1 to p²/q at 2. Its two factors are kept
+apart along a trajectory, values and gradients, so that a state that is moved on at another b costs no evaluation: blackjax carries what its
+integrator gives it, which here is `Parts`.
 """
 
 from collections.abc import Callable
@@ -43,14 +44,14 @@ class Walker(NamedTuple):
 
 
 def tempered(parts: Parts, b: Float[Array, ""]) -> Float[Array, "*p"]:
-    """Log of q^(1-b) p^b; -inf where it is not finite."""
-    value = b * parts.log_p + jnp.where(b < 1.0, (1.0 - b) * parts.log_q, 0.0)
+    """Log of q^(1-b) p^b; -inf where it is not finite. At the target itself, b = 1, log q need not be known."""
+    value = b * parts.log_p + jnp.where(b == 1.0, 0.0, (1.0 - b) * parts.log_q)
     return jnp.where(jnp.isfinite(value), value, -jnp.inf)
 
 
 def slope(parts: Parts, b: Float[Array, ""]) -> Float[Array, "*p M"]:
     """Gradient of `tempered`."""
-    return b * parts.grad_p + jnp.where(b < 1.0, (1.0 - b) * parts.grad_q, 0.0)
+    return b * parts.grad_p + jnp.where(b == 1.0, 0.0, (1.0 - b) * parts.grad_q)
 
 
 def move(

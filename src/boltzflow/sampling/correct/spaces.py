@@ -129,7 +129,7 @@ class Space(eqx.Module):
             log_p, grad_p = self._log_p(coordinates), nowhere
         if not self.geometric:
             return Parts(log_p, jnp.full_like(log_p, jnp.nan), grad_p, nowhere)
-        log_q, grad_q = jax.value_and_grad(self._log_q)(coordinates)
+        log_q, grad_q = jax.value_and_grad(self.log_q)(coordinates)
         return Parts(log_p, log_q, grad_p, grad_q)
 
     @property
@@ -156,7 +156,8 @@ class Space(eqx.Module):
         # What is nowhere on the target is rejected by Metropolis' rule; NaN would poison a walker.
         return jnp.where(usable, log_copies - energy, -jnp.inf)
 
-    def _log_q(self, coordinates: Float[Array, " M"]) -> Float[Array, ""]:
+    def log_q(self, coordinates: Float[Array, " M"]) -> Float[Array, ""]:
+        """Log density of the flow at a point, joint with that of the noise of copies."""
         if not self._copied:
             return self.flow.log_prob(self.positions(coordinates)).log_q + self._images
         flow = self._augmented
