@@ -29,9 +29,13 @@ def _hear(event: str, duration_secs: float, **about: Any) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _listener() -> Iterator[None]:
+    # Programs kept on disk have names of their own; another test of this process may have set the folder.
+    folder = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    jax.config.update("jax_compilation_cache_dir", None)
     jax.monitoring.register_event_duration_secs_listener(_hear)
     yield
     jax.monitoring.unregister_event_duration_listener(_hear)
+    jax.config.update("jax_compilation_cache_dir", folder)
 
 
 @pytest.fixture
