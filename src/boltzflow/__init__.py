@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from boltzflow.config import AugmentedReverseKL as AugmentedReverseKL
     from boltzflow.config import BruteForce as BruteForce
     from boltzflow.config import Cartesian as Cartesian
+    from boltzflow.config import Cooling as Cooling
     from boltzflow.config import DataConfig as DataConfig
     from boltzflow.config import Dopri5 as Dopri5
     from boltzflow.config import Equivariant as Equivariant
@@ -104,6 +105,7 @@ __all__ = [
     "EquivariantOptimalTransport",
     "Estimate",
     "Exact",
+    "Cooling",
     "FAB",
     "FlowMatching",
     "GaussLegendre",
@@ -182,6 +184,7 @@ _HOMES = {
     "EquivariantOptimalTransport": "config",
     "Estimate": "analysis",
     "Exact": "config",
+    "Cooling": "config",
     "FAB": "config",
     "FlowMatching": "config",
     "GaussLegendre": "config",

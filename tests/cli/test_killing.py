@@ -79,8 +79,8 @@ def test_cool(tmp_path):
     def words(place: Path) -> list[object]:
         return ["train", "dw4-cooling", "-o", place / "run", "--set", *rest, *learning, *fast, ALONE]
 
-    started = {"started": lambda place: (place / "run").exists()}
-    assert killing.resumes_alike(words, words, result, tmp_path, times=TIMES, **started) >= TIMES // 2
+    hit = killing.resumes_alike(words, words, result, tmp_path, times=TIMES, started=lambda place: (place / "run").exists())
+    assert hit >= TIMES // 2
 
 
 def test_sample(tmp_path):

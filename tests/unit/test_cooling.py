@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from boltzflow.config import (
     DataConfig,
     FlowMatching,
     GaussLegendre,
+    OptimalTransport,
     PathGradient,
     RunConfig,
     RunOptions,
@@ -31,6 +33,7 @@ from boltzflow.config import (
 )
 from boltzflow.config import io as config_io
 from boltzflow.errors import ConfigError, DataError
+from boltzflow.objectives import cooling as objectives
 from boltzflow.objectives import rungs
 from boltzflow.objectives.base import Setting
 from boltzflow.objectives.making import made
@@ -178,7 +181,7 @@ class TestWhatIsPermitted:
         assert anyhow(jnp.asarray(turned))
         assert not trans(jnp.asarray(turned))
         assert np.isinf(rungs.walled(molecule, trans=True).energy(jnp.asarray(turned)))
-        counted = made(OPTIONS, Setting(normal(molecule, 0.1, scale=0.1), molecule, 32))._basins(np.array([x, turned, x, x]))
+        counted = bound(OPTIONS, Setting(normal(molecule, 0.1, scale=0.1), molecule, 32))._basins(np.array([x, turned, x, x]))
         assert counted == {"phi_positive": 0.0, "cis": 0.25}
         hot = rungs.walled(molecule, trans=False, temperature=2.0)
         assert float(hot.energy(jnp.asarray(x))) == pytest.approx(0.5 * float(molecule.energy(jnp.asarray(x))), rel=1e-5)
@@ -201,7 +204,7 @@ def _side(bonds, atom: int, other: int) -> set[int]:
     return found
 
 
-OPTIONS = Cooling(learn=FlowMatching(pairing="optimal-transport"), hottest=4.0, chains=8, frames=256, rung_steps=20, moves=3, leapfrog=3)
+OPTIONS = Cooling(learn=FlowMatching(pairing=OptimalTransport()), hottest=4.0, chains=8, frames=256, rung_steps=20, moves=3, leapfrog=3)
 SMALL = {"batch_size": 32, "microbatch": 16}
 
 
@@ -209,6 +212,10 @@ def config_of(options: Cooling, *, steps: int = 80, **rest) -> RunConfig:
     flow = ECNF(network=EGNN(layers=1, hidden=8), solver=GaussLegendre(nodes=4))
     stage = Stage(objective=options, optimiser=Adam(warmup_steps=0, ema_decay=0.5), steps=steps, **SMALL)
     return RunConfig("springs", data=DataConfig(n=0, validation=0), flow=flow, stages=(stage,), run=RunOptions(log_every=5), **rest)
+
+
+def bound(options: Cooling, setting: Setting) -> objectives.Cooling:
+    return cast(objectives.Cooling, made(options, setting))
 
 
 def setting(target, flow=None) -> Setting:
@@ -219,7 +226,7 @@ class TestRungs:
     """One objective by hand, with a flow in closed form in the place of one that has been learnt."""
 
     def test_hot_chains_then_lower_and_lower(self, target):
-        objective = made(OPTIONS, setting(target))
+        objective = bound(OPTIONS, setting(target))
         state, told = objective.init(key=jax.random.key(0)), []
         found = objective.renew(state, normal(target, 1.0), None, step=0, report=told.append)
         hot = found.state
@@ -240,7 +247,7 @@ class TestRungs:
         assert not told
 
     def test_the_same_again(self, target):
-        objective = made(dataclasses.replace(OPTIONS, start="flow", hottest=None, chains=None), setting(target))
+        objective = bound(dataclasses.replace(OPTIONS, start="flow", hottest=None, chains=None), setting(target))
         state = objective.init(key=jax.random.key(0))
         one, other, later = (objective.renew(state, normal(target, 0.8), None, step=step, report=print).state for step in (20, 20, 40))
         np.testing.assert_array_equal(one.frames, other.frames)
@@ -248,7 +255,7 @@ class TestRungs:
         assert float(one.temperature) == 1.0
 
     def test_a_rung_that_is_not_learnt_is_told_and_stays(self, target):
-        objective = made(OPTIONS, setting(target))
+        objective = bound(OPTIONS, setting(target))
         frames = math.sqrt(1.5) * np.random.default_rng(0).standard_normal((256, 3, 2), np.float32)
         frames -= frames.mean(axis=1, keepdims=True)
         state = objective.init(key=jax.random.key(0))._replace(frames=frames, done=np.int32(3), temperature=np.float32(3.0))
@@ -268,7 +275,7 @@ class TestRungs:
         apart = jnp.array([[0.0, 0.0], [0.01, 0.0], [0.0, 0.01]])
         energy = lambda x: jnp.where(jnp.sum((x - jnp.mean(x, axis=0, keepdims=True)) ** 2) > 0.01, jnp.nan, springs(x))  # noqa: E731
         broken = dataclasses.replace(target, energy_function=energy, start=lambda key: apart, name="broken")
-        objective = made(dataclasses.replace(OPTIONS, start="flow", hottest=None, chains=None), setting(broken))
+        objective = bound(dataclasses.replace(OPTIONS, start="flow", hottest=None, chains=None), setting(broken))
         with pytest.raises(DataError, match=r"0\.00% of 256 samples .* too few to start from"):
             objective.renew(objective.init(key=jax.random.key(0)), normal(broken, 1.0), None, step=0, report=print)
 
@@ -276,13 +283,13 @@ class TestRungs:
         # Half of the plane has no energy; whoever is there has no weight, and nobody moves there.
         energy = lambda x: jnp.where(jnp.linalg.norm(x[0] - x[1] + 1e-9) > 1.2, jnp.nan, springs(x))  # noqa: E731
         half = dataclasses.replace(target, energy_function=energy, name="half")
-        objective = made(dataclasses.replace(OPTIONS, start="flow", hottest=None, chains=None), setting(half))
+        objective = bound(dataclasses.replace(OPTIONS, start="flow", hottest=None, chains=None), setting(half))
         found = objective.renew(objective.init(key=jax.random.key(0)), normal(half, 0.7), None, step=0, report=print)
         assert 0.1 < found.figures["without_weight"] < 0.9
         assert np.isfinite(np.asarray(half.energies(jnp.asarray(found.state.frames)))).all()
 
     def test_a_lost_basin_is_told(self, target):
-        objective = made(OPTIONS, setting(target))
+        objective = bound(OPTIONS, setting(target))
         state = objective.init(key=jax.random.key(0))._replace(basin=np.float32(0.05), done=np.int32(2))
         told = []
         objective._warn(state, {"phi_positive": 0.0, "distinct": 1.0}, told.append)
@@ -309,7 +316,7 @@ class TestRefusals:
         with pytest.raises(ConfigError, match="moves=0"):
             made(OPTIONS, setting(dark))
         # By weights alone it works.
-        objective = made(dataclasses.replace(OPTIONS, start="flow", hottest=None, chains=None, moves=0), setting(dark))
+        objective = bound(dataclasses.replace(OPTIONS, start="flow", hottest=None, chains=None, moves=0), setting(dark))
         found = objective.renew(objective.init(key=jax.random.key(0)), normal(dark, 0.9), None, step=0, report=print)
         assert found.evaluations == (256, 0)
         assert "acceptance" not in found.figures

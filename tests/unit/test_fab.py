@@ -58,7 +58,7 @@ class Stretch(CouplingStack):
 
 def flow_of(*, moved: float = 0.0, double: bool = False) -> Any:
     """The identity, or a flow that does something."""
-    flow = build_flow(COUPLING, TARGET, SCALE, key=jax.random.key(0))
+    flow: Any = build_flow(COUPLING, TARGET, SCALE, key=jax.random.key(0))
     logs = moved * jnp.asarray([1.0, -0.7], jnp.float64 if double else jnp.float32)
     return flow.with_network(Stretch(jax.tree.map(lambda a: a[:1] if eqx.is_array(a) else a, flow.stack.layers), None, logs))
 

@@ -86,6 +86,7 @@ class TestByBonds:
         carbon = ("C",) * 6
         assert matching.order(Atoms(carbon, (), ring), Atoms(carbon, (), triangles)) is None
         found = matching.order(Atoms(carbon, (), tuple((5 - i, 5 - j) for i, j in ring)), Atoms(carbon, (), ring))
+        assert found is not None
         assert sorted(found) == list(range(6))
 
     def test_isomers_are_other_molecules(self):
@@ -93,7 +94,7 @@ class TestByBonds:
         assert matching.order(Atoms(("C", "C", "O"), (), ((0, 1), (1, 2))), Atoms(("C", "C", "O"), (), ((0, 2), (1, 2)))) is None
 
     def test_without_names_and_bonds_the_elements_must_agree(self):
-        assert list(matching.order(Atoms(("C", "H")), Atoms(("C", "H")))) == [0, 1]
+        np.testing.assert_array_equal(matching.order(Atoms(("C", "H")), Atoms(("C", "H"))), [0, 1])
         assert matching.order(Atoms(("H", "C")), Atoms(("C", "H"))) is None
         assert matching.difference(Atoms(("H", "C")), Atoms(("C", "H"))) == 0
 

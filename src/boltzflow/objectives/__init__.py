@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from boltzflow.objectives.base import AbstractObjective as AbstractObjective
     from boltzflow.objectives.base import Needs as Needs
     from boltzflow.objectives.base import Proposal as Proposal
+    from boltzflow.objectives.base import Renewal as Renewal
     from boltzflow.objectives.base import Setting as Setting
+    from boltzflow.objectives.cooling import Cooling as Cooling
     from boltzflow.objectives.fab import FAB as FAB
     from boltzflow.objectives.flow_matching import FlowMatching as FlowMatching
     from boltzflow.objectives.maximum_likelihood import MaximumLikelihood as MaximumLikelihood
@@ -26,12 +28,14 @@ _HOMES = {
     "AugmentedLikelihood": "augmented_likelihood",
     "AugmentedPathGradient": "augmented_path_gradient",
     "AugmentedReverseKL": "augmented_reverse_kl",
+    "Cooling": "cooling",
     "FAB": "fab",
     "FlowMatching": "flow_matching",
     "MaximumLikelihood": "maximum_likelihood",
     "Needs": "base",
     "PathGradient": "path_gradient",
     "Proposal": "base",
+    "Renewal": "base",
     "ReverseKL": "reverse_kl",
     "Setting": "base",
     "pair": "pairing",

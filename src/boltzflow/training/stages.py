@@ -158,7 +158,8 @@ class Part:
             return self.objective.propose(kept, with_parameters(network, parameters), frames, step=step, key=self._key(_PROPOSE, step))
 
         shared = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-        out: Any = Proposal(_whole(mesh), shared, _whole(mesh), _whole(mesh))
+        make: Any = Proposal
+        out = make(_whole(mesh), shared, _whole(mesh), _whole(mesh))
         # What is kept may be large, and nothing looks at the old one afterwards.
         return jax.jit(propose, out_shardings=out, donate_argnums=1)
 
