@@ -17,19 +17,21 @@ from boltzflow.errors import ConfigError
 PLAIN = RunConfig(target="dw4").completed()
 
 
-def numbers(section: type[Options] = RunConfig, name: str = "") -> typing.Iterator[tuple[tuple[str, ...], str, Any]]:
+def numbers(section: type[Options] = RunConfig, name: str = "", above: tuple = ()) -> typing.Iterator[tuple[tuple[str, ...], str, Any]]:
     """Every option that is a number, of all variants: overrides that choose the variants on the way, its dotted name, and its type."""
+    above = (*above, section)
     for option, hint in fields_of(section).items():
         path, union, inner = f"{name}.{option}".lstrip("."), union_in(hint), section_in(hint)
         items = items_in(hint)
         if items is not None:
-            yield from numbers(items, f"{path}.0")
+            yield from numbers(items, f"{path}.0", above)
         elif union is not None:
             for variant, cls in union.variants.items():
-                for choices, inside, kind in numbers(cls, path):
+                # An objective that leaves learning to another does not leave it to itself.
+                for choices, inside, kind in numbers(cls, path, above) if cls not in above else ():
                     yield (f"{path}={variant}", *choices), inside, kind
         elif inner is not None:
-            yield from numbers(inner, path)
+            yield from numbers(inner, path, above)
         elif {part.__origin__ if hasattr(part, "__metadata__") else part for part in members(hint)} & {int, float}:
             yield (), path, hint
 

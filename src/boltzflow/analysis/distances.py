@@ -17,8 +17,9 @@ from jaxtyping import Float
 from boltzflow.analysis.estimate import LEVEL, NONE, Estimate, significant
 from boltzflow.errors import DataError
 
-# Steps on the way from no difference to the one that was seen, and somewhat beyond.
+# Steps on the way from no difference to the one that was seen, and somewhat beyond; where there is no largest distance, as far as need be.
 _STEPS = np.concatenate([[0.0], np.geomspace(0.02, 1.0, 18), [1.1, 1.25, 1.5]])
+_FURTHEST = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +72,22 @@ def inverted(
     at_zero = sampled(0.0)
     floor = float(at_zero.mean())
     tail = (1.0 - LEVEL) / 2.0
-    true, quantiles = [], []
-    for step in _STEPS:
-        drawn = at_zero if step == 0.0 else sampled(float(step))
-        true.append(population(float(step)))
+    true: list[float] = []
+    quantiles: list[np.ndarray] = []
+
+    def reach(step: float) -> None:
+        drawn = at_zero if step == 0.0 else sampled(step)
+        true.append(population(step))
         spread = np.quantile(drawn, [tail, 0.5, 1.0 - tail])
         quantiles.append(spread[1] + widening * (spread - spread[1]))
+
+    for step in _STEPS:
+        reach(float(step))
+    # A distance without bound may be several times what noise has let be seen of it.
+    step = float(_STEPS[-1])
+    while math.isinf(largest) and max(low for low, *_ in quantiles) <= seen and step < _FURTHEST:
+        step *= 1.3
+        reach(step)
     # The noise of the replicas must not make a larger difference look smaller.
     distances = np.maximum.accumulate(true)
     rising = np.maximum.accumulate(np.array(quantiles), axis=0)

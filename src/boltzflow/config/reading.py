@@ -189,17 +189,22 @@ def unknown(name: str, section: type[Options] | None = None) -> ConfigError:
     return ConfigError(f"there is no option {name!r}; `boltzflow presets NAME` lists all options.")
 
 
-def all_options(section: type[Options] = RunConfig, name: str = "") -> Iterator[str]:
-    """Dotted names of all options of all variants, without the variants' names."""
+def all_options(section: type[Options] = RunConfig, name: str = "", above: tuple[type[Options], ...] = ()) -> Iterator[str]:
+    """Dotted names of all options of all variants, without the variants' names.
+
+    Of a variant that may stand within itself, as an objective that leaves learning to another, those within are told once.
+    """
+    above = (*above, section)
     for option, hint in fields_of(section).items():
         path, union, inner = joined(name, option), union_in(hint), section_in(hint)
         if items_in(hint) is not None:
-            yield from all_options(typing.cast(type[Options], items_in(hint)), f"{path}.0")
+            yield from all_options(typing.cast(type[Options], items_in(hint)), f"{path}.0", above)
         elif union is not None:
             yield path
             for variant in union.variants.values():
-                yield from all_options(variant, path)
+                if variant not in above:
+                    yield from all_options(variant, path, above)
         elif inner is not None and inspect.isclass(inner):
-            yield from all_options(inner, path)
+            yield from all_options(inner, path, above)
         else:
             yield path
