@@ -1,6 +1,7 @@
 """FAB: annealing towards p²/q against integrals in closed form, the buffer, and a state that goes on after a kill."""
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -180,9 +181,14 @@ def test_weights_are_corrected_where_the_flow_has_changed():
 # --- steps
 
 
+@functools.cache
+def proposer(objective: FAB, network: Any) -> Any:
+    return jax.jit(lambda state, key, step: objective.propose(state, network, None, step=step, key=key))
+
+
 def steps_of(objective: FAB, network: Any, count: int) -> tuple[list[Any], list[Any]]:
     """States before each step and after the last, and proposals."""
-    propose = jax.jit(lambda state, key, step: objective.propose(state, network, None, step=step, key=key))
+    propose = proposer(objective, network)
     states, proposals = [objective.init(key=jax.random.key(0))], []
     for step in range(count):
         proposals.append(propose(states[-1], jax.random.fold_in(jax.random.key(3), step), step + 100))
@@ -283,6 +289,21 @@ def test_a_buffer_without_any_weight_leaves_everything_out():
     assert float(proposal.figures["buffer_ess"]) == 0.0
 
 
+def test_what_is_kept_goes_on_bit_identically_from_numbers_on_disk(done, tmp_path):
+    _, _, states, _ = done
+    leaves, structure = jax.tree.flatten(states[2])
+    np.savez(tmp_path / "state.npz", *leaves)
+    with np.load(tmp_path / "state.npz") as saved:
+        restored = jax.tree.unflatten(structure, [jnp.asarray(saved[name]) for name in saved.files])
+    objective, flow = done[:2]
+    propose = proposer(objective, flow.network)
+    for step in (2, 3, 4):
+        restored = propose(restored, jax.random.fold_in(jax.random.key(3), step), step + 100).state
+    for whole, resumed in zip(jax.tree.leaves(states[5]), jax.tree.leaves(restored), strict=True):
+        np.testing.assert_array_equal(whole, resumed)
+
+
+@pytest.mark.slow
 def test_a_stage_goes_on_bit_identically():
     flow, objective = flow_of(moved=0.1), bound(flow_of(moved=0.1))
     stage = config.Stage(config.FAB(), config.Adam(warmup_steps=0), steps=5, batch_size=8, microbatch=8)
