@@ -83,6 +83,19 @@ def test_cool(tmp_path):
     assert hit >= TIMES // 2
 
 
+def test_fab(tmp_path):
+    """A pass comes every third step, checkpoints every 5: killed in the middle of a draw from the buffer."""
+    tiny = "flow.projection=none flow.blocks=1 flow.layers=1 flow.features=8 run.log_every=7 run.checkpoint_every=5 run.evaluate_every=0"
+    stage = "steps=60 batch_size=16 microbatch=16 optimiser.warmup_steps=5 objective.updates=3 objective.least=4 objective.capacity=6"
+    options = [*tiny.split(), *(f"stages.0.{word}" for word in stage.split())]
+
+    def words(place: Path) -> list[object]:
+        return ["train", "dw4-fab", "-o", place / "run", "--set", *options]
+
+    hit = killing.resumes_alike(words, words, result, tmp_path, times=TIMES, started=lambda place: (place / "run").exists())
+    assert hit >= TIMES // 2
+
+
 def test_sample(tmp_path):
     def words(place: Path) -> list[object]:
         return ["sample", "dw4", "-n", "3000", "--seed", "5", "--chunk", "50", "-o", place / "samples.h5", "--resume"]

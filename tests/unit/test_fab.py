@@ -1,7 +1,6 @@
 """FAB: annealing towards p²/q against integrals in closed form, the buffer, and a state that goes on after a kill."""
 
 import dataclasses
-import functools
 import math
 from typing import Any
 
@@ -181,14 +180,13 @@ def test_weights_are_corrected_where_the_flow_has_changed():
 # --- steps
 
 
-@functools.cache
 def proposer(objective: FAB, network: Any) -> Any:
     return jax.jit(lambda state, key, step: objective.propose(state, network, None, step=step, key=key))
 
 
-def steps_of(objective: FAB, network: Any, count: int) -> tuple[list[Any], list[Any]]:
+def steps_of(objective: FAB, network: Any, count: int, propose: Any = None) -> tuple[list[Any], list[Any]]:
     """States before each step and after the last, and proposals."""
-    propose = proposer(objective, network)
+    propose = propose or proposer(objective, network)
     states, proposals = [objective.init(key=jax.random.key(0))], []
     for step in range(count):
         proposals.append(propose(states[-1], jax.random.fold_in(jax.random.key(3), step), step + 100))
@@ -200,11 +198,12 @@ def steps_of(objective: FAB, network: Any, count: int) -> tuple[list[Any], list[
 def done():
     flow = flow_of(moved=0.1)
     objective = bound(flow)
-    return objective, flow, *steps_of(objective, flow.network, 5)
+    propose = proposer(objective, flow.network)
+    return objective, flow, *steps_of(objective, flow.network, 5, propose), propose
 
 
 def test_passes_come_when_they_are_due_and_are_counted(done):
-    objective, _, states, proposals = done
+    objective, _, states, proposals, _ = done
     assert [int(state.buffer.passes) for state in states] == [0, 3, 3, 4, 4, 5]
     each = 8 * (1 + objective.temperatures * objective.leapfrog)
     assert [int(p.evaluations.gradients) for p in proposals] == [3 * each, 0, each, 0, each]
@@ -214,7 +213,7 @@ def test_passes_come_when_they_are_due_and_are_counted(done):
 
 
 def test_steps_between_two_passes_share_one_draw(done):
-    _, _, states, proposals = done
+    _, _, states, proposals, _ = done
     first, second = (states[number].chosen for number in (1, 2))
     np.testing.assert_array_equal(first, second)
     assert len(set(np.asarray(first).tolist())) == 16
@@ -223,7 +222,7 @@ def test_steps_between_two_passes_share_one_draw(done):
 
 
 def test_step_sizes_follow_the_acceptance(done):
-    _, _, states, proposals = done
+    _, _, states, proposals, _ = done
     before, after = states[2].step_sizes, states[3].step_sizes
     ratio = np.asarray(after / before)
     assert np.all(np.isclose(ratio, 1.02) | np.isclose(ratio, 1 / 1.02))
@@ -232,7 +231,7 @@ def test_step_sizes_follow_the_acceptance(done):
 
 
 def test_weights_are_those_of_the_present_flow(done):
-    objective, flow, states, _ = done
+    objective, flow, states, _, _ = done
     other = flow_of(moved=0.2)
     state = states[3]
     proposal = jax.jit(lambda state: objective.propose(state, other.network, None, step=9, key=jax.random.key(5)))(state)
@@ -249,7 +248,7 @@ def test_weights_are_those_of_the_present_flow(done):
 
 
 def test_the_gradient_is_that_of_the_weighted_density(done):
-    objective, flow, _, proposals = done
+    objective, flow, _, proposals, _ = done
     batch = proposals[2].batch
     batch = batch._replace(ratio=batch.ratio * jnp.arange(1.0, 9.0))
 
@@ -290,13 +289,11 @@ def test_a_buffer_without_any_weight_leaves_everything_out():
 
 
 def test_what_is_kept_goes_on_bit_identically_from_numbers_on_disk(done, tmp_path):
-    _, _, states, _ = done
+    _, _, states, _, propose = done
     leaves, structure = jax.tree.flatten(states[2])
     np.savez(tmp_path / "state.npz", *leaves)
     with np.load(tmp_path / "state.npz") as saved:
         restored = jax.tree.unflatten(structure, [jnp.asarray(saved[name]) for name in saved.files])
-    objective, flow = done[:2]
-    propose = proposer(objective, flow.network)
     for step in (2, 3, 4):
         restored = propose(restored, jax.random.fold_in(jax.random.key(3), step), step + 100).state
     for whole, resumed in zip(jax.tree.leaves(states[5]), jax.tree.leaves(restored), strict=True):

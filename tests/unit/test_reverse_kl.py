@@ -68,8 +68,8 @@ def test_both_estimators_are_those_of_the_closed_form():
     z2 = np.sum(latents**2, axis=(1, 2))
     # x = exp(w) z in units of the prior: log q = -z²/2 - w d, u = x²/2 · (scale / spread)².
     stiffness = (SCALE / SPREAD) ** 2 * np.exp(2 * RATE)
-    path, path_slope = value_and_slope(reverse_kl(size=500, nodes=8), latents)
-    whole, whole_slope = value_and_slope(reverse_kl(size=500, nodes=8, estimator="reparametrised"), latents)
+    path, path_slope = value_and_slope(reverse_kl(size=500, nodes=16), latents)
+    whole, whole_slope = value_and_slope(reverse_kl(size=500, nodes=16, estimator="reparametrised"), latents)
     value = -0.5 * z2 - RATE * FREEDOM + 0.5 * stiffness * z2
     np.testing.assert_allclose(path, value, rtol=1e-5)
     np.testing.assert_allclose(whole, value, rtol=1e-5)
