@@ -397,6 +397,7 @@ class TestStages:
             few - few.mean(axis=1, keepdims=True),
             flow=config_of(options).flow,
             stages=[stage],
+            options=RunOptions(log_every=5),
             out=tmp_path / "run",
             progress=False,
             validation=0,
