@@ -166,7 +166,7 @@ COMMANDS: list[tuple[str, list[str], str]] = [
     ("two arrays", ["evaluate", "dw4", "--data", "two.npz"], "holds the arrays a, b"),
     ("garbage as data", ["evaluate", "dw4", "--data", "garbage.h5"], "not a readable HDF5"),
     ("data cut off", ["evaluate", "dw4", "--data", "cut-data.h5"], "truncated"),
-    ("trajectory as data", ["evaluate", "dw4", "--data", "there.xyz"], "is a trajectory of atoms, but target 'double_well' has reduced units"),
+    ("trajectory as data", ["evaluate", "dw4", "--data", "there.xyz"], "is a trajectory of atoms, but target 'double_well' has"),
     ("samples as data", ["evaluate", "dw4", "--data", "samples.h5"], "not a boltzflow data set"),
     ("data of another target", ["evaluate", "dw4", "--data", "lj13.h5"], "holds frames of lennard_jones"),
     ("data in another unit", ["evaluate", "dw4", "--data", "scaled.npy"], "does not belong to target 'double_well'"),
