@@ -37,7 +37,7 @@ def numbers(section: type[Options] = RunConfig, name: str = "", above: tuple = (
 
 
 NUMBERS = list(numbers())
-FLOWS = dict.fromkeys(("augmented-likelihood", "augmented-path-gradient", "augmented-reverse-kl", "fab"), "eacf")
+FLOWS: dict[str, str] = dict.fromkeys(("augmented-likelihood", "augmented-path-gradient", "augmented-reverse-kl", "fab"), "eacf")
 
 
 def test_there_are_numbers_in_every_variant():

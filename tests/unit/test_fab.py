@@ -315,7 +315,7 @@ def test_a_stage_goes_on_bit_identically():
     for whole, resumed in zip(jax.tree.leaves(saved[4]), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(whole, np.asarray(resumed))
     assert int(again.objective.buffer.passes) == 5
-    assert int(again.objective.count) == 5
+    assert int(again.objective.done) == 5
 
 
 # --- what is refused

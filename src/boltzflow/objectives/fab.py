@@ -62,14 +62,14 @@ class Kept(NamedTuple):
         buffer: points with their weights.
         chosen: places in it of what the steps until the next pass learn from, B for each.
         step_sizes: of the moves at each temperature.
-        count: steps of the stage that were done.
+        done: steps of the stage that were done.
         seen: figures.
     """
 
     buffer: Buffer
     chosen: Int[Array, " k"]
     step_sizes: Float[Array, " T"]
-    count: Int[Array, ""]
+    done: Int[Array, ""]
     seen: Seen
 
 
@@ -109,13 +109,13 @@ class FAB(config.FAB, AbstractObjective):
             Seen(*(jnp.zeros((), dtype) for _ in Seen._fields)),
         )
 
-    def propose(self, state: Kept, network: CouplingStack, frames: Any, *, step: Any, key: PRNGKeyArray) -> Proposal:
+    def propose(self, state: Kept, network: CouplingStack, frames: Any, *, step: Any, key: PRNGKeyArray | None) -> Proposal:
         """Makes a pass and draws from the buffer when it is time, and gives each step its part of the draw."""
         size, space = self.setting.batch_size, self._space(network)
-        key_pass, key_draw = jax.random.split(key)
-        place = state.count % self.updates
+        key_pass, key_draw = jax.random.split(cast(Any, key))
+        place = state.done % self.updates
         # One loop for the first fill and for later passes: the program of a pass takes long to compile.
-        passes = jnp.where(place > 0, 0, jnp.where(state.count == 0, self.least, 1))
+        passes = jnp.where(place > 0, 0, jnp.where(state.done == 0, self.least, 1))
         state = jax.lax.fori_loop(0, passes, lambda i, kept: self._with_pass(space, kept, key=jax.random.fold_in(key_pass, i)), state)
         state = self._with_draw(state, place == 0, key=key_draw)
 
@@ -128,7 +128,7 @@ class FAB(config.FAB, AbstractObjective):
         clipped = jnp.mean(change > math.log(self.clip_ratio))
         figures = {**state.seen._asdict(), "filled": share, "clipped_ratios": clipped}
         spent = Evaluations(gradients=cast(int, passes * size * (1 + self.temperatures * self.leapfrog)))
-        return Proposal(state._replace(buffer=buffer, count=state.count + 1), Weighted(points, ratio), figures, spent)
+        return Proposal(state._replace(buffer=buffer, done=state.done + 1), Weighted(points, ratio), figures, spent)
 
     def losses(self, network: CouplingStack, batch: Weighted) -> Float[Array, " B"]:
         """Negative joint log density of each point in units of the prior, times its weight, with the weighted penalty."""
