@@ -1,6 +1,6 @@
 """Coverage of the 95 % intervals by simulation.
 
-Run as: python -P tools/coverage.py [--repetitions 500] [--only reverse_ess log_z ...]
+Run as: python tools/interval_coverage.py [--repetitions 500] [--only reverse_ess log_z ...]
 
 Each line: how often the interval (or the one-sided claim) holds the truth, the share of answers that are one-sided, the share without any
 claim, and the median width of those that are two-sided. `docs/intervals.md` explains how the intervals are made.
