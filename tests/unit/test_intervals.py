@@ -12,7 +12,7 @@ from boltzflow.analysis.distances import Distance
 from boltzflow.cli import output
 from boltzflow.report import page
 
-_spec = importlib.util.spec_from_file_location("coverage_tool", Path(__file__).parents[2] / "tools" / "coverage.py")
+_spec = importlib.util.spec_from_file_location("coverage_tool", Path(__file__).parents[2] / "tools" / "interval_coverage.py")
 assert _spec is not None
 assert _spec.loader is not None
 tool = importlib.util.module_from_spec(_spec)

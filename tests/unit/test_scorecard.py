@@ -29,7 +29,7 @@ from boltzflow.sampling.samples import Samples
 from boltzflow.targets.base import Target
 from checking import unchecked
 
-_spec = importlib.util.spec_from_file_location("coverage_tool", Path(__file__).parents[2] / "tools" / "coverage.py")
+_spec = importlib.util.spec_from_file_location("coverage_tool", Path(__file__).parents[2] / "tools" / "interval_coverage.py")
 assert _spec is not None
 assert _spec.loader is not None
 tool = importlib.util.module_from_spec(_spec)
