@@ -100,16 +100,6 @@ class TestTemperatures:
         assert np.isfinite(log_weight[3::7]).all()
         assert 1.0 < rungs.next_temperature(u, log_q, 2.0, share=0.5, least=10).temperature < 2.0
 
-    def test_systematic_resampling(self):
-        log_weight = np.log(np.array([1.0, 2.0, 0.0, 4.5, 0.5]) / 8.0, where=np.array([1, 1, 0, 1, 1], bool), out=np.full(5, -np.inf))
-        for seed in range(20):
-            chosen = rungs.systematic(log_weight, 80, np.random.default_rng(seed))
-            counts = np.bincount(chosen, minlength=5)
-            assert np.all(np.abs(counts - np.array([10, 20, 0, 45, 5])) <= 1)
-            assert counts[2] == 0
-        # In random order: any part stands for the whole.
-        assert np.any(np.diff(chosen) < 0)
-
 
 def springs(x):
     return jnp.sum((x - jnp.mean(x, axis=0, keepdims=True)) ** 2)

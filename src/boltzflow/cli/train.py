@@ -23,7 +23,7 @@ def run(
     seed: Annotated[arguments.MaybeInt, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: the preset's)")] = None,
     force_field: arguments.ForceField = arguments.Words(),  # noqa: B008 (a tuple)
     temperature: arguments.Temperature = None,
-    energies_only: bool = False,
+    energies_only: arguments.Flag = False,
     plugin: arguments.Plugin = arguments.Words(),  # noqa: B008 (a tuple)
 ) -> None:
     """Train a flow from a preset.

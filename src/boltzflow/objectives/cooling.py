@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from boltzflow import config
 from boltzflow.analysis.internal_coordinates import backbones, torsions
+from boltzflow.analysis.weights import resample_indices
 from boltzflow.chemistry.amides import amide_torsions
 from boltzflow.counting import Evaluations
 from boltzflow.datasets import has_gradient
@@ -188,7 +189,7 @@ class Cooling(config.Cooling, AbstractObjective):
         if choice.before * self.frames < least:
             positions, distinct = self._kept(state, choice, report), 1.0
         else:
-            chosen = rungs.systematic(log_weight, self.frames, rng)
+            chosen = resample_indices(log_weight, self.frames, seed=int(rng.integers(2**31)))
             positions, distinct = np.asarray(samples.positions)[chosen], len(np.unique(chosen)) / self.frames
         moved = self._moved(flow, positions, choice.temperature, state, rng)
         spent = (Evaluations.of_meta(samples.meta) or Evaluations()) + moved.evaluations

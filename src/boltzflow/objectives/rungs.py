@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from boltzflow.chemistry.amides import amide_torsions
 from boltzflow.flows.images import volumes
@@ -102,15 +102,6 @@ def next_temperature(
             low, high = (middle, high) if within(1.0 / middle) else (low, middle)
     chosen = 1.0 / low
     return Choice(chosen, before, effective_share(log_weights(u, log_q, chosen)))
-
-
-def systematic(log_weight: Float[np.ndarray, " n"], n: int, rng: np.random.Generator) -> Int[np.ndarray, " m"]:
-    """N indices drawn by the weights, by systematic resampling (Kitagawa, 1996), in random order."""
-    weight = np.exp(log_weight - log_weight.max())
-    total = np.cumsum(weight)
-    places = (np.arange(n) + rng.random()) / n * total[-1]
-    chosen = np.minimum(np.searchsorted(total, places, side="right"), np.flatnonzero(weight)[-1])
-    return rng.permutation(chosen)
 
 
 def permitted(target: Target, *, trans: bool) -> Callable[[Float[Array, "N D"]], Bool[Array, ""]] | None:

@@ -19,6 +19,7 @@ from boltzflow.objectives.making import made
 from boltzflow.runtime import available_cores
 from boltzflow.targets import Target
 from boltzflow.training.batches import prefetch
+from boltzflow.training.outcome import averaged
 from boltzflow.training.parameters import with_parameters
 from boltzflow.training.state import (
     StepFunction,
@@ -104,7 +105,7 @@ class Part:
         advance = make_step(network, self.objective, self.stage, mesh)
         frames = frames if self.objective.needs.frames else frames[:0]
         if self.objective.interval:
-            yield from self._with_frames_of_its_own(advance, state, network, frames, mesh, report)
+            yield from self._with_frames_of_its_own(advance, state, frames, mesh, report)
             return
         if self.objective.on_host:
             yield from self._from_host(advance, state, frames, self.end, mesh)
@@ -127,7 +128,6 @@ class Part:
         self,
         advance: StepFunction,
         state: TrainState,
-        network: eqx.Module,
         frames: Float[np.ndarray, "n N D"],
         mesh: jax.sharding.Mesh,
         report: Callable[[str], None],
@@ -137,9 +137,7 @@ class Part:
         while (step := int(state.step)) < self.end:
             done, renewal = step - self.begin, Renewal(())
             if done % interval == 0:
-                average = jax.device_put(np.asarray(state.average))
-                flow = objective.setting.flow.with_network(with_parameters(network, average))
-                kept = jax.tree.map(np.asarray, state.objective)
+                kept, flow = jax.tree.map(np.asarray, state.objective), averaged(objective.setting.flow, state)
                 renewal = objective.renew(kept, flow, frames, step=step, report=report)
                 state = state._replace(objective=place(renewal.state, mesh))
             own = objective.frames_in(jax.tree.map(np.asarray, state.objective))
