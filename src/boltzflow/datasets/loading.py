@@ -171,6 +171,11 @@ def checked(dataset: Dataset, target: Target, *, allow_virial_mismatch: bool = F
     return dataclasses.replace(dataset, provenance={**dataset.provenance, **noted}, energies=energies)
 
 
+def checked_before(path: str | os.PathLike[str], target: Target) -> bool:
+    """Whether a file knows the outcome of the virial check of its frames for this target, so that `load` computes no energies."""
+    return holds(path) and _remembered(read(path), target, allow_virial_mismatch=True)
+
+
 def _remembered(dataset: Dataset, target: Target, allow_virial_mismatch: bool) -> bool:
     """Whether the outcome of the check of these very frames for this very target is known, and good enough."""
     how, _, frames = str(dataset.provenance.get(MEMORY, "")).partition(" ")

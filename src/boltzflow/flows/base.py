@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from boltzflow.errors import ConfigError
+
 
 class FlowSolution(NamedTuple):
     """A configuration carried through the flow, one way or the other.
@@ -78,6 +80,14 @@ class AbstractFlow(eqx.Module):
     def noisy_draws(self) -> int:
         """How many draws `log_prob` averages over, each of them right in the mean; 0 where it takes none, the density being exact."""
         return 0
+
+    def with_draws(self, count: int) -> Self:
+        """The same flow, its `log_prob` averaging over another number of draws.
+
+        Raises:
+            ConfigError: if it takes none.
+        """
+        raise ConfigError("draws are of the copies of an augmented flow, and this flow has none: its log q is no average; leave them out.")
 
     def finer(self) -> Self | None:
         """The same flow, its log densities computed more finely, by which their error can be measured; None where they have none."""
