@@ -14,11 +14,11 @@ import pytest
 
 from boltzflow import cli, targets
 from boltzflow.cli import log_prob as verb
-from boltzflow.config import ECNF, EGNN, GaussLegendre, RunConfig
+from boltzflow.config import EACF, ECNF, EGNN, GaussLegendre, NoProjection, RunConfig
 from boltzflow.datasets import Dataset
 from boltzflow.errors import ConfigError, DataError, RunError
-from boltzflow.evaluation import Model, load_model
-from boltzflow.evaluation.densities import ENDINGS
+from boltzflow.evaluation import Model
+from boltzflow.evaluation.densities import ENDINGS, densities
 from boltzflow.flows.build import build_flow
 
 STIFFNESS, N, DIMENSION = 4.0, 4, 2
@@ -44,12 +44,12 @@ def gaussian(target: targets.Target, scale: float) -> Model:
 
 @pytest.fixture(scope="module")
 def frames(target: targets.Target) -> Dataset:
-    x = np.random.default_rng(0).normal(size=(4_000, N, DIMENSION)) / math.sqrt(STIFFNESS)
+    x = np.random.default_rng(0).normal(size=(3_000, N, DIMENSION)) / math.sqrt(STIFFNESS)
     return Dataset((x - x.mean(axis=1, keepdims=True)).astype(np.float32), target.fingerprint, target.units)
 
 
 def test_a_flow_that_is_the_target(target, frames):
-    found = gaussian(target, 1.0 / math.sqrt(STIFFNESS)).densities(frames, n=2_000, seed=1)
+    found = gaussian(target, 1.0 / math.sqrt(STIFFNESS)).densities(frames, n=200, checked=0, seed=1)
     np.testing.assert_allclose(found.log_weight, LOG_Z, atol=2e-5)
     np.testing.assert_allclose(found.u, 0.5 * STIFFNESS * np.sum(np.float64(frames.positions) ** 2, axis=(1, 2)), rtol=1e-5)
     np.testing.assert_allclose(found.log_q, -found.u - LOG_Z, atol=2e-5)
@@ -60,27 +60,27 @@ def test_a_flow_that_is_the_target(target, frames):
     assert figures["eubo"]["value"] == pytest.approx(LOG_Z, abs=1e-4)
     # The samples are of the density of the frames.
     assert figures["e_w2"]["raw"]["low"] == 0.0
-    assert figures["e_w2"]["raw"]["value"] < 0.25
+    assert figures["e_w2"]["raw"]["value"] < 0.5
     assert figures["energies"] == {
         "frames": {"energies": 0, "gradients": 0, "total": 0},
-        "sampling": {"energies": 2_000, "gradients": 0, "total": 2_000},
+        "sampling": {"energies": 200, "gradients": 0, "total": 200},
     }
 
 
 def test_a_flow_that_is_too_wide(target, frames):
     # KL(p||q) of normal densities: d/2 (r² - 1 - ln r²) with r the ratio of the widths.
     ratio = 1.0 / 1.3
-    found = gaussian(target, 1.3 / math.sqrt(STIFFNESS)).densities(frames)
+    found = gaussian(target, 1.3 / math.sqrt(STIFFNESS)).densities(frames, checked=0)
     divergence = 0.5 * DEGREES * (ratio**2 - 1.0 - math.log(ratio**2))
     gap = found.figures["nll_minus_entropy"]
     assert gap["low"] < divergence < gap["high"]
-    expected = -DEGREES * math.log(1.3 / math.sqrt(STIFFNESS) * math.sqrt(2 * math.pi)) - 0.5 * np.sum(
-        np.float64(frames.positions) ** 2, axis=(1, 2)
-    ) * STIFFNESS / 1.3**2
+    expected = (
+        -DEGREES * math.log(1.3 / math.sqrt(STIFFNESS) * math.sqrt(2 * math.pi))
+        - 0.5 * np.sum(np.float64(frames.positions) ** 2, axis=(1, 2)) * STIFFNESS / 1.3**2
+    )
     np.testing.assert_allclose(found.log_q, expected, atol=1e-4)
-    # Forward ESS of these: 1 / (E_p[w] E_p[1/w]) in closed form.
-    b = 1.0 - ratio**2
-    forward = (ratio**2 * 1.0) ** (-0.5 * DEGREES) / ((1.0 + b) ** (-0.5 * DEGREES) * (1.0 - b) ** (-0.5 * DEGREES)) * ratio**DEGREES
+    # 1 / (E_p[w] E_p[1/w]) of weights that are exponentials of squares.
+    forward = (1.0 - (1.0 - ratio**2) ** 2) ** (0.5 * DEGREES)
     ess = found.figures["ess_forward"]
     assert ess["low"] < forward < ess["high"]
     assert found.figures["n"] == 0
@@ -88,53 +88,59 @@ def test_a_flow_that_is_too_wide(target, frames):
 
 
 def test_chunks_and_parts_change_nothing(target, frames):
-    model = gaussian(target, 0.6)
-    few = frames[:37]
-    whole = model.densities(few)
-    np.testing.assert_array_equal(model.densities(few, chunk=5).log_q, whole.log_q)
+    model = gaussian(target, 0.5)
+    few = frames[:9]
+    whole = densities(model, few, checked=0)
+    np.testing.assert_array_equal(densities(model, few, chunk=4, checked=0).log_q, whole.log_q)
     np.testing.assert_allclose(model.log_prob(few.positions), whole.log_q, atol=1e-6)
 
 
-def test_the_error_of_a_coarse_solver_is_that_of_each_frame():
-    model = load_model("dw4")
-    square = 1.5 * np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
-    noise = 0.1 * np.random.default_rng(0).normal(size=(8, 4, 2))
-    frames = Dataset((square + noise - noise.mean(axis=1, keepdims=True)).astype(np.float32), model.target.fingerprint, "reduced")
-    coarse = dataclasses.replace(model, flow=dataclasses.replace(model.flow, solver=GaussLegendre(3)))
-    found, exact = coarse.densities(frames, checked=8), model.densities(frames, checked=0)
-    np.testing.assert_allclose(found.log_q - found.log_q_error, exact.log_q, atol=0.3 * np.abs(found.log_q_error).max())
+def test_the_error_of_a_coarse_solver_is_that_of_each_frame(target, frames):
+    model = gaussian(target, 0.5)
+    rng = np.random.default_rng(0)
+    moving = jax.tree.map(lambda a: a + rng.standard_normal(a.shape).astype(a.dtype) if eqx.is_inexact_array(a) else a, model.flow.network)
+    flow = dataclasses.replace(model.flow.with_network(moving), solver=GaussLegendre(2))
+    finer = flow.finer()
+    assert finer is not None
+    coarse, exact = (dataclasses.replace(model, flow=part) for part in (flow, finer))
+    found = densities(coarse, frames[:9], checked=9)
+    np.testing.assert_allclose(found.log_q - found.log_q_error, densities(exact, frames[:9], checked=0).log_q, atol=1e-5)
     assert found.figures["solver_error"]["value"] == pytest.approx(math.sqrt(np.mean(found.log_q_error**2)))
-    assert np.isnan(exact.log_q_error).all()
-    assert exact.figures["solver_error"] is None
+    assert found.figures["solver_error"]["value"] > 1e-4
 
 
-def test_draws_of_the_copies_have_their_error():
-    model = load_model("dw4-eacf")
-    square = 1.5 * np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
-    noise = 0.2 * np.random.default_rng(0).normal(size=(16, 4, 2))
-    frames = Dataset((square + noise - noise.mean(axis=1, keepdims=True)).astype(np.float32), model.target.fingerprint, "reduced")
-    few, many = model.densities(frames, draws=40), model.densities(frames, draws=2_000, seed=1)
-    assert few.figures["marginal_draws"] == 40
-    assert (few.log_q_error > 3.0 * many.log_q_error).mean() > 0.8
+@pytest.fixture(scope="module")
+def copies(target: targets.Target) -> Model:
+    """A small augmented flow, off its first weights."""
+    options = EACF(NoProjection(), blocks=1)
+    flow, rng = build_flow(options, target, 0.6, key=jax.random.key(0)), np.random.default_rng(1)
+    moved = jax.tree.map(lambda a: a + 0.004 * rng.standard_normal(a.shape).astype(a.dtype) if eqx.is_inexact_array(a) else a, flow.network)
+    return Model("copies", flow.with_network(moved), RunConfig("springs", flow=options), target, {})
+
+
+def test_draws_of_the_copies_have_their_error(copies, frames):
+    few, many = densities(copies, frames[:16], draws=8), densities(copies, frames[:16], draws=256, seed=1)
+    assert few.figures["marginal_draws"] == 8
+    assert 0.05 < few.figures["ess_of_draws"]["value"] < 0.999
+    assert np.median(few.log_q_error / many.log_q_error) == pytest.approx(math.sqrt(32.0), rel=0.5)
     z = (few.log_q - many.log_q) / np.hypot(few.log_q_error, many.log_q_error)
-    assert np.mean(np.abs(z) < 2.0) >= 0.75
-    assert np.abs(z).max() < 6.0
-    np.testing.assert_allclose(model.log_prob(frames.positions, draws=40), few.log_q, atol=1e-5)
+    assert np.mean(np.abs(z) < 2.0) >= 0.7
+    assert np.abs(z).max() < 10.0
 
 
 def test_a_frame_without_energy_costs_itself(target, frames):
-    few = dataclasses.replace(frames[:50], energies=np.concatenate([[np.inf], np.ones(49)]))
-    found = gaussian(target, 0.5).densities(few)
+    few = dataclasses.replace(frames[:9], energies=np.concatenate([[np.inf], np.ones(8)]))
+    found = densities(gaussian(target, 0.5), few, checked=0)
     assert found.log_weight[0] == -np.inf
     assert np.isfinite(found.log_weight[1:]).all()
     assert found.figures["failed_frames"] == 1
-    assert found.figures["nll"]["n"] == 50
-    assert found.figures["eubo"]["n"] == 49
+    assert found.figures["nll"]["n"] == 9
+    assert found.figures["eubo"]["n"] == 8
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_files_keep_the_columns(ending, target, frames, tmp_path):
-    found = gaussian(target, 0.5).densities(frames[:9])
+    found = densities(gaussian(target, 0.5), frames[:9], checked=0)
     path = tmp_path / "new" / f"columns{ending}"
     found.save(path)
     if ending == ".csv":
@@ -160,21 +166,21 @@ def test_files_keep_the_columns(ending, target, frames, tmp_path):
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_what_does_not_apply_is_refused(target, frames, tmp_path):
-    model, copies = gaussian(target, 0.5), load_model("dw4-eacf")
+def test_what_does_not_apply_is_refused(target, copies, frames, tmp_path):
+    model = gaussian(target, 0.5)
     with pytest.raises(ConfigError, match="this flow has none"):
-        model.densities(frames[:4], draws=10)
+        densities(model, frames[:4], draws=10)
     with pytest.raises(ConfigError, match="this flow has none"):
         model.log_prob(frames[:4].positions, draws=10)
-    own = Dataset(frames[:4].positions, copies.target.fingerprint, "reduced")
+    own = frames[:4]
     with pytest.raises(ConfigError, match="leave `checked` out"):
-        copies.densities(own, checked=5)
+        densities(copies, own, checked=5)
     with pytest.raises(DataError, match="draws must be at least 1, got 0"):
-        copies.densities(own, draws=0)
-    with pytest.raises(DataError, match="the data set holds frames of double_well"):
-        model.densities(own)
+        densities(copies, own, draws=0)
+    with pytest.raises(DataError, match="the data set holds frames of others"):
+        model.densities(dataclasses.replace(own, fingerprint="others"))
     with pytest.raises(ConfigError, match=r"must end in \.h5 or"):
-        model.densities(frames[:4]).save(tmp_path / "columns.txt")
+        densities(model, frames[:9], checked=0).save(tmp_path / "columns.txt")
 
 
 def test_the_verb_knows_the_endings():
@@ -186,11 +192,11 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     square = 1.75 * np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
     noise = 0.25 * np.random.default_rng(1).normal(size=(40, 4, 2))
     np.savez("mine.npz", positions=square + noise)
-    words = ["log-prob", "dw4", "mine.npz", "--allow-virial-mismatch"]
-    assert cli.main([*words, "-o", "columns.csv", "-n", "64"]) == 0
+    words = ["log-prob", "dw4", "mine.npz", "--allow-virial-mismatch", "--checked", "0"]
+    assert cli.main([*words, "-o", "columns.csv"]) == 0
     out = capsys.readouterr()
     assert "NLL" in out.out
-    assert "E-W2" in out.out
+    assert "Virial check" in out.err
     assert out.out.splitlines()[-1] == "columns.csv"
     assert len((tmp_path / "columns.csv").read_text().splitlines()) == 41
     assert cli.main([*words, "--json"]) == 0

@@ -21,6 +21,9 @@ def run(
     n: Annotated[arguments.MaybeInt, tyro.conf.arg(aliases=["-n"], metavar="N", help_behavior_hint="(default: none)")] = None,
     topology: Annotated[arguments.MaybeText, tyro.conf.arg(metavar="FILE", help_behavior_hint="(of a trajectory)")] = None,
     selection: Annotated[arguments.MaybeText, tyro.conf.arg(metavar="TEXT", help_behavior_hint="(of a trajectory)")] = None,
+    log_weight: Annotated[
+        arguments.MaybeText, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: what FRAMES hold, else all alike)")
+    ] = None,
     draws: Annotated[arguments.MaybeInt, tyro.conf.arg(metavar="INT", help_behavior_hint="(of an augmented flow)")] = None,
     checked: Annotated[arguments.MaybeInt, tyro.conf.arg(metavar="INT", help_behavior_hint="(of a continuous flow; default: 32)")] = None,
     seed: int = 0,
@@ -42,6 +45,7 @@ def run(
         n: Samples to draw and to compare the frames with.
         topology: File that tells the atoms of a trajectory which does not itself.
         selection: The target's atoms among those of a trajectory, such as "protein".
+        log_weight: Log-weights of frames that do not count alike, as of metadynamics (.npy, or one number a line).
         draws: Draws of the copies that log q is averaged over; the model's own number unless given.
         checked: Frames whose log q is computed again with a finer solver, for its error.
         seed: Seed of draws, samples and bootstrap; log q of a frame depends on it and on the frame's place alone.
@@ -72,11 +76,11 @@ def run(
     loaded = load_model(model)
     if n is not None:
         arguments.room(n, loaded.target.n_particles * loaded.target.dimension)
-    atoms = {"topology": topology, "selection": selection}
-    data = datasets.load(frames, loaded.target, **atoms, allow_virial_mismatch=allow_virial_mismatch)
+    reading = {"topology": topology, "selection": selection, "log_weight": log_weight}
+    data = datasets.load(frames, loaded.target, **reading, allow_virial_mismatch=allow_virial_mismatch)
     with progress.shown() as bar:
         found = densities(loaded, data, n=n or 0, draws=draws, checked=checked, chunk=chunk, seed=seed, progress=bar)
-    check = _check(data.n, loaded.target, known=datasets.checked_before(frames, loaded.target))
+    check = _check(data.n, loaded.target, known=log_weight is None and datasets.checked_before(frames, loaded.target))
     spent = {"check": check, **found.figures["energies"]}
     figures = {**found.figures, "energies": spent, "virial_check": data.provenance.get("virial_check")}
     if path is not None:

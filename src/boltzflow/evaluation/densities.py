@@ -49,9 +49,9 @@ class Densities:
 
     Attributes:
         log_q: (n,) log density in nats on the zero-CoM subspace, as `Model.log_prob` gives it; NaN where the solver failed.
-        log_q_error: (n,) what is known of its error, in nats. Of an augmented flow, whose log q is the logarithm of a mean over draws of the
-            copies, its standard error by their scatter; of a continuous flow the difference from a finer solver, NaN where it was not looked
-            at.
+        log_q_error: (n,) what is known of its error, in nats. Of an augmented flow, whose log q is the logarithm of a mean over draws of
+            the copies, its standard error by their scatter; of a continuous flow the difference from a finer solver, NaN where it was not
+            looked at.
         u: (n,) reduced energies U/kT; NaN where there is none.
         log_weight: (n,) -u - log q; -inf where one of both is not finite, NaN where the target has no energy.
         figures: the keys of `boltzflow log-prob --json`; see `densities`.
@@ -135,9 +135,9 @@ def densities(
         progress: told how many are done; None: a bar where somebody looks on (`progress.chosen`).
 
     Returns:
-        The columns, and the figures that `evaluate` has of frames: NLL, EUBO, forward ESS, the solver's error, of an augmented flow what its
-        draws cost; with n those of the samples, reverse ESS, log Z and the scorecard against these frames. "energies" counts evaluations
-        for frames and samples, those of the check that frames pass when they are read not among them.
+        The columns, and the figures that `evaluate` has of frames: NLL, EUBO, forward ESS, the solver's error, of an augmented flow what
+        its draws cost; with n those of the samples, reverse ESS, log Z and the scorecard against these frames. "energies" counts those
+        for frames and samples, without the check that frames pass when they are read.
 
     Raises:
         DataError: if the frames belong to another target, there are none, or a number is not positive.
@@ -201,6 +201,7 @@ def _figures(model: Model, frames: Dataset, seen: Judged, n: int, progress: Prog
         "target": model.config.target,
         "model": model.name,
         "frames": frames.n,
+        "frames_worth": frames.n_effective,
         "seed": seed,
         **likelihood_figures(seen, target, seed=seed),
         **forward_figures(seen, target, seed=seed),
@@ -213,11 +214,10 @@ def _figures(model: Model, frames: Dataset, seen: Judged, n: int, progress: Prog
         samples = generate(flow, target, n, seed=seeds.after(seed), progress=progress, model=model.name)
         drawn = Evaluations.of_meta(samples.meta)
         found["energies"]["sampling"] = None if drawn is None else drawn.as_dict()
-        known = dataclasses.replace(frames, positions=seen.positions[~seen.other], energies=seen.u[~seen.other] if target.has_energy else None)
         found |= {
             "ess_reverse": samples.ess(seed=seed).as_dict() if target.has_energy else None,
             "log_z": samples.log_z(seed=seed).as_dict() if target.has_energy else None,
             "failed": samples.n_failed if target.has_energy else samples.n_solver_failed,
-            **scorecard(samples, known, target, seed=seed, progress=progress),
+            **scorecard(samples, seen.as_frames(frames, target), target, seed=seed, progress=progress),
         }
     return {**found, **identity(flow), "versions": versions()}

@@ -112,19 +112,22 @@ def _figures(
     # Frames lie chain by chain: the first n would be those of a few chains.
     worth = frames.n_effective
     frames = frames.spread(n, seed=seed)
+    if frames.log_weight is not None and frames.n_effective is not None:
+        worth = frames.n_effective if worth is None else min(worth, frames.n_effective)
     seen = judged(flow, target, frames, seed=seed, worth=worth, stored=is_expensive(target), progress=progress)
     augmented = _augmented_figures(flow, target, samples, seen, progress, seed=seed) if flow.noisy_draws else {}
     progress.stop()
     likelihoods, forward = likelihood_figures(seen, target, seed=seed), forward_figures(seen, target, seed=seed)
     bennett = None
     # Weights that are more than those of draws of the flow do not belong to it.
-    if target.has_energy and samples.weights_follow and seen.weighed.sum() > 1 and np.isfinite(samples.log_weight).sum() > 1:
-        bennett = bar.between(samples.log_weight, seen.log_w, grouping=seen.grouping, seed=seed).log_z
+    alike = seen.equally_weighted(seed=seed)
+    if target.has_energy and samples.weights_follow and alike.weighed.sum() > 1 and np.isfinite(samples.log_weight).sum() > 1:
+        bennett = bar.between(samples.log_weight, alike.log_w, grouping=alike.grouping, seed=seed).log_z
     ok = samples.status == Status.SOLVED
     known = target.has_energy
     # The tail of the weights tells of independent draws alone.
     verdict = weights.verdict(samples.log_weight) if known and not samples.grouped else None
-    compared = dataclasses.replace(frames, positions=seen.positions[~seen.other], energies=seen.u[~seen.other] if known else None)
+    compared = seen.as_frames(frames, target)
     return {
         "target": model.config.target,
         "model": model.name,
@@ -191,9 +194,7 @@ def _solver_error(flow: AbstractFlow, target: Target, samples: Samples, *, seed:
     gain = log_images(flow, target)
     # Samples of another stereoisomer have not gained what the others have.
     counted = (samples.status == Status.SOLVED) & np.isfinite(samples.log_q) & (np.isfinite(samples.u) | (gain == 0.0))
-    found = solver_differences(
-        flow, samples.positions, samples.log_q, np.flatnonzero(counted), gain=gain, most=CHECKED, seed=seed
-    )
+    found = solver_differences(flow, samples.positions, samples.log_q, np.flatnonzero(counted), gain=gain, most=CHECKED, seed=seed)
     return mean_square_root(found[1], seed=seed)
 
 

@@ -30,6 +30,7 @@ class Judged:
         draws: (n, K) draws of log q, in nats, the mean of whose exponentials is the density; one where it is exact. NaN where the solver
             failed.
         u: (n,) reduced energies; NaN where there is none.
+        log_weight: (n,) log-weights of frames that do not count alike; None where they do.
         worth: the most independent frames they are worth; None if nobody tells.
         spent: evaluations of the energy that it took to know u.
     """
@@ -39,13 +40,39 @@ class Judged:
     other: Bool[np.ndarray, " n"]
     draws: Float[np.ndarray, "n K"]
     u: Float[np.ndarray, " n"]
+    log_weight: Float[np.ndarray, " n"] | None
     worth: float | None
     spent: int
 
     def taken(self, indices: Int[np.ndarray, " m"]) -> "Judged":
         """Some of them, or all in another order."""
         columns = {name: getattr(self, name)[indices] for name in ("positions", "mirrored", "other", "draws", "u")}
-        return dataclasses.replace(self, **columns)
+        weight = None if self.log_weight is None else self.log_weight[indices]
+        return dataclasses.replace(self, **columns, log_weight=weight)
+
+    def as_frames(self, frames: Dataset, target: Target) -> Dataset:
+        """The frames that they are of, as the target counts them: reflected where they must be, and without other stereoisomers."""
+        kept = ~self.other
+        return dataclasses.replace(
+            frames,
+            positions=self.positions[kept],
+            energies=self.u[kept] if target.has_energy else None,
+            log_weight=None if self.log_weight is None else self.log_weight[kept],
+        )
+
+    def equally_weighted(self, *, seed: int) -> "Judged":
+        """As many that count alike, drawn by their weights, in their order; themselves where they do already."""
+        if self.log_weight is None:
+            return self
+        chosen = np.sort(weights.resample_indices(self.log_weight, len(self.u), seed=seed))
+        return dataclasses.replace(self.taken(chosen), log_weight=None)
+
+    def mean(self, values: Float[np.ndarray, " n"], which: Bool[np.ndarray, " n"], *, seed: int) -> Estimate | None:
+        """Mean over some of them, by their weights, with its interval; None where none of them has weight."""
+        log_weight = None if self.log_weight is None else self.log_weight[which]
+        if not which.any() or (log_weight is not None and not np.isfinite(log_weight).any()):
+            return None
+        return mean_over(values[which], log_weight, worth=self.worth, seed=seed)
 
     @functools.cached_property
     def log_q(self) -> Float[np.ndarray, " n"]:
@@ -106,27 +133,24 @@ def judged(
     if again.any():
         u[again] = energies(target, positions, again)[again]
     spent = int(again.sum()) if target.has_energy else 0
-    return Judged(positions, mirrored, other, draws + log_images(flow, target), u, worth, spent)
+    return Judged(positions, mirrored, other, draws + log_images(flow, target), u, frames.log_weight, worth, spent)
 
 
 def likelihood_figures(frames: Judged, target: Target, *, seed: int) -> dict[str, Any]:
     """NLL, its distance from the entropy where log Z is known, and the EUBO; None where a thing does not apply."""
     log_q, u, weighed = frames.log_q, frames.u, frames.weighed
-    mean = functools.partial(_mean, worth=frames.worth, seed=seed)
     above = None
-    if target.exact.log_z is not None and weighed.any():
+    if target.exact.log_z is not None:
         # The divergence KL(p||q). Against NLL - (mean energy + log Z) with the exact mean energy this leaves out the noise that -log q and
         # u have in common, which is nearly all of it.
-        above = mean((-log_q - u - target.exact.log_z)[weighed])
-    return {
-        "nll": mean(-log_q[frames.solved]) if frames.solved.any() else None,
-        "nll_minus_entropy": above,
-        "eubo": mean((-log_q - u)[weighed]) if weighed.any() else None,
-    }
+        above = frames.mean(-log_q - u - target.exact.log_z, weighed, seed=seed)
+    nll, eubo = frames.mean(-log_q, frames.solved, seed=seed), frames.mean(-log_q - u, weighed, seed=seed)
+    return {"nll": _plain(nll), "nll_minus_entropy": _plain(above), "eubo": _plain(eubo)}
 
 
 def forward_figures(frames: Judged, target: Target, *, seed: int) -> dict[str, Any]:
     """Forward effective sample sizes; None where there are no weights."""
+    frames = frames.equally_weighted(seed=seed)
     if not target.has_energy or not frames.weighed.any():
         return {"ess_forward": None, "ess_forward_trimmed": None}
     log_w, grouping = frames.log_w, frames.grouping
@@ -139,12 +163,12 @@ def forward_figures(frames: Judged, target: Target, *, seed: int) -> dict[str, A
 def draw_figures(frames: Judged, *, seed: int) -> dict[str, Any]:
     """What the copies of an augmented flow cost: NLL with one draw of them, and ESS of the draws."""
     draws, usable = frames.draws, frames.solved & np.isfinite(frames.draws).all(axis=1)
-    mean = functools.partial(_mean, worth=frames.worth, seed=seed)
-    inner = np.exp(2 * np.logaddexp.reduce(draws[usable], axis=1) - np.logaddexp.reduce(2 * draws[usable], axis=1)) / draws.shape[1]
+    finite = np.where(usable[:, None], draws, 0.0)
+    inner = np.exp(2 * np.logaddexp.reduce(finite, axis=1) - np.logaddexp.reduce(2 * finite, axis=1)) / draws.shape[1]
     return {
         "marginal_draws": draws.shape[1],
-        "nll_one_draw": mean(-draws[usable, 0]) if usable.any() else None,
-        "ess_of_draws": mean(inner) if usable.any() else None,
+        "nll_one_draw": _plain(frames.mean(-draws[:, 0], usable, seed=seed)),
+        "ess_of_draws": _plain(frames.mean(inner, usable, seed=seed)),
     }
 
 
@@ -198,8 +222,26 @@ def mean_square_root(differences: Float[np.ndarray, " m"], *, seed: int) -> Esti
     return Estimate(*(math.sqrt(max(0.0, end)) for end in (squared.value, squared.low, squared.high)), squared.n)
 
 
-def _mean(values: Float[np.ndarray, " n"], *, worth: float | None, seed: int) -> dict[str, Any]:
-    return metrics.mean(values, seed=seed, correlation=_correlation(values, worth)).as_dict()
+def mean_over(values: Float[np.ndarray, " n"], log_weight: Float[np.ndarray, " n"] | None, *, worth: float | None, seed: int) -> Estimate:
+    """Mean of values of frames in the order of their chains, by their weights if they have any, with its interval.
+
+    Args:
+        values: finite where a frame has weight.
+        log_weight: log-weights, one of which at least is finite; None: frames count alike.
+        worth: the most independent frames they are worth; None if nobody tells.
+        seed: of the bootstrap.
+    """
+    if log_weight is None:
+        return metrics.mean(values, seed=seed, correlation=_correlation(values, worth))
+    weight = weights.normalized(log_weight)
+    used = np.where(weight > 0.0, values, 0.0)
+    # What moves the mean is each frame's share of it.
+    grouping = _correlation(weight * (used - np.sum(weight * used)) * len(used), worth)
+    return weights.expectation(log_weight, used, seed=seed, correlation=grouping)
+
+
+def _plain(estimate: Estimate | None) -> dict[str, Any] | None:
+    return None if estimate is None else estimate.as_dict()
 
 
 def _correlation(values: Float[np.ndarray, " n"], worth: float | None) -> correlation.Correlation | None:

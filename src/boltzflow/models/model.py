@@ -103,9 +103,7 @@ class Model:
         with runtime.precision(self.precision):
             return generate(self.flow, self.target, n, chunk=chunk, **options)
 
-    def log_prob(
-        self, positions: Any, *, draws: int | None = None, seed: int = 0, progress: Wanted = None
-    ) -> Float[np.ndarray, "..."]:
+    def log_prob(self, positions: Any, *, draws: int | None = None, seed: int = 0, progress: Wanted = None) -> Float[np.ndarray, "..."]:
         """Log density of configurations, in nats per unit of length of the target, on the zero-CoM subspace.
 
         The centre of mass is removed first. Where the flow draws both enantiomers alike and the target means one, the density is the
@@ -148,9 +146,7 @@ class Model:
         batch, _, other = right_enantiomer(given.reshape(-1, *shape), flow, self.target)
         # Another number of configurations would be another program to compile; powers of two are few.
         n = len(batch)
-        padded = (
-            np.concatenate([batch, np.repeat(batch[-1:], 2 ** math.ceil(math.log2(n)) - n, axis=0)]) if n < flow.chunk_size else batch
-        )
+        padded = np.concatenate([batch, np.repeat(batch[-1:], 2 ** math.ceil(math.log2(n)) - n, axis=0)]) if n < flow.chunk_size else batch
         with runtime.precision(self.precision):
             solution = log_density(flow, padded, seed=seed, progress=progress)
         status = np.asarray(solution.status)[:n]

@@ -110,6 +110,9 @@ class Samples:
     save: ClassVar[Callable[..., None]]
     load: ClassVar[Callable[..., "Samples"]]
     export: ClassVar[Callable[..., int]]
+    to_mdtraj: ClassVar[Callable[..., Any]]
+    to_ase: ClassVar[Callable[..., list[Any]]]
+    reweighted: ClassVar[Callable[..., "Samples"]]
 
     def __post_init__(self) -> None:
         positions = np.asarray(self.positions)
