@@ -90,11 +90,11 @@ def from_jax(
         bonds=known.bonds,
         elements=known.symbols,
     )
-    trial = target.trial()
+    trial = target.trial(double=False)
     start = _energy_at_start(trial)
-    _check_gradient(target, known)
-    _check_scale(target, known, energy, length_unit)
     trial.check(target.classes, target.reflections)
+    _check_gradient(target, known)
+    _check_scale(target, known, energy)
     unit = 1.0 if energy_unit == "kT" else KJ_PER_MOL[energy_unit] / (BOLTZMANN * known.temperature)
     reference = reference_energy
     if reference is None and abs(start) > _LARGE:
@@ -184,7 +184,7 @@ def _check_gradient(target: Target, known: Described) -> None:
         )
 
 
-def _check_scale(target: Target, known: Described, energy: Callable[[Any], Any], length_unit: str) -> None:
+def _check_scale(target: Target, known: Described, energy: Callable[[Any], Any]) -> None:
     """Refuses an energy that rises by far more or less under small displacements than that of another target of the molecule."""
     same = known.same
     if same is None or not same.has_energy or same.structure is None or same.temperature is None:
@@ -202,7 +202,7 @@ def _check_scale(target: Target, known: Described, energy: Callable[[Any], Any],
         return
     raise TargetError(
         f"the energy of target {target.name!r} rises {ours / theirs:.2g} times as much as that of {same.name!r} when atoms are moved by "
-        f"{_NOISE} nm, so that its unit seems wrong{_hint(energy, known, frames, theirs)}; mend energy_unit or length_unit, or give symbols "
+        f"{_NOISE} nm, so its unit seems wrong{_hint(energy, known, frames, theirs)}; mend energy_unit or length_unit, or give symbols "
         "and positions in place of the target, if the two are that different."
     )
 
