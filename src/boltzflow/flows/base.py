@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from boltzflow.errors import ConfigError
+
 
 class FlowSolution(NamedTuple):
     """A configuration carried through the flow, one way or the other.
@@ -82,6 +84,26 @@ class AbstractFlow(eqx.Module):
     def finer(self) -> Self | None:
         """The same flow, its log densities computed more finely, by which their error can be measured; None where they have none."""
         return None
+
+    @property
+    def tempered(self) -> bool:
+        """Whether its density is known at other temperatures than the target's (`at_temperature`)."""
+        return False
+
+    def at_temperature(self, temperature: float | Float[Array, ""]) -> Self:
+        """The same flow at another temperature.
+
+        Args:
+            temperature: as a multiple of the target's.
+
+        Raises:
+            ConfigError: if it knows one temperature alone, and this is another.
+        """
+        if isinstance(temperature, float) and temperature == 1.0:
+            return self
+        raise ConfigError(
+            "this flow knows the target's temperature alone; train one by cooling with flow.tempered=true, whose network knows every rung."
+        )
 
     @property
     @abc.abstractmethod

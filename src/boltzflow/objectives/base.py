@@ -156,8 +156,8 @@ class AbstractObjective(config.Objective, abc.ABC):
         """
         raise NotImplementedError
 
-    def frames_in(self, state: PyTree) -> Float[np.ndarray, "n N D"]:
-        """The frames that `propose` draws from after a renewal, in what is kept, in units of the prior."""
+    def frames_in(self, state: PyTree) -> Any:
+        """What `propose` is given as frames after a renewal, in what is kept: arrays in units of the prior."""
         raise NotImplementedError
 
     @abc.abstractmethod
