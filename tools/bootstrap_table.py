@@ -2,9 +2,9 @@
 
     python tools/bootstrap_table.py [--barriers 1 3 6 10] [--frames 100] [--steps 3000] [--seed 0]
 
-All frames that the flow is given lie in the inner well. Printed for each barrier: the share of the outer well that is right (by quadrature),
-that of the flow's samples as they are and reweighted, with its interval, and the effective sample size, which tells nothing of what is
-missing.
+All frames that the flow is given lie in the inner well. Printed for each barrier: the share of the outer well that is right (by
+quadrature), that of the flow's samples as they are and reweighted, with its interval, and the effective sample size, which tells nothing of
+what is missing.
 """
 
 import argparse
@@ -83,7 +83,7 @@ def main() -> None:
             )
             samples = run.sample(options.n, seed=options.seed + 1)
         r, density = densities(barrier)
-        found, ess = samples.expectation(outside), samples.ess_reverse().scaled(100.0)
+        found, ess = samples.expectation(outside), samples.ess().scaled(100.0)
         print(
             f"| {barrier:g} | {density[r > TOP].sum():.3f} | {outside(samples.positions).mean():.3f} "
             f"| {found.value:.3f} [{found.low:.3f}, {found.high:.3f}] | {ess.value:.1f} [{ess.low:.1f}, {ess.high:.1f}] |",

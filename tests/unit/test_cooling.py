@@ -250,7 +250,8 @@ class TestRungs:
         objective = bound(OPTIONS, setting(target))
         frames = math.sqrt(1.5) * np.random.default_rng(0).standard_normal((256, 3, 2), np.float32)
         frames -= frames.mean(axis=1, keepdims=True)
-        state = objective.init(key=jax.random.key(0))._replace(frames=frames[None], done=np.int32(3), temperatures=np.full(1, 3.0, np.float32))
+        state = objective.init(key=jax.random.key(0))
+        state = state._replace(frames=frames[None], done=np.int32(3), temperatures=np.full(1, 3.0, np.float32))
         told = []
         found = objective.renew(state, normal(target, 0.05), None, step=60, report=told.append)
         assert found.figures["temperature"] == 3.0
@@ -320,7 +321,8 @@ class TestTempered:
         for temperature, share, value in ((1.0, 0.5, 3.0), (2.0, 0.25, 1.0), (4.0, 0.25, 0.0)):
             own = np.isclose(found, temperature)
             assert abs(own.mean() - share) < 4.0 * math.sqrt(share * (1 - share) / 200)
-            assert all(np.all(np.abs(batch.batch.data).max(axis=(1, 2)) == value) for batch, is_own in zip(seen, own, strict=True) if is_own)
+            chosen = [batch.batch.data for batch, is_own in zip(seen, own, strict=True) if is_own]
+            assert all(np.all(np.abs(data).max(axis=(1, 2)) == value) for data in chosen)
 
     def test_losses_are_those_of_the_field_of_the_temperature(self, target):
         flow = self.tempered(target)

@@ -295,9 +295,8 @@ class TestPathGradients:
         flow = flow.with_network(eqx.tree_at(lambda stack: stack.logs, flow.stack, jnp.asarray([math.log(SCALE / SPREAD), 0.0])))
         coordinates, score = self.points(flow)
         for point in (0, 3, 7):
-            path, likelihood = (
-                self.gradient(flow, name, coordinates[point : point + 1], score[point : point + 1]) for name in ("path-gradient", "likelihood")
-            )
+            own = (coordinates[point : point + 1], score[point : point + 1])
+            path, likelihood = (self.gradient(flow, name, *own) for name in ("path-gradient", "likelihood"))
             np.testing.assert_allclose(path, 0.0, atol=1e-4)
             assert float(jnp.abs(likelihood).max()) > 1.0
 

@@ -135,5 +135,6 @@ def build_flow(options: config.Flow, target: Target, scale: float, *, key: PRNGK
     if isinstance(options, config.ECNF):
         if isinstance(options.network, config.TwoInteraction) and target.dimension == 1:
             raise ConfigError("flow.network=two-interaction describes surroundings by directions, of which a line has none; choose egnn.")
-        return ContinuousFlow(field=build_field(options.network, target.classes, scale, tempered=options.tempered, key=key), solver=options.solver, **size)
+        field = build_field(options.network, target.classes, scale, tempered=options.tempered, key=key)
+        return ContinuousFlow(field=field, solver=options.solver, **size)
     raise ConfigError(f"nobody says how the flow {options.variant} is built.")
