@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import rcParams
 from matplotlib.figure import Figure
 
 GREY, VERMILION, BLUE, GREEN, PALE = "#7a8590", "#d55e00", "#3a8fd0", "#009e73", "#aab4be"
@@ -28,18 +28,17 @@ STYLE: Any = {
     "axes.facecolor": "none",
     "savefig.transparent": True,
 }
+rcParams.update(STYLE)
 
 
 def drawn(width: float, height: float, columns: int = 1, **options: Any) -> tuple[Figure, np.ndarray]:
     """An empty figure of a size in inches, and its axes."""
-    with rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, np.atleast_1d(figure.subplots(1, columns, **options))
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, np.atleast_1d(figure.subplots(1, columns, **options))
 
 
 def saved(figure: Figure, name: str) -> None:
     """Writes a figure beside the scripts as SVG."""
     path = Path(__file__).parent / f"{name}.svg"
-    with rc_context(STYLE):
-        figure.savefig(path, dpi=200, metadata={"Date": None, "Creator": None})
+    figure.savefig(path, dpi=200, bbox_inches="tight", metadata={"Date": None, "Creator": None})
     print(path)

@@ -23,10 +23,10 @@ def main() -> None:
     seed = 2
     # Tangent of every edge (i, j) when one particle moves: only its row and its column are not zero.
     tangent = np.asarray(jax.jvp(edges, (x,), (jnp.zeros((N, 1)).at[seed].set(1.0),))[1])
-    figure, axes = drawn(7.2, 2.7, columns=3)
+    figure, axes = drawn(7.2, 3.0, columns=3, gridspec_kw={"width_ratios": (1, 0.6, 1)})
     asked = np.zeros((N, N), bool)
     asked[seed] = ~np.eye(N, dtype=bool)[seed]
-    titles = ("first sum: edges that see the seed", "in between: all particles", "last sum: edges that are asked for")
+    titles = ("first sum:\nedges that see the seed", "in between:\nall particles", "last sum:\nedges that are asked for")
     for axis, title, filled, color in zip(
         axes, titles, (tangent != 0.0, np.ones((N, 1), bool), asked), (VERMILION, PALE, BLUE), strict=True
     ):
@@ -36,7 +36,7 @@ def main() -> None:
                 axis.add_patch(
                     _cell(j + (N - width) / 2, height - 1 - i, color if filled[i, j] else "none"),
                 )
-        axis.set(xlim=(-0.3, N + 0.3), ylim=(-0.3, N + 0.3), aspect="equal", xticks=[], yticks=[])
+        axis.set(xlim=(-0.6, N + 0.6), ylim=(-0.6, N + 0.6), aspect="equal", xticks=[], yticks=[])
         axis.set_title(title)
         for side in axis.spines.values():
             side.set_visible(False)
