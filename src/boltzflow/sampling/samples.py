@@ -106,10 +106,13 @@ class Samples:
     _weighed: _Weighed | None = dataclasses.field(default=None, repr=False)
     _drawings: Mapping[object, Mapping[str, Any]] | None = dataclasses.field(default=None, repr=False)
 
-    # The formats know the samples, not the samples the formats: `sampling/__init__.py` binds these.
+    # Formats and plots know the samples, not the samples them: `sampling/__init__.py` binds these.
     save: ClassVar[Callable[..., None]]
     load: ClassVar[Callable[..., "Samples"]]
     export: ClassVar[Callable[..., int]]
+    plot_energy: ClassVar[Callable[..., Any]]
+    plot_weights: ClassVar[Callable[..., Any]]
+    plot_ramachandran: ClassVar[Callable[..., Any]]
 
     def __post_init__(self) -> None:
         positions = np.asarray(self.positions)
