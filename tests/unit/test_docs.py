@@ -101,3 +101,32 @@ def test_what_is_not_there_is_told():
         public.found("targets.nothing")
     assert public.found("Samples").file.name == "samples.py"
     assert public.found("targets.lennard_jones").file.name == "lennard_jones.py"
+
+
+def test_every_public_function_names_its_arguments_and_what_it_returns():
+    unsaid, seen = [], 0
+    for path, node in public.functions():
+        arguments = node.args
+        names = [one.arg for one in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs) if one.arg not in ("self", "cls")]
+        explained = set(re.findall(r"^    (\w+): \S", (ast.get_docstring(node) or "").partition("Args:\n")[2], flags=re.MULTILINE))
+        unsaid += [f"{path}: {name}" for name in names if name not in explained]
+        unsaid += [] if node.returns is not None else [f"{path} returns"]
+        seen += len(names)
+    assert seen > 300
+    assert not unsaid
+
+
+def test_options_of_public_classes_are_explained():
+    """Fields of data classes and named tuples stand under `Attributes:`, in the class or in one that it is derived from."""
+    unsaid, seen = [], 0
+    for path in public.shown():
+        node = public.found(path).node
+        if not isinstance(node, ast.ClassDef) or not any("dataclass" in ast.unparse(one) for one in (*node.decorator_list, *node.bases)):
+            continue
+        told = set(re.findall(r"^    (\w+): \S", (ast.get_docstring(node) or "").partition("Attributes:\n")[2], flags=re.MULTILINE))
+        for field in node.body:
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and "ClassVar" not in ast.unparse(field.annotation):
+                seen += 1
+                unsaid += [] if field.target.id in told or field.target.id.startswith("_") else [f"{path}.{field.target.id}"]
+    assert seen > 100
+    assert not unsaid

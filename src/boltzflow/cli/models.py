@@ -29,8 +29,8 @@ def run() -> None:
     devices = [f"{name} on {card['device']}" for name, (card, _) in found.items() if "device" in card]
     licences = sorted({str(card.get("licence", LICENCE)) for card, _ in found.values()})
     output.say(
-        "Reverse ESS: as drawn, with a 95 % interval; for augmented flows (-eacf) `boltzflow average` raises it. Seconds for 1 000 samples: on "
-        f"the machine where the model was measured, {', '.join([*devices, 'the others on CPU cores' if devices else 'CPU cores'])}; "
+        "Reverse ESS: as drawn, with a 95 % interval; for augmented flows (-eacf) `boltzflow average` raises it. Seconds for 1 000 "
+        f"samples: {', '.join([*devices, 'the others on CPU cores' if devices else 'on CPU cores'])}, where the model was measured; "
         f"`boltzflow evaluate MODEL` measures yours. Licence: {', '.join(licences)}."
     )
 
