@@ -54,7 +54,11 @@ class AbstractFlow(eqx.Module):
 
     @abc.abstractmethod
     def with_network(self, network: eqx.Module) -> Self:
-        """The same flow with another network."""
+        """The same flow with another network.
+
+        Args:
+            network: of the same shapes.
+        """
 
     @property
     @abc.abstractmethod
@@ -112,16 +116,30 @@ class AbstractFlow(eqx.Module):
 
     @abc.abstractmethod
     def sample_and_log_prob(self, *, key: PRNGKeyArray) -> FlowSolution:
-        """Draws one configuration with its log density."""
+        """Draws one configuration with its log density.
+
+        Args:
+            key: of the random numbers.
+        """
 
     @abc.abstractmethod
     def log_prob(self, positions: Float[Array, "N D"], *, key: PRNGKeyArray | None = None) -> FlowSolution:
-        """Log density of a configuration in data units, its centre of mass removed first; `positions` of the result is the latent."""
+        """Log density of a configuration in data units, its centre of mass removed first; `positions` of the result is the latent.
+
+        Args:
+            positions: (N, D) in data units.
+            key: of the draws or probes of a density that is estimated; None: always the same ones.
+        """
 
     def log_importance_ratios(self, positions: Float[Array, "N D"], *, count: int, key: PRNGKeyArray) -> Float[Array, " K"]:
         """Draws in nats, in data units, the mean of whose exponentials is the density of a configuration, without bias.
 
         They are all the same where the density is exact.
+
+        Args:
+            positions: (N, D) in data units.
+            count: K, how many.
+            key: of the random numbers.
         """
         return jnp.broadcast_to(self.log_prob(positions, key=key).log_q, (count,))
 

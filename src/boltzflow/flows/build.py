@@ -116,6 +116,12 @@ def _projection(options: config.Projection, dimension: int) -> Projection | None
 def build_flow(options: config.Flow, target: Target, scale: float, *, key: PRNGKeyArray) -> AbstractFlow:
     """The flow that a configuration names, for a target, with fresh parameters.
 
+    Args:
+        options: those of the flow.
+        target: gives the numbers of particles and dimensions, classes and bonds.
+        scale: one unit of the prior in data units.
+        key: for the initial parameters.
+
     Raises:
         ConfigError: if it is not made for the target's number of dimensions, or nobody says how it is built.
     """

@@ -37,4 +37,9 @@ class AbstractSparseVectorField(AbstractVectorField):
 
     @abc.abstractmethod
     def velocity_and_divergence(self, t: Float[Array, ""], positions: Float[Array, "N D"]) -> tuple[Float[Array, "N D"], Float[Array, ""]]:
-        """Velocity and its exact divergence on the zero-CoM subspace."""
+        """Velocity and its exact divergence on the zero-CoM subspace.
+
+        Args:
+            t: time in [0, 1].
+            positions: (N, D) in units of the prior.
+        """

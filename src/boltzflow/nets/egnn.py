@@ -239,6 +239,10 @@ class EGNN(AbstractSparseVectorField):
 
         A tangent e_alpha of particle k reaches only the edges of k in the first layer, and of the last layer only the edges whose
         receiver is k are asked for.
+
+        Args:
+            t: time in [0, 1].
+            positions: (N, D) in units of the prior.
         """
         n, dimension = positions.shape
         others = 1.0 - jnp.eye(n, dtype=positions.dtype)

@@ -274,6 +274,10 @@ class TwoInteraction(AbstractSparseVectorField):
 
         Removing the mean velocity changes nothing: the field is translation invariant, so the sum over k of the derivative of any
         velocity with respect to x_k is zero.
+
+        Args:
+            t: time in [0, 1].
+            positions: (N, D) in units of the prior.
         """
         n, dimension = positions.shape
         time = self.time(jnp.asarray(t, positions.dtype))

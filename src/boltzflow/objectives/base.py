@@ -58,7 +58,12 @@ class Setting:
         return energy_that_counts(self.flow, self.target)
 
     def rng(self, stream: int, step: int) -> np.random.Generator:
-        """Random numbers that depend on the seed and the step alone; objectives have streams of their own."""
+        """Random numbers that depend on the seed and the step alone; objectives have streams of their own.
+
+        Args:
+            stream: number of the stream, one for each objective.
+            step: steps done before in the whole run.
+        """
         return np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, stream, step]))
 
 
@@ -117,6 +122,9 @@ class AbstractObjective(config.Objective, abc.ABC):
     def bound(self, setting: Setting) -> Self:
         """The objective in a setting.
 
+        Args:
+            setting: what it works in.
+
         Raises:
             ConfigError: if what it needs is not there.
         """
@@ -136,7 +144,11 @@ class AbstractObjective(config.Objective, abc.ABC):
             )
 
     def init(self, *, key: PRNGKeyArray) -> PyTree:
-        """What is kept between steps: arrays of fixed shapes, saved with every checkpoint. By default nothing."""
+        """What is kept between steps: arrays of fixed shapes, saved with every checkpoint. By default nothing.
+
+        Args:
+            key: of the random numbers.
+        """
         return ()
 
     @property
@@ -157,7 +169,11 @@ class AbstractObjective(config.Objective, abc.ABC):
         raise NotImplementedError
 
     def frames_in(self, state: PyTree) -> Any:
-        """What `propose` is given as frames after a renewal, in what is kept: arrays in units of the prior."""
+        """What `propose` is given as frames after a renewal, in what is kept: arrays in units of the prior.
+
+        Args:
+            state: what is kept.
+        """
         raise NotImplementedError
 
     @abc.abstractmethod
@@ -175,4 +191,9 @@ class AbstractObjective(config.Objective, abc.ABC):
 
     @abc.abstractmethod
     def losses(self, network: Any, batch: Any, /) -> Float[Array, " B"]:
-        """Loss of each configuration of a batch, whose mean is minimised; one that is not finite is left out and counted."""
+        """Loss of each configuration of a batch, whose mean is minimised; one that is not finite is left out and counted.
+
+        Args:
+            network: what is trained, with its present parameters.
+            batch: that of a `Proposal`, with the leading axis B.
+        """

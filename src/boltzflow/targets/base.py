@@ -144,7 +144,11 @@ class Target:
         return hashlib.sha256(repr((classes, bool(self.reflections), bonds)).encode()).hexdigest()[:8]
 
     def energy(self, positions: Float[Array, "N D"]) -> Float[Array, ""]:
-        """Reduced energy of one configuration; NaN where there is none."""
+        """Reduced energy of one configuration; NaN where there is none.
+
+        Args:
+            positions: (N, D) in the target's units.
+        """
         if self.energy_function is None:
             return jnp.full((), jnp.nan, positions.dtype)
         return self.energy_function(positions)
@@ -187,7 +191,11 @@ class Target:
         return jax.jit(jax.vmap(jax.value_and_grad(self.energy)))
 
     def starting_positions(self, *, key: PRNGKeyArray) -> Float[Array, "N D"]:
-        """A configuration to start a sampler from; a unit Gaussian on the zero-CoM subspace if the target names none."""
+        """A configuration to start a sampler from; a unit Gaussian on the zero-CoM subspace if the target names none.
+
+        Args:
+            key: of the random numbers.
+        """
         if self.start is not None:
             return self.start(key)
         positions = jax.random.normal(key, (self.n_particles, self.dimension))
