@@ -5,6 +5,7 @@ import io
 import math
 import os
 import random
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -196,7 +197,10 @@ def read_file(reader: Callable[[], Any], path: Path, kind: str) -> Any:
     if not path.is_file():
         raise TargetError(f"there is no file {path}; correct the path.")
     try:
-        return reader()
+        with warnings.catch_warnings():
+            # Some of OpenMM's readers leave their files open.
+            warnings.simplefilter("ignore", ResourceWarning)
+            return reader()
     except Exception as error:
         raise TargetError(f"{path} is not a readable {kind} file ({first_line(error)}); check it, or make it again.") from error
 

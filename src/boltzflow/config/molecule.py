@@ -3,10 +3,10 @@
 import dataclasses
 import re
 from collections.abc import Iterator
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from boltzflow.config.options import Options
-from boltzflow.config.ranges import Positive
+from boltzflow.config.ranges import Positive, Range
 
 Caps = Literal["ace-nme", "zwitterion", "neutral", "cyclic"]
 """What is at the ends of a peptide."""
@@ -85,7 +85,7 @@ class Molecule(Options):
     temperature: Positive | None = None
     cutoff: Positive | None = None
     caps: Caps | None = None
-    ph: float | None = None
+    ph: Annotated[float, Range("between 0 and 14", 0, 14)] | None = None
     disulfides: tuple[str, ...] = ()
     coordinates: str | None = None
     parameters: tuple[str, ...] = ()
