@@ -48,7 +48,7 @@ def test_help_of_each_verb(verb, capsys):
 
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_each_option_is_explained_and_the_summary_is_the_docstrings(verb):
-    run = importlib.import_module(f"boltzflow.cli.{verb}").run
+    run = importlib.import_module(f"boltzflow.cli.{verb.replace('-', '_')}").run
     doc = inspect.getdoc(run)
     assert doc is not None
     assert doc.splitlines()[0] == cli.VERBS[verb]

@@ -85,6 +85,14 @@ class AbstractFlow(eqx.Module):
         """How many draws `log_prob` averages over, each of them right in the mean; 0 where it takes none, the density being exact."""
         return 0
 
+    def with_draws(self, count: int) -> Self:
+        """The same flow, its `log_prob` averaging over another number of draws.
+
+        Raises:
+            ConfigError: if it takes none.
+        """
+        raise ConfigError("draws are of the copies of an augmented flow, and this flow has none: its log q is no average; leave them out.")
+
     def finer(self) -> Self | None:
         """The same flow, its log densities computed more finely, by which their error can be measured; None where they have none."""
         return None

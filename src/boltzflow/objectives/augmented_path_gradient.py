@@ -45,6 +45,7 @@ class AugmentedPathGradient(config.AugmentedPathGradient, AbstractObjective):
     """
 
     needs: ClassVar[Needs] = Needs(frames=True, energy=True, gradient=True)
+    weighted: ClassVar[bool] = True
 
     @property
     def _flow(self) -> AugmentedCouplingFlow:
@@ -54,7 +55,7 @@ class AugmentedPathGradient(config.AugmentedPathGradient, AbstractObjective):
         """Draws latent positions, frames and the noise of the copies of both; they depend on the seed and the step alone."""
         rng, flow = self.setting.rng(4, step), self._flow
         size, (n, dimension) = self.setting.batch_size, frames.shape[1:]
-        data = frames[rng.integers(len(frames), size=size)]
+        data = self.setting.drawn(rng, frames)
         prior = drawn_latents(flow, size, rng, data.dtype)
         noise = rng.standard_normal((size, n, 2 * flow.augmented, dimension), dtype=data.dtype.type)
         return Proposal(state, Ends(prior, data, noise), evaluations=evaluations(self.direction, size))

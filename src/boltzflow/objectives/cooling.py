@@ -11,7 +11,7 @@ annealed and constrained transport that is named in `docs/energies.md`.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -109,6 +109,8 @@ class Moved(NamedTuple):
 class Cooling(config.Cooling, AbstractObjective):
     """Learns hot chains, then the flow's own samples, weighted, resampled and moved at ever lower temperatures."""
 
+    weighted: ClassVar[bool] = True
+
     @property
     def needs(self) -> Needs:  # pyright: ignore[reportIncompatibleVariableOverride] (an option decides)
         """Energies, and frames where it starts from them."""
@@ -133,10 +135,11 @@ class Cooling(config.Cooling, AbstractObjective):
                 "gradient), or set moves=0, and frames are weighted and resampled by energies alone."
             )
 
-    @property
+    @functools.cached_property
     def _learning(self) -> AbstractObjective:
-        """`learn`, which is made with this one."""
-        return cast(AbstractObjective, self.learn)
+        """`learn`, which is made with this one; the frames of a rung count alike, whatever those of the run do."""
+        learning = cast(AbstractObjective, self.learn)
+        return learning.bound(dataclasses.replace(self.setting, log_weight=None)) if self.setting.log_weight is not None else learning
 
     @functools.cached_property
     def _walled(self) -> Target:
@@ -212,10 +215,13 @@ class Cooling(config.Cooling, AbstractObjective):
         return Renewal(self._rung(state, positions, self._hottest, state.step, figures), figures, spent)
 
     def _from_frames(self, state: Rung, flow: AbstractFlow, frames: Float[np.ndarray, "m N D"], rng: np.random.Generator) -> Renewal:
-        """Those of the run, each as often as another and moved apart."""
-        chosen = rng.permutation(np.arange(self.frames) % len(frames))
+        """Those of the run, each as often as another, or as its weight says, and moved apart."""
+        if self.setting.log_weight is None:
+            chosen = rng.permutation(np.arange(self.frames) % len(frames))
+        else:
+            chosen = resample_indices(self.setting.log_weight, self.frames, seed=int(rng.integers(2**31)))
         moved = self._moved(flow, frames[chosen] * self.setting.flow.scale, 1.0, state, rng)
-        figures = {"temperature": 1.0, "distinct": min(1.0, len(frames) / self.frames), **self._basins(moved.positions), **moved.figures}
+        figures = {"temperature": 1.0, "distinct": len(np.unique(chosen)) / self.frames, **self._basins(moved.positions), **moved.figures}
         return Renewal(self._rung(state, moved.positions, 1.0, moved.step, figures), figures, moved.evaluations)
 
     def _from_flow(self, state: Rung, flow: AbstractFlow, rng: np.random.Generator, report: Callable[[str], None]) -> Renewal:
