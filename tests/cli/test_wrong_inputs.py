@@ -187,7 +187,7 @@ COMMANDS: list[tuple[str, list[str], str]] = [
     ("batches of nothing", ["train", "dw4", "-o", "new", "--set", "stages.0.batch_size=0"], "stages.0.batch_size must be"),
     ("unknown value", ["train", "dw4", "-o", "new", "--set", "flow.network=egn"], "Did you mean 'egnn'"),
     ("start that is not there", ["train", "dw4", "-o", "new", "--set", "run.start_from=dw5"], "there is no model or run folder 'dw5'"),
-    ("option of a molecule for a preset", ["train", "dw4", "-o", "new", "--temperature", "300"], "are for molecules from files"),
+    ("option of a molecule for a preset", ["train", "dw4", "-o", "new", "--temperature", "300"], "is for molecules from files"),
     # molecules
     ("molecule without force field", ["reference", "nma.pdb", "-o", "new.h5"], "name the force field"),
     ("molecule without temperature", ["reference", "nma.pdb", *AMBER[:2], "-o", "new.h5"], "give the temperature"),

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from boltzflow.config.flows import ECNF, Flow
+from boltzflow.config.molecule import Molecule
 from boltzflow.config.objectives import Objective
 from boltzflow.config.optimisers import Adam, Optimiser
 from boltzflow.config.options import Options
@@ -112,7 +113,8 @@ class RunConfig(Options):
     """Everything that determines a run.
 
     Attributes:
-        target: name of a registered target.
+        target: name of a registered target; that of the molecule where one is made.
+        molecule: a molecule that is made, in place of a registered target.
         plugins: modules, or .py files, that add targets, networks, objectives and more; they are imported first.
         data: the frames.
         flow: the flow.
@@ -123,6 +125,7 @@ class RunConfig(Options):
     """
 
     target: str
+    molecule: Molecule = Molecule()
     data: DataConfig = DataConfig()
     flow: Flow = ECNF()
     stages: tuple[Stage, ...] = (Stage(),)

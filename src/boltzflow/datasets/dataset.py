@@ -171,6 +171,9 @@ class Dataset:
     def save_or_rescue(self, path: str | os.PathLike[str]) -> None:
         """As `save`, for frames that were expensive to make: where there is no room for them they are kept in another place.
 
+        Args:
+            path: the file to write.
+
         Raises:
             DataError: if the file cannot be written; says where the frames are kept.
         """

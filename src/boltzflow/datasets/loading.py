@@ -123,6 +123,12 @@ def frames_in(
 ) -> Dataset:
     """The frames and weights that `load` would give, without the virial check.
 
+    Args:
+        path: a data set, an array or a trajectory.
+        target: the target.
+        topology: file with the atoms of a trajectory that has none; None: the target's.
+        selection: MDTraj's words for the atoms to take; None: all.
+
     Raises:
         DataError: as `load`.
     """
@@ -175,6 +181,10 @@ def of(frames: Any, target: Target, *, log_weight: Any = None, allow_virial_mism
 def right_enantiomers(dataset: Dataset, target: Target) -> Dataset:
     """The data set with mirror images of a molecule of one enantiomer reflected, and with what the target knows of the molecule.
 
+    Args:
+        dataset: the data set.
+        target: its target.
+
     Raises:
         DataError: if that cannot be, see `frames.with_right_enantiomer`, or it has other particles.
     """
@@ -197,6 +207,11 @@ def checked(dataset: Dataset, target: Target, *, allow_virial_mismatch: bool = F
     """The data set as `right_enantiomers` gives it, with the outcome of the virial check in its provenance and the energies of its frames.
 
     Where the frames carry the outcome already it is not computed again.
+
+    Args:
+        dataset: the data set.
+        target: its target.
+        allow_virial_mismatch: warn of a mismatch instead of refusing it.
 
     Raises:
         DataError: as `load`.
@@ -269,7 +284,11 @@ def _checked(frames: _Frames, target: Target, source: str, allow_virial_mismatch
 
 
 def holds(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is a data set of this package's format."""
+    """Whether a file is a data set of this package's format.
+
+    Args:
+        path: the file.
+    """
     try:
         with h5py.File(path, "r") as file:
             return file.attrs.get("format") == FORMAT
@@ -318,6 +337,9 @@ def _read_numpy(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
 
 def read(path: str | os.PathLike[str]) -> Dataset:
     """Reads a data set of this package's format as it is, to look at; `load` checks it against its target.
+
+    Args:
+        path: the file.
 
     Raises:
         DataError: if the file cannot be read or holds something else.

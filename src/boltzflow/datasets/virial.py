@@ -150,7 +150,11 @@ def check_with_energies(
 
 
 def has_gradient(target: Target) -> bool:
-    """Whether the energy of a target can be differentiated: energies outside JAX may come without gradients."""
+    """Whether the energy of a target can be differentiated: energies outside JAX may come without gradients.
+
+    Args:
+        target: the target.
+    """
     if not target.has_energy:
         return False
     evaluator = getattr(target.energy_function, "evaluator", None)

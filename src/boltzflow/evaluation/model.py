@@ -106,7 +106,12 @@ class Model(models.Model):
 
 
 def load_model(name: str | os.PathLike[str], *, target: Target | None = None) -> Model:
-    """Loads a model as `models.load_model` does, with its arguments and errors, in the precision it was trained in."""
+    """Loads a model as `models.load_model` does, with its arguments and errors, in the precision it was trained in.
+
+    Args:
+        name: of a shipped model, or the folder of a run, or a .safetensors file.
+        target: a target that no registry knows; None: the model's own by name.
+    """
     with runtime.precision(precision_of(name)):
         loaded = models.load_model(name, target=target)
     return Model(**{field.name: getattr(loaded, field.name) for field in dataclasses.fields(loaded)})

@@ -53,6 +53,22 @@ class Model:
         """That of its parameters."""
         return "double" if any(leaf.dtype == np.float64 for leaf in jax.tree.leaves(self._parameters)) else "single"
 
+    def at_temperature(self, temperature: float) -> "Model":
+        """The same model at another temperature, its target too; for flows that were trained with flow.tempered.
+
+        Densities and weights are those of the other temperature, and as exact; how far the flow reaches, the effective sample size tells.
+
+        Args:
+            temperature: in kelvin; for a target in reduced units as a multiple of its temperature.
+
+        Raises:
+            ConfigError: if the flow knows the target's temperature alone.
+            TargetError: if the temperature is not positive, or the target has no energy.
+        """
+        factor = float(temperature) / (self.target.temperature or 1.0)
+        target = self.target.at_temperature(factor)
+        return dataclasses.replace(self, flow=self.flow.at_temperature(factor), target=target)
+
     def sample(
         self,
         n: int | None = None,

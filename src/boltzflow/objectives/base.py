@@ -76,7 +76,12 @@ class Setting:
         return total / total[-1], int(np.flatnonzero(weight)[-1])
 
     def rng(self, stream: int, step: int) -> np.random.Generator:
-        """Random numbers that depend on the seed and the step alone; objectives have streams of their own."""
+        """Random numbers that depend on the seed and the step alone; objectives have streams of their own.
+
+        Args:
+            stream: number of the stream, one for each objective.
+            step: steps done before in the whole run.
+        """
         return np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, stream, step]))
 
 
@@ -138,6 +143,9 @@ class AbstractObjective(config.Objective, abc.ABC):
     def bound(self, setting: Setting) -> Self:
         """The objective in a setting.
 
+        Args:
+            setting: what it works in.
+
         Raises:
             ConfigError: if what it needs is not there.
         """
@@ -162,7 +170,11 @@ class AbstractObjective(config.Objective, abc.ABC):
             )
 
     def init(self, *, key: PRNGKeyArray) -> PyTree:
-        """What is kept between steps: arrays of fixed shapes, saved with every checkpoint. By default nothing."""
+        """What is kept between steps: arrays of fixed shapes, saved with every checkpoint. By default nothing.
+
+        Args:
+            key: of the random numbers.
+        """
         return ()
 
     @property
@@ -182,8 +194,12 @@ class AbstractObjective(config.Objective, abc.ABC):
         """
         raise NotImplementedError
 
-    def frames_in(self, state: PyTree) -> Float[np.ndarray, "n N D"]:
-        """The frames that `propose` draws from after a renewal, in what is kept, in units of the prior."""
+    def frames_in(self, state: PyTree) -> Any:
+        """What `propose` is given as frames after a renewal, in what is kept: arrays in units of the prior.
+
+        Args:
+            state: what is kept.
+        """
         raise NotImplementedError
 
     @abc.abstractmethod
@@ -201,4 +217,9 @@ class AbstractObjective(config.Objective, abc.ABC):
 
     @abc.abstractmethod
     def losses(self, network: Any, batch: Any, /) -> Float[Array, " B"]:
-        """Loss of each configuration of a batch, whose mean is minimised; one that is not finite is left out and counted."""
+        """Loss of each configuration of a batch, whose mean is minimised; one that is not finite is left out and counted.
+
+        Args:
+            network: what is trained, with its present parameters.
+            batch: that of a `Proposal`, with the leading axis B.
+        """

@@ -18,6 +18,7 @@ from boltzflow.reference.diagnostics import bulk_ess, split_r_hat
 from boltzflow.targets.base import Target
 
 R_HAT_LIMIT = 1.05
+"""R-hat above which chains count as not converged."""
 
 # Effective frames below which R-hat and the rest say little.
 _FEW = 50

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -143,10 +144,39 @@ class Target:
         return hashlib.sha256(repr((classes, bool(self.reflections), bonds)).encode()).hexdigest()[:8]
 
     def energy(self, positions: Float[Array, "N D"]) -> Float[Array, ""]:
-        """Reduced energy of one configuration; NaN where there is none."""
+        """Reduced energy of one configuration; NaN where there is none.
+
+        Args:
+            positions: (N, D) in the target's units.
+        """
         if self.energy_function is None:
             return jnp.full((), jnp.nan, positions.dtype)
         return self.energy_function(positions)
+
+    def at_temperature(self, factor: float) -> "Target":
+        """The same energy at another temperature.
+
+        Args:
+            factor: the temperature as a multiple of this target's.
+
+        Raises:
+            TargetError: if there is no energy, or the temperature is not positive.
+        """
+        if self.energy_function is None:
+            raise TargetError(f"target {self.name!r} has no energy, so that nothing is known of it at another temperature.")
+        if not (math.isfinite(factor) and factor > 0.0):
+            raise TargetError(f"a temperature must be positive and finite, got {factor:g} times that of target {self.name!r}.")
+        if factor == 1.0:
+            return self
+        own = self.energy_function
+        reduced = {} if self.temperature is not None else {"temperature": float(self.parameters.get("temperature", 1.0)) * factor}
+        return dataclasses.replace(
+            self,
+            energy_function=lambda positions: own(positions) / factor,
+            temperature=None if self.temperature is None else self.temperature * factor,
+            parameters={**self.parameters, **reduced},
+            exact=ExactValues(),
+        )
 
     @functools.cached_property
     def energies(self) -> Callable[[Float[Array | np.ndarray, "B N D"]], Float[Array, " B"]]:
@@ -161,7 +191,11 @@ class Target:
         return jax.jit(jax.vmap(jax.value_and_grad(self.energy)))
 
     def starting_positions(self, *, key: PRNGKeyArray) -> Float[Array, "N D"]:
-        """A configuration to start a sampler from; a unit Gaussian on the zero-CoM subspace if the target names none."""
+        """A configuration to start a sampler from; a unit Gaussian on the zero-CoM subspace if the target names none.
+
+        Args:
+            key: of the random numbers.
+        """
         if self.start is not None:
             return self.start(key)
         positions = jax.random.normal(key, (self.n_particles, self.dimension))

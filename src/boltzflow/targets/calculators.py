@@ -124,6 +124,9 @@ def from_calculator(
 def failures(target: Target) -> Failures:
     """How many configurations of a target of `from_calculator`, `from_ase` or `gfn2_xtb` have failed, and how the first did.
 
+    Args:
+        target: the target.
+
     Raises:
         TargetError: if the target's energy is no such calculator.
     """

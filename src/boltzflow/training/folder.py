@@ -1,5 +1,6 @@
 """The run folder: what it holds, and which configurations may go on in it."""
 
+import dataclasses
 import datetime
 import hashlib
 import json
@@ -14,7 +15,8 @@ from boltzflow.config import io as config_io
 from boltzflow.datasets import Dataset
 from boltzflow.errors import RunError
 from boltzflow.models.versions import versions
-from boltzflow.targets import Target
+from boltzflow.targets import Target, molecule_folder
+from boltzflow.targets.sources import from_source
 
 LOCK = ".lock"
 
@@ -39,6 +41,23 @@ def identity(config: RunConfig) -> str:
     plain = {name: value for name, value in plain.items() if value not in ({}, {config.flow.variant: {}})}
     plain["flow"] = {config.flow.variant: plain.get("flow", {}).get(config.flow.variant, {})}
     return "configuration " + hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def target_for(config: RunConfig, folder: Path) -> tuple[RunConfig, Target]:
+    """The target of a configuration: the molecule that the folder keeps, the one that the configuration describes, or a registered one.
+
+    Returns:
+        The configuration with the target's name, and the target.
+
+    Raises:
+        TargetError: if there is none of these, or the molecule cannot be made.
+    """
+    if molecule_folder.holds(folder) or config.molecule.source is None:
+        target = molecule_folder.target_of(config.target, folder)
+    else:
+        target = from_source(config.molecule)
+    made = config.molecule.source is not None
+    return (dataclasses.replace(config, target=target.name) if made else config), target
 
 
 def locked(folder: Path) -> files.Lock:
@@ -140,8 +159,6 @@ def record(folder: Path, config: RunConfig, target: Target) -> None:
     Raises:
         RunError: if the folder cannot be written.
     """
-    from boltzflow.targets import molecule_folder
-
     try:
         config_io.save_config(config, folder / "config.yaml")
         files.replace_json(folder / "versions.json", {**_begun(folder / "versions.json"), **versions()})

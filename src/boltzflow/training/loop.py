@@ -21,10 +21,9 @@ from boltzflow.flows.build import build_flow
 from boltzflow.models.storage import with_parameters_of
 from boltzflow.progress import Progress, Wanted, told
 from boltzflow.targets import Target
-from boltzflow.targets.molecule_folder import target_of
 from boltzflow.training import outcome, stages
 from boltzflow.training.checkpoint import Checkpoints
-from boltzflow.training.folder import identity, locked, open_folder, record
+from boltzflow.training.folder import identity, locked, open_folder, record, target_for
 from boltzflow.training.frames import Frames, frames_of, nothing_to_read, scale_of
 from boltzflow.training.interruption import Interruption, interruptible
 from boltzflow.training.logging import MetricsLog
@@ -73,7 +72,8 @@ def train(
             bar.message("The run is in double precision, to which this process is set (jax_enable_x64).")
             config = dataclasses.replace(config, precision="double")
         with runtime.precision(config.precision):
-            target = target_of(config.target, folder) if target is None else target
+            if target is None:
+                config, target = target_for(config, folder)
             _check(config, target, dataset, resume)
             with locked(folder):
                 return _train(config, folder, resume, bar, target, dataset)

@@ -117,7 +117,7 @@ class Part:
             yield state, metrics, proposal
 
     def _from_host(
-        self, advance: StepFunction, state: TrainState, frames: Float[np.ndarray, "n N D"], stop: int, mesh: jax.sharding.Mesh
+        self, advance: StepFunction, state: TrainState, frames: Any, stop: int, mesh: jax.sharding.Mesh
     ) -> Iterator[tuple[TrainState, StepMetrics, Proposal]]:
         """Steps up to `stop`, their batches made ahead on the host."""
         for proposal in prefetch(lambda step: self.objective.propose((), None, frames, step=step, key=None), int(state.step), stop):
