@@ -88,6 +88,7 @@ def molecule() -> Any:
     pytest.importorskip("openmm")
     target = targets.get("alanine-dipeptide")
     n = 6
+    assert target.structure is not None
     x = target.structure + 0.005 * np.random.default_rng(0).standard_normal((n, target.n_particles, 3))
     x = (x - x.mean(axis=1, keepdims=True)).astype(np.float32)
     u = np.where(np.arange(n) == 2, np.inf, np.arange(n, dtype=float))

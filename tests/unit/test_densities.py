@@ -146,7 +146,7 @@ def test_files_keep_the_columns(ending, target, frames, tmp_path):
     if ending == ".csv":
         with path.open(newline="") as file:
             rows = list(csv.DictReader(file))
-        kept = {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
+        kept = {str(name): np.array([float(row[name]) for row in rows]) for name in rows[0]}
     elif ending == ".npz":
         stored = np.load(path)
         kept = {name: stored[name] for name in stored.files if name != "figures"}
@@ -155,7 +155,6 @@ def test_files_keep_the_columns(ending, target, frames, tmp_path):
         with h5py.File(path) as file:
             kept = {name: np.asarray(file[name]) for name in file}
             assert json.loads(str(file.attrs["figures"]))["frames"] == 9
-    assert list(kept) == sorted(kept) or ending != ".h5"
     assert set(kept) == {"log_q", "log_q_error", "u", "log_weight"}
     for name, column in kept.items():
         np.testing.assert_array_equal(column, getattr(found, name))

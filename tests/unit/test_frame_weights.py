@@ -378,6 +378,7 @@ class TestFiles:
         pytest.importorskip("mdtraj")
         molecule = targets.get("alanine-dipeptide")
         rng = np.random.default_rng(0)
+        assert molecule.structure is not None
         frames = molecule.structure + 0.004 * rng.standard_normal((8, molecule.n_particles, 3))
         log_weight = rng.standard_normal(8)
         texts = molecule_folder.texts(molecule)

@@ -233,6 +233,7 @@ class TestPage:
         spring = 0.5e-4 * 100.0 * np.sum((triangle - triangle.mean(axis=0)) ** 2)
         assert float(target.energy(jnp.asarray(triangle))) == pytest.approx((-3 * 0.0104 + spring) / kt, rel=2e-3)
 
+    @pytest.mark.filterwarnings("ignore:Explicitly requested dtype float64")
     def test_with_jax_md(self):
         pytest.importorskip("jax_md")
         found: dict[str, Any] = {}

@@ -219,7 +219,9 @@ def mean_square_root(differences: Float[np.ndarray, " m"], *, seed: int) -> Esti
     if not len(differences):
         return None
     squared = metrics.mean(differences**2, seed=seed)
-    return Estimate(*(math.sqrt(max(0.0, end)) for end in (squared.value, squared.low, squared.high)), squared.n)
+    # The ends of an interval close to zero may be rounded below it.
+    value, low, high = (math.sqrt(max(0.0, end)) for end in (squared.value, squared.low, squared.high))
+    return Estimate(value, low, high, squared.n)
 
 
 def mean_over(values: Float[np.ndarray, " n"], log_weight: Float[np.ndarray, " n"] | None, *, worth: float | None, seed: int) -> Estimate:
