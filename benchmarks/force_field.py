@@ -1,6 +1,7 @@
 """What energy and gradient of a molecule cost on one core: compiled to JAX against OpenMM's Reference platform.
 
-    python benchmarks/force_field.py [--sequence A] [--force-field ff99] [--batch 1024] [--rounds 9] [--core 0]
+    python benchmarks/force_field.py [--sequence A] [--caps ace-nme] [--force-field ff99] [--cutoff NM] [--batch 1024]
+        [--rounds 9] [--core 0]
 
 The process is bound to one core before anything starts a thread. All rows take turns in one run, so that other work on the machine hits
 them alike; printed are microseconds per configuration, wall time (median, least and most of the rounds) and CPU time of the process.
@@ -24,7 +25,9 @@ _FUNCTIONS = ("log", "exp", "rsqrt")
 def main() -> None:
     """Prints one line per way to compute, and the limit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sequence", default="A", help="one-letter codes between the caps")
+    parser.add_argument("--sequence", default="A", help="one-letter codes")
+    parser.add_argument("--caps", default="ace-nme", help="ends of the peptide")
+    parser.add_argument("--cutoff", type=float, default=None, help="in nm; none if not given")
     parser.add_argument("--force-field", nargs="+", default=["ff99"])
     parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=9)
@@ -44,7 +47,7 @@ def main() -> None:
     from boltzflow.targets import peptide
 
     force_field = arguments.force_field[0] if len(arguments.force_field) == 1 else arguments.force_field
-    target = peptide(arguments.sequence, force_field)
+    target = peptide(arguments.sequence, force_field, caps=arguments.caps, cutoff=arguments.cutoff)
     system = openmm.XmlSerializer.deserialize(target.system)
     field = compile_system(system)
     noise = 0.005 * np.random.default_rng(0).standard_normal((arguments.batch, target.n_particles, 3))

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from boltzflow.config import Hutchinson as Hutchinson
     from boltzflow.config import Independent as Independent
     from boltzflow.config import MaximumLikelihood as MaximumLikelihood
+    from boltzflow.config import Molecule as Molecule
     from boltzflow.config import Muon as Muon
     from boltzflow.config import NoProjection as NoProjection
     from boltzflow.config import Normal as Normal
@@ -114,6 +115,7 @@ __all__ = [
     "Independent",
     "MaximumLikelihood",
     "Model",
+    "Molecule",
     "Muon",
     "NoProjection",
     "Normal",
@@ -192,6 +194,7 @@ _HOMES = {
     "Hutchinson": "config",
     "Independent": "config",
     "MaximumLikelihood": "config",
+    "Molecule": "config",
     "Model": "evaluation",
     "Muon": "config",
     "NoProjection": "config",

@@ -48,7 +48,7 @@ def test_help_of_each_verb(verb, capsys):
 
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_each_option_is_explained_and_the_summary_is_the_docstrings(verb):
-    run = importlib.import_module(f"boltzflow.cli.{verb}").run
+    run = importlib.import_module(f"boltzflow.cli.{verb.replace('-', '_')}").run
     doc = inspect.getdoc(run)
     assert doc is not None
     assert doc.splitlines()[0] == cli.VERBS[verb]
@@ -281,7 +281,7 @@ def test_devices_are_set_up_before_a_molecule_uses_them(monkeypatch):
 
     configured: list = []
     monkeypatch.setattr("boltzflow.runtime.configure", lambda *settings: configured.append(settings))
-    monkeypatch.setattr("boltzflow.cli.molecules.from_words", made)
+    monkeypatch.setattr("boltzflow.cli.molecules.made", made)
     with pytest.raises(Recorded) as caught:
         cli.main(["train", "molecule.pdb", "--set", "run.devices=4", "precision=double"])
     assert caught.value.args == ([("double", 4)],)

@@ -187,7 +187,7 @@ COMMANDS: list[tuple[str, list[str], str]] = [
     ("batches of nothing", ["train", "dw4", "-o", "new", "--set", "stages.0.batch_size=0"], "stages.0.batch_size must be"),
     ("unknown value", ["train", "dw4", "-o", "new", "--set", "flow.network=egn"], "Did you mean 'egnn'"),
     ("start that is not there", ["train", "dw4", "-o", "new", "--set", "run.start_from=dw5"], "there is no model or run folder 'dw5'"),
-    ("option of a molecule for a preset", ["train", "dw4", "-o", "new", "--temperature", "300"], "are for molecules from files"),
+    ("option of a molecule for a preset", ["train", "dw4", "-o", "new", "--temperature", "300"], "is for molecules from files"),
     # molecules
     ("molecule without force field", ["reference", "nma.pdb", "-o", "new.h5"], "name the force field"),
     ("molecule without temperature", ["reference", "nma.pdb", *AMBER[:2], "-o", "new.h5"], "give the temperature"),
@@ -202,6 +202,15 @@ COMMANDS: list[tuple[str, list[str], str]] = [
     # averages
     ("average without copies", ["average", "dw4", "no.h5"], "only an augmented flow has copies"),
     ("average of nothing", ["average", "dw4-eacf", "no.h5"], "there are no samples at no.h5"),
+    # densities
+    ("frames that are not there", ["log-prob", "dw4", "no.h5"], "there is no data file no.h5"),
+    ("frames of another target", ["log-prob", "dw4", "lj13.h5"], "lj13.h5 holds frames of lennard_jones"),
+    ("draws without copies", ["log-prob", "dw4", "data.h5", "--draws", "5", "--allow-virial-mismatch"], "this flow has none"),
+    ("no draws", ["log-prob", "dw4-eacf", "data.h5", "--draws", "0"], "--draws must be at least 1, got 0"),
+    ("solver of what has none", ["log-prob", "dw4-eacf", "data.h5", "--checked", "5", "--allow-virial-mismatch"], "no error by a solver"),
+    ("columns onto what is there", ["log-prob", "dw4", "data.h5", "-o", "samples.h5"], "samples.h5 exists already; choose another"),
+    ("columns of another kind", ["log-prob", "dw4", "data.h5", "-o", "columns.txt"], "must end in .h5 or .hdf5 or .npz or .csv"),
+    ("atoms of what is no trajectory", ["log-prob", "dw4", "data.h5", "--selection", "protein"], "is no trajectory"),
     # runs
     ("model for a run", ["report", "dw4"], "dw4 is a pretrained model, which has no run folder"),
     ("model for a run to resume", ["resume", "dw4"], "dw4 is a pretrained model, which has no run folder"),

@@ -174,6 +174,49 @@ def custom_born(rng):
     return force
 
 
+def nonbonded_cut(rng):
+    force = nonbonded(rng)
+    force.setNonbondedMethod(force.CutoffNonPeriodic)
+    force.setCutoffDistance(0.6)
+    force.setReactionFieldDielectric(20.0)
+    # A pair of its own beyond the cut-off in some frames, which exceptions do not have.
+    force.addException(5, 6, 0.9, 0.3, 0.5)
+    return force
+
+
+def nonbonded_switched(rng):
+    force = nonbonded_cut(rng)
+    force.setReactionFieldDielectric(1.0)
+    force.setUseSwitchingFunction(True)
+    force.setSwitchingDistance(0.2)
+    return force
+
+
+def born_cut(rng):
+    force = born(rng)
+    force.setNonbondedMethod(force.CutoffNonPeriodic)
+    force.setCutoffDistance(0.6)
+    return force
+
+
+def custom_pairs_cut(rng):
+    force = custom_pairs(rng)
+    # Symmetric: OpenMM's list of neighbours has pairs in any order.
+    force.setEnergyFunction("q1*q2*exp(-r/0.2)/r + (kind1+kind2)*spline(r) + select(kind1+kind2, 0, 1)*r")
+    force.setNonbondedMethod(force.CutoffNonPeriodic)
+    force.setCutoffDistance(0.7)
+    force.setUseSwitchingFunction(True)
+    force.setSwitchingDistance(0.3)
+    return force
+
+
+def custom_born_cut(rng):
+    force = custom_born(rng)
+    force.setNonbondedMethod(force.CutoffNonPeriodic)
+    force.setCutoffDistance(0.6)
+    return force
+
+
 FORCES = (
     harmonic_bonds,
     harmonic_angles,
@@ -187,6 +230,11 @@ FORCES = (
     custom_torsions,
     custom_pairs,
     custom_born,
+    nonbonded_cut,
+    nonbonded_switched,
+    born_cut,
+    custom_pairs_cut,
+    custom_born_cut,
 )
 
 
@@ -273,10 +321,16 @@ class TestWhatCannotBeCompiled:
         with pytest.raises(TargetError, match="periodic box.*NoCutoff"):
             compile_system(system_of(force))
 
-    def test_a_cut_off(self):
+    def test_a_periodic_cut_off(self):
         force = nonbonded(np.random.default_rng(0))
-        force.setNonbondedMethod(mm.NonbondedForce.CutoffNonPeriodic)
-        with pytest.raises(TargetError, match="cut-off"):
+        force.setNonbondedMethod(mm.NonbondedForce.CutoffPeriodic)
+        with pytest.raises(TargetError, match="periodic box.*CutoffNonPeriodic"):
+            compile_system(system_of(force))
+
+    def test_a_switch_that_does_not_end(self):
+        force = nonbonded_switched(np.random.default_rng(0))
+        force.setSwitchingDistance(0.6)
+        with pytest.raises(TargetError, match="switches from 0.6 nm on and ends at 0.6 nm"):
             compile_system(system_of(force))
 
     @pytest.mark.parametrize("text", ["r**", "unknown(r)", "missing*r", "r if r else 1"])
@@ -312,3 +366,45 @@ def test_the_branch_that_is_not_chosen_leaves_the_gradient_alone():
 )
 def test_expressions_follow_the_rules_of_openmm(text, value):
     assert float(Expression(text)({"x": 2.0, "lambda": 3.0, "is": 4.0})) == pytest.approx(value)
+
+
+@pytest.mark.usefixtures("double")
+class TestCutOffs:
+    """What pairs far apart, just inside and just beyond a cut-off give."""
+
+    @staticmethod
+    def two(force) -> mm.System:
+        system = mm.System()
+        for _ in range(2):
+            system.addParticle(12.0)
+        system.addForce(force)
+        return system
+
+    def test_beyond_there_is_neither_energy_nor_force(self):
+        force = mm.NonbondedForce()
+        for charge in (1.0, -0.5):
+            force.addParticle(charge, 0.3, 1.0)
+        force.setNonbondedMethod(force.CutoffNonPeriodic)
+        force.setCutoffDistance(0.5)
+        field = compile_system(self.two(force))
+        distances = [0.4, 0.4999, 0.5001, 3.0, 1e6]
+        positions = np.zeros((len(distances), 2, 3))
+        positions[:, 1, 0] = distances
+        energies, gradients = compiled(field, positions)
+        # The reaction field takes the charges to 0 at the cut-off, the rest jumps there.
+        assert energies[1] == pytest.approx(4.0 * ((0.3 / 0.4999) ** 12 - (0.3 / 0.4999) ** 6), abs=0.02)
+        assert np.all(np.asarray(energies[2:]) == 0.0)
+        assert np.all(np.asarray(gradients[2:]) == 0.0)
+        assert np.abs(gradients[0]).max() > 1.0
+
+    def test_an_expression_that_would_overflow_beyond_leaves_the_gradient_alone(self):
+        force = mm.CustomNonbondedForce("exp(r^4) + sqrt(2-r)")
+        for _ in range(2):
+            force.addParticle([])
+        force.setNonbondedMethod(force.CutoffNonPeriodic)
+        force.setCutoffDistance(1.0)
+        positions = np.zeros((2, 2, 3))
+        positions[:, 1, 2] = [0.5, 1e3]
+        energies, gradients = compiled(compile_system(self.two(force)), positions)
+        np.testing.assert_allclose(energies, [np.exp(0.5**4) + np.sqrt(1.5), 0.0], rtol=1e-12)
+        assert np.isfinite(gradients).all()

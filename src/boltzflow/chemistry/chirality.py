@@ -63,7 +63,7 @@ def stereocentres(elements: Sequence[str], bonds: Sequence[tuple[int, int]]) -> 
     for atom, around in enumerate(neighbours):
         # Two terminal atoms of one element are equivalent; this settles most atoms at once.
         terminal = [elements[other] for other in around if len(neighbours[other]) == 1]
-        if len(around) == 4 and len(set(terminal)) == len(terminal) and len(set(_branches(elements, neighbours, atom))) == 4:
+        if len(around) == 4 and len(set(terminal)) == len(terminal) and len(set(alike_branches(elements, neighbours, atom))) == 4:
             found.append(atom)
     return tuple(found)
 
@@ -125,7 +125,7 @@ def _volume(corners: Float[np.ndarray, "... 4 3"]) -> Float[np.ndarray, "..."] |
     return np.sum(edges[..., 0, :] * np.cross(edges[..., 1, :], edges[..., 2, :]), axis=-1)
 
 
-def _branches(elements: Sequence[str], neighbours: Sequence[tuple[int, ...]], centre: int) -> list[tuple]:
+def alike_branches(elements: Sequence[str], neighbours: Sequence[tuple[int, ...]], centre: int) -> list[tuple]:
     """For each neighbour of an atom what its branch looks like from there; equal for equivalent neighbours.
 
     The branches are refined side by side in copies of the graph without the centre, each with its own root, because colours mean the

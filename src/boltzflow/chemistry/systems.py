@@ -2,14 +2,16 @@
 
 import difflib
 import io
+import math
 import os
 import random
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from boltzflow.chemistry.molecule_faults import why_no_system
-from boltzflow.chemistry.openmm_systems import import_openmm
+from boltzflow.chemistry.openmm_systems import import_openmm, in_unit
 from boltzflow.chemistry.pdb_text import with_own_names
 from boltzflow.errors import TargetError, nearest
 
@@ -101,7 +103,7 @@ def read_system(path: Path) -> Any:
     return system
 
 
-def create_system(field: Any, topology: Any, positions: Any, force_field: ForceFieldName) -> Any:
+def create_system(field: Any, topology: Any, positions: Any, force_field: ForceFieldName, cutoff: float | None = None) -> Any:
     """The system of a topology in open space, without constraints.
 
     Args:
@@ -109,15 +111,34 @@ def create_system(field: Any, topology: Any, positions: Any, force_field: ForceF
         topology: the `openmm.app.Topology`.
         positions: its positions, to find out which hydrogens are missing.
         force_field: the force field's names, for messages.
+        cutoff: in nm; None: none.
 
     Raises:
-        TargetError: names the first residue that the force field does not know, and says why.
+        TargetError: if the cut-off is not positive; names the first residue that the force field does not know, and says why.
     """
-    app = import_openmm().app
+    options = pair_options(cutoff)
     try:
-        return field.createSystem(topology, nonbondedMethod=app.NoCutoff, constraints=None, rigidWater=False, removeCMMotion=False)
+        return field.createSystem(topology, constraints=None, rigidWater=False, removeCMMotion=False, **options)
     except Exception as error:
         raise TargetError(why_no_system(field, topology, positions, label(force_field), error, add_hydrogens)) from error
+
+
+def pair_options(cutoff: float | None) -> dict[str, Any]:
+    """How OpenMM is told of a cut-off in open space.
+
+    Args:
+        cutoff: in nm, or a quantity; None: none.
+
+    Raises:
+        TargetError: if it is not a positive number.
+    """
+    app = import_openmm().app
+    if cutoff is None:
+        return {"nonbondedMethod": app.NoCutoff}
+    distance = in_unit(cutoff, "nanometer")
+    if not isinstance(distance, int | float) or not 0 < distance < math.inf:
+        raise TargetError(f"the cut-off must be a positive number of nm, or None for none, got {cutoff}.")
+    return {"nonbondedMethod": app.CutoffNonPeriodic, "nonbondedCutoff": distance * import_openmm().unit.nanometer}
 
 
 def add_hydrogens(topology: Any, positions: Any, ph: float) -> tuple[Any, Any]:
@@ -176,7 +197,10 @@ def read_file(reader: Callable[[], Any], path: Path, kind: str) -> Any:
     if not path.is_file():
         raise TargetError(f"there is no file {path}; correct the path.")
     try:
-        return reader()
+        with warnings.catch_warnings():
+            # Some of OpenMM's readers leave their files open.
+            warnings.simplefilter("ignore", ResourceWarning)
+            return reader()
     except Exception as error:
         raise TargetError(f"{path} is not a readable {kind} file ({first_line(error)}); check it, or make it again.") from error
 

@@ -35,9 +35,19 @@ Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
 Count = Annotated[int, tyro.conf.arg(aliases=["-n"], metavar="N")]
 Set = Annotated[Words, _words("OPTION=VALUE ..."), tyro.conf.arg(help_behavior_hint="(repeatable)")]
 MaybeFloat = Optional[float]  # noqa: UP045
-ForceField = Annotated[Words, _words("NAME ..."), tyro.conf.arg(help_behavior_hint="(for a molecule from a file)")]
+ForceField = Annotated[Words, _words("NAME ..."), tyro.conf.arg(help_behavior_hint="(for files, peptides and SMILES)")]
 Plugin = Annotated[Words, _words("NAME ..."), tyro.conf.arg(help_behavior_hint="(modules or .py files)")]
-Temperature = Annotated[MaybeFloat, tyro.conf.arg(metavar="KELVIN", help_behavior_hint="(for a molecule from a file)")]
+Temperature = Annotated[MaybeFloat, tyro.conf.arg(metavar="KELVIN", help_behavior_hint="(for a molecule)")]
+Cutoff = Annotated[MaybeFloat, tyro.conf.arg(metavar="NM", help_behavior_hint="(for a molecule; default: none)")]
+Energies = Annotated[MaybeText, tyro.conf.arg(metavar="NAME", help_behavior_hint="(for a molecule; default: compiled)")]
+Caps = Annotated[MaybeText, tyro.conf.arg(metavar="NAME", help_behavior_hint="(for a peptide; default: ace-nme)")]
+Ph = Annotated[MaybeFloat, tyro.conf.arg(metavar="PH", help_behavior_hint="(default: 7 for a peptide, none for a file)")]
+Disulfides = Annotated[Words, _words("I-J ..."), tyro.conf.arg(help_behavior_hint="(for a peptide)")]
+Coordinates = Annotated[MaybeText, tyro.conf.arg(metavar="FILE", help_behavior_hint="(for Amber, GROMACS and CHARMM)")]
+Parameters = Annotated[Words, _words("FILE ..."), tyro.conf.arg(help_behavior_hint="(for CHARMM)")]
+Solvent = Annotated[MaybeText, tyro.conf.arg(metavar="NAME", help_behavior_hint="(for Amber and CHARMM; default: vacuum)")]
+Include = Annotated[MaybeText, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(for GROMACS)")]
+SmallMolecules = Annotated[MaybeText, tyro.conf.arg(metavar="NAME", help_behavior_hint="(for SMILES)")]
 
 
 MOST_SAMPLES = 2**31 - 1

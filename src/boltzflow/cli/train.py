@@ -23,6 +23,16 @@ def run(
     seed: Annotated[arguments.MaybeInt, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: the preset's)")] = None,
     force_field: arguments.ForceField = arguments.Words(),  # noqa: B008 (a tuple)
     temperature: arguments.Temperature = None,
+    cutoff: arguments.Cutoff = None,
+    caps: arguments.Caps = None,
+    ph: arguments.Ph = None,
+    disulfides: arguments.Disulfides = arguments.Words(),  # noqa: B008 (a tuple)
+    coordinates: arguments.Coordinates = None,
+    parameters: arguments.Parameters = arguments.Words(),  # noqa: B008 (a tuple)
+    implicit_solvent: arguments.Solvent = None,
+    include: arguments.Include = None,
+    small_molecules: arguments.SmallMolecules = None,
+    energies: arguments.Energies = None,
     energies_only: arguments.Flag = False,
     plugin: arguments.Plugin = arguments.Words(),  # noqa: B008 (a tuple)
 ) -> None:
@@ -32,39 +42,53 @@ def run(
     holds this very run, it is continued, with further stages if there are more now; if it holds another, nothing is touched.
 
     Args:
-        preset: Name of a preset (`boltzflow presets` lists them), a YAML file, or a molecule's PDB or mmCIF file (trained with the
-            preset `molecule`).
+        preset: Name of a preset (`boltzflow presets` lists them), a YAML file, or a molecule, trained with the preset `molecule`: its
+            file (PDB, mmCIF, prmtop, GROMACS .top, CHARMM .psf), `peptide:` and a sequence, or `smiles:` and a SMILES.
         out: Folder of the run.
         set: Change options of the preset, such as `--set flow.network.hidden=64 stages.0.steps=2000`; `boltzflow presets PRESET` explains
             all.
         seed: Seed of the training; the same as `--set run.seed=...`.
         force_field: Files of OpenMM's force field, such as `amber14-all.xml implicit/gbn2.xml`.
         temperature: Temperature of the molecule.
+        cutoff: Cut-off of charges, Lennard-Jones and implicit solvent.
+        caps: Ends of a peptide: ace-nme, zwitterion, neutral or cyclic.
+        ph: Which hydrogens a peptide's side chains have; adds those that a file lacks.
+        disulfides: Cysteines of a peptide that are bound to each other, such as `1-6`.
+        coordinates: File of the positions beside a topology.
+        parameters: CHARMM's files of parameters.
+        implicit_solvent: Generalised Born solvent: HCT, OBC1, OBC2, GBn or GBn2.
+        include: Folder of GROMACS' force fields.
+        small_molecules: Force field of openmmforcefields for a SMILES, such as openff-2.2.0 or gaff-2.11.
+        energies: Who computes energies: compiled (JAX), or openmm in worker processes, which is slower and knows all forces.
         energies_only: Make no frames: learn from the energy alone, by cooling (the preset `molecule-cooling`).
         plugin: Modules, or .py files, that add targets, networks, objectives and more; the run remembers them.
     """
+    options = molecules.options(locals())
     arguments.seed(seed)
     arguments.given(preset, "PRESET")
-    folder = arguments.new_folder(f"runs/{Path(preset).stem}" if out is None else out)
+    folder = arguments.new_folder(f"runs/{molecules.stem(preset)}" if out is None else out)
     from boltzflow import plugins, progress, runtime
     from boltzflow.config import io as config_io
     from boltzflow.errors import ConfigError
 
     loaded = [plugins.load(name) for name in plugin]
     overrides = [*set, *([] if seed is None else [f"run.seed={seed}"])]
-    if energies_only and not molecules.is_file(preset):
+    if energies_only and not molecules.is_source(preset):
         raise ConfigError(
-            f"--energies-only is for the file of a molecule, which has no preset of its own, and {preset!r} is a preset; leave it out, and "
-            "choose a preset that learns from energies, such as molecule-cooling or dw4-cooling."
+            f"--energies-only is for a molecule (its file, or peptide:AAA), which has no preset of its own, and {preset!r} is a preset; "
+            "leave it out, and choose a preset that learns from energies, such as molecule-cooling or dw4-cooling."
         )
     usual = "molecule-cooling" if energies_only else "molecule"
-    config = config_io.load_preset(usual if molecules.is_file(preset) else preset)
+    described = molecules.described(preset, options)
+    config = config_io.load_preset(usual if molecules.is_source(preset) else preset)
+    if described.source is not None:
+        config = dataclasses.replace(config, molecule=described)
     config = config_io.apply_overrides(config, overrides)
     config = dataclasses.replace(config, plugins=tuple(dict.fromkeys([*config.plugins, *loaded])))
-    if molecules.is_file(preset):
+    if config.molecule.source is not None:
         # JAX computes the energy of a molecule when its target is made, and cannot be set up any more after that.
         runtime.configure(config.precision, config.run.devices)
-    molecule = molecules.from_words(preset, force_field, temperature)
+    molecule = molecules.made(config.molecule)
     if molecule is not None:
         config = dataclasses.replace(config, target=molecule.name)
     with progress.shown() as bar:

@@ -29,6 +29,7 @@ from boltzflow.config.flows import Spherical as Spherical
 from boltzflow.config.flows import Tsit5 as Tsit5
 from boltzflow.config.flows import TwoInteraction as TwoInteraction
 from boltzflow.config.flows import Vector as Vector
+from boltzflow.config.molecule import Molecule as Molecule
 from boltzflow.config.objectives import FAB as FAB
 from boltzflow.config.objectives import AugmentedLikelihood as AugmentedLikelihood
 from boltzflow.config.objectives import AugmentedPathGradient as AugmentedPathGradient

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from boltzflow.config.flows import ECNF, Flow
+from boltzflow.config.molecule import Molecule
 from boltzflow.config.objectives import Objective
 from boltzflow.config.optimisers import Adam, Optimiser
 from boltzflow.config.options import Options
@@ -22,6 +23,8 @@ class DataConfig(Options):
             built-in sampler.
         topology: file that tells the atoms of a trajectory which does not itself; null: they are the target's.
         selection: the target's atoms among those of a trajectory, such as "protein"; null: all.
+        log_weight: file of log-weights of the frames in `path`, .npy or one number a line; null: those that it holds itself, else all
+            frames count alike.
         n: frames to generate where `path` is null; 0: none, for stages that learn from energies alone.
         seed: seed of the reference sampler.
         validation: frames held out for validation.
@@ -32,6 +35,7 @@ class DataConfig(Options):
     path: str | None = None
     topology: str | None = None
     selection: str | None = None
+    log_weight: str | None = None
     n: CountOrNone = 100_000
     seed: Seed = 0
     validation: CountOrNone = 10_000
@@ -40,9 +44,9 @@ class DataConfig(Options):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Something must be left to train on."""
-        for name in ("topology", "selection"):
+        for name, what in (("topology", "trajectory"), ("selection", "trajectory"), ("log_weight", "file of frames")):
             if self.path is None and getattr(self, name) is not None:
-                yield name, "would have no effect: data.path names no trajectory; leave it out"
+                yield name, f"would have no effect: data.path names no {what}; leave it out"
         if self.path is None and self.n == 0:
             if self.validation:
                 yield "validation", f"must be 0 where data.n is 0, as there are no frames to hold any out of; got {self.validation}"
@@ -109,7 +113,8 @@ class RunConfig(Options):
     """Everything that determines a run.
 
     Attributes:
-        target: name of a registered target.
+        target: name of a registered target; that of the molecule where one is made.
+        molecule: a molecule that is made, in place of a registered target.
         plugins: modules, or .py files, that add targets, networks, objectives and more; they are imported first.
         data: the frames.
         flow: the flow.
@@ -120,6 +125,7 @@ class RunConfig(Options):
     """
 
     target: str
+    molecule: Molecule = Molecule()
     data: DataConfig = DataConfig()
     flow: Flow = ECNF()
     stages: tuple[Stage, ...] = (Stage(),)

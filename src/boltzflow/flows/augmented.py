@@ -3,6 +3,7 @@
 Source: Midgley, Stimper et al., NeurIPS 2023, arXiv:2308.10364.
 """
 
+import dataclasses
 import math
 from typing import NamedTuple, Self
 
@@ -91,6 +92,10 @@ class AugmentedCouplingFlow(AbstractFlow):
     def noisy_draws(self) -> int:
         """Those of the copies."""
         return self.marginal_draws
+
+    def with_draws(self, count: int) -> Self:
+        """The same flow with another number of `marginal_draws`."""
+        return dataclasses.replace(self, marginal_draws=count)
 
     @property
     def chunk_size(self) -> int:

@@ -72,6 +72,17 @@ class ContinuousFlow(AbstractFlow):
         """Always: vector fields are equivariant under reflections, too."""
         return True
 
+    @property
+    def tempered(self) -> bool:
+        """Whether the vector field is one of the temperature, too."""
+        return self.field.log_temperature is not None
+
+    def at_temperature(self, temperature: float | Float[Array, ""]) -> Self:
+        """The flow whose vector field is that of another temperature, as a multiple of the target's."""
+        if not self.tempered:
+            return super().at_temperature(temperature)
+        return self.with_network(self.field.at(jnp.log(jnp.asarray(temperature))))
+
     def finer(self) -> Self:
         """With a finer solver and the exact divergence; see `config.Solver.finer`."""
         return dataclasses.replace(self, solver=self.solver.finer())

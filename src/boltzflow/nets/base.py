@@ -1,6 +1,7 @@
 """The interface of a vector field."""
 
 import abc
+from typing import Self
 
 import equinox as eqx
 from jaxtyping import Array, Float
@@ -16,6 +17,19 @@ class AbstractVectorField(eqx.Module):
     @abc.abstractmethod
     def __call__(self, t: Float[Array, ""], positions: Float[Array, "N D"]) -> Float[Array, "N D"]:
         """Velocity of one configuration at time t in [0, 1] (0: prior, 1: data)."""
+
+    @property
+    def log_temperature(self) -> Float[Array, ""] | None:
+        """Logarithm of the temperature, as a multiple of the target's, that it is the field of; None where it knows of none."""
+        return None
+
+    def at(self, log_temperature: Float[Array, ""]) -> Self:
+        """The field of another temperature.
+
+        Raises:
+            ValueError: if it knows of none.
+        """
+        raise ValueError("this vector field knows of no temperature")
 
 
 class AbstractSparseVectorField(AbstractVectorField):

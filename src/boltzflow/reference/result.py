@@ -116,7 +116,7 @@ def judged(observables: Mapping[str, Float[np.ndarray, "C K"]], positions: Float
         "ess": ess,
         # As data sets keep it (`datasets.loading.MEMORY`), so that it is not checked again.
         "virial": {
-            **dataclasses.asdict(check),
+            **{name: value for name, value in dataclasses.asdict(check).items() if value is not None},
             "sentence": check.sentence(),
             "memory": memory_of(positions, target.fingerprint, check),
         },

@@ -113,6 +113,9 @@ class Samples:
     plot_energy: ClassVar[Callable[..., Any]]
     plot_weights: ClassVar[Callable[..., Any]]
     plot_ramachandran: ClassVar[Callable[..., Any]]
+    to_mdtraj: ClassVar[Callable[..., Any]]
+    to_ase: ClassVar[Callable[..., list[Any]]]
+    reweighted: ClassVar[Callable[..., "Samples"]]
 
     def __post_init__(self) -> None:
         positions = np.asarray(self.positions)

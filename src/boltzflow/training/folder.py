@@ -1,5 +1,6 @@
 """The run folder: what it holds, and which configurations may go on in it."""
 
+import dataclasses
 import datetime
 import hashlib
 import json
@@ -14,7 +15,8 @@ from boltzflow.config import io as config_io
 from boltzflow.datasets import Dataset
 from boltzflow.errors import RunError
 from boltzflow.models.versions import versions
-from boltzflow.targets import Target
+from boltzflow.targets import Target, molecule_folder
+from boltzflow.targets.sources import from_source
 
 LOCK = ".lock"
 
@@ -41,6 +43,23 @@ def identity(config: RunConfig) -> str:
     return "configuration " + hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def target_for(config: RunConfig, folder: Path) -> tuple[RunConfig, Target]:
+    """The target of a configuration: the molecule that the folder keeps, the one that the configuration describes, or a registered one.
+
+    Returns:
+        The configuration with the target's name, and the target.
+
+    Raises:
+        TargetError: if there is none of these, or the molecule cannot be made.
+    """
+    if molecule_folder.holds(folder) or config.molecule.source is None:
+        target = molecule_folder.target_of(config.target, folder)
+    else:
+        target = from_source(config.molecule)
+    made = config.molecule.source is not None
+    return (dataclasses.replace(config, target=target.name) if made else config), target
+
+
 def locked(folder: Path) -> files.Lock:
     """Keeps the run folder to this process until the lock is released; it is made if need be, and goes again if nothing has come into it.
 
@@ -54,12 +73,12 @@ def locked(folder: Path) -> files.Lock:
         raise RunError(f"the run folder {folder} cannot be written: {files.reason(error)}.") from error
 
 
-def require_same_frames(folder: Path, positions: Float[np.ndarray, "n N D"], source: str) -> None:
+def require_same_frames(folder: Path, frames: Dataset, source: str) -> None:
     """Refuses frames that are not those that a run was begun with.
 
     Args:
         folder: of the run.
-        positions: the frames that were given.
+        frames: those that were given.
         source: what they are called in the sentence.
 
     Raises:
@@ -68,13 +87,23 @@ def require_same_frames(folder: Path, positions: Float[np.ndarray, "n N D"], sou
     own = folder / "data.h5"
     if not own.is_file():
         return
-    there, given = (np.asarray(frames, np.float32) for frames in (datasets.read(own).positions, positions))
+    kept = datasets.read(own)
+    there, given = (np.asarray(part.positions, np.float32) for part in (kept, frames))
+    if np.array_equal(there, given) and not _same_weights(kept.log_weight, frames.log_weight):
+        raise RunError(
+            f"{source} have other weights than those that the run in {folder} was begun with; give the same to continue it, or choose "
+            "another folder."
+        )
     if not np.array_equal(there, given):
-        names = [f"{len(frames)} frames, SHA-256 {_hash(frames)}" for frames in (given, there)]
+        names = [f"{len(part)} frames, SHA-256 {_hash(part)}" for part in (given, there)]
         raise RunError(
             f"{source} ({names[0]}) are not those that the run in {folder} was begun with ({names[1]}); give the same frames to "
             "continue it, or choose another folder."
         )
+
+
+def _same_weights(one: Float[np.ndarray, " n"] | None, other: Float[np.ndarray, " n"] | None) -> bool:
+    return one is other or (one is not None and other is not None and np.array_equal(one, other))
 
 
 def _hash(frames: Float[np.ndarray, "n N D"]) -> str:
@@ -98,7 +127,7 @@ def open_folder(folder: Path, config: RunConfig, target: Target, resume: bool, d
             if not resume:
                 raise RunError(f"{folder} already holds a run; continue it with `boltzflow resume {folder}` or choose another folder.")
             if dataset is not None:
-                require_same_frames(folder, dataset.positions, "the frames given")
+                require_same_frames(folder, dataset, "the frames given")
             if identity(there) != identity(config):
                 raise RunError(f"{folder} holds a run of another configuration; choose another folder.")
         elif there_before - ({"config.yaml.part"} if resume else {"config.yaml.part", "data.h5"}):
@@ -130,8 +159,6 @@ def record(folder: Path, config: RunConfig, target: Target) -> None:
     Raises:
         RunError: if the folder cannot be written.
     """
-    from boltzflow.targets import molecule_folder
-
     try:
         config_io.save_config(config, folder / "config.yaml")
         files.replace_json(folder / "versions.json", {**_begun(folder / "versions.json"), **versions()})

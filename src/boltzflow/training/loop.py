@@ -21,10 +21,9 @@ from boltzflow.flows.build import build_flow
 from boltzflow.models.storage import with_parameters_of
 from boltzflow.progress import Progress, Wanted, told
 from boltzflow.targets import Target
-from boltzflow.targets.molecule_folder import target_of
 from boltzflow.training import outcome, stages
 from boltzflow.training.checkpoint import Checkpoints
-from boltzflow.training.folder import identity, locked, open_folder, record
+from boltzflow.training.folder import identity, locked, open_folder, record, target_for
 from boltzflow.training.frames import Frames, frames_of, nothing_to_read, scale_of
 from boltzflow.training.interruption import Interruption, interruptible
 from boltzflow.training.logging import MetricsLog
@@ -73,7 +72,8 @@ def train(
             bar.message("The run is in double precision, to which this process is set (jax_enable_x64).")
             config = dataclasses.replace(config, precision="double")
         with runtime.precision(config.precision):
-            target = target_of(config.target, folder) if target is None else target
+            if target is None:
+                config, target = target_for(config, folder)
             _check(config, target, dataset, resume)
             with locked(folder):
                 return _train(config, folder, resume, bar, target, dataset)
@@ -106,10 +106,15 @@ def _check(config: RunConfig, target: Target, dataset: Dataset | None, resume: b
 
 def _train(config: RunConfig, folder: Path, resume: bool, progress: Progress, target: Target, dataset: Dataset | None) -> Path:
     """`train` in a folder that is this process's own."""
-    frames = frames_of(config, target, folder, dataset, progress, open_folder(folder, config, target, resume, dataset))
+    mesh = data_mesh(config.run.devices, config.stages[0].batch_size, config.stages[0].microbatch, section="stages.0")
+
+    def accept(data: Dataset) -> None:
+        # Objectives refuse weights that they would not respect.
+        stages.parts(config, build_flow(config.flow, target, 1.0, key=jax.random.key(0)), target, mesh, data.log_weight)
+
+    frames = frames_of(config, target, folder, dataset, progress, open_folder(folder, config, target, resume, dataset), accept)
     scale = scale_of(config, target, frames.train)
     flow = build_flow(config.flow, target, scale, key=seeds.key(config.run.seed))
-    mesh = data_mesh(config.run.devices, config.stages[0].batch_size, config.stages[0].microbatch, section="stages.0")
     session = _Session(config, folder, progress, target, flow, frames, mesh)
     with contextlib.closing(session), interruptible() as interrupted:
         state, part = session.restored() if resume else (None, None)
@@ -156,7 +161,7 @@ class _Session:
     mesh: jax.sharding.Mesh
 
     def __post_init__(self) -> None:
-        self.parts = stages.parts(self.config, self.flow, self.target, self.mesh)
+        self.parts = stages.parts(self.config, self.flow, self.target, self.mesh, self.frames.train.log_weight)
         run = self.config.run
         self.checkpoints = Checkpoints(
             self.folder / "checkpoints",

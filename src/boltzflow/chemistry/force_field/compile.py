@@ -30,8 +30,8 @@ _WITHOUT_ENERGY = {"CMMotionRemover", "AndersenThermostat"}
 def compile_system(system: Any) -> ForceField:
     """Compiles the forces of an `openmm.System` to JAX.
 
-    Known are harmonic bonds and angles, periodic and Ryckaert-Bellemans torsions, CMAP, NonbondedForce and CustomNonbondedForce without
-    cut-off, GBSAOBCForce, CustomGBForce, and custom bonds, angles and torsions.
+    Known are harmonic bonds and angles, periodic and Ryckaert-Bellemans torsions, CMAP, NonbondedForce, CustomNonbondedForce, GBSAOBCForce
+    and CustomGBForce without cut-off or with one in open space (CutoffNonPeriodic), and custom bonds, angles and torsions.
 
     Args:
         system: the system.
@@ -43,16 +43,12 @@ def compile_system(system: Any) -> ForceField:
         TargetError: if the system has constraints, virtual sites or a periodic box, or a force that is not known; says what to do.
     """
     check_system(system)
+    _check_known(system)
     terms, names = [], []
     for force in system.getForces():
         kind = type(force).__name__
         if kind in _WITHOUT_ENERGY:
             continue
-        if kind not in _COMPILERS:
-            raise TargetError(
-                f"the system has a {kind}, which cannot be compiled to JAX; known are {', '.join(sorted(_COMPILERS))}. "
-                'Let OpenMM compute the energies instead with energies="openmm", which is slower.'
-            )
         compiler, counter = _COMPILERS[kind]
         _check_force(force, kind)
         if getattr(force, counter)():
@@ -61,12 +57,35 @@ def compile_system(system: Any) -> ForceField:
     return ForceField(system.getNumParticles(), tuple(terms), tuple(names))
 
 
+def _check_known(system: Any) -> None:
+    """Refuses forces that cannot be compiled; of several the one that tells most."""
+    kinds = [type(force).__name__ for force in system.getForces()]
+    unknown = [kind for kind in kinds if kind not in _COMPILERS and kind not in _WITHOUT_ENERGY]
+    polarisable = [kind for kind in unknown if kind.startswith(("Amoeba", "Hippo"))]
+    if polarisable:
+        raise TargetError(
+            f"the system has a {polarisable[0]}: its force field is polarisable, which cannot be compiled to JAX; let OpenMM compute the "
+            'energies in a pool of worker processes with energies="openmm" (--energies openmm), which is slower.'
+        )
+    if unknown:
+        raise TargetError(
+            f"the system has a {unknown[0]}, which cannot be compiled to JAX; known are {', '.join(sorted(_COMPILERS))}. "
+            'Let OpenMM compute the energies instead with energies="openmm" (--energies openmm), which is slower.'
+        )
+
+
 def check_system(system: Any) -> None:
     """Checks that all particles move freely in open space.
 
     Raises:
         TargetError: names what binds them, and what to do.
     """
+    if any("Drude" in type(force).__name__ for force in system.getForces()):
+        raise TargetError(
+            "the system has Drude particles, which follow the atoms instead of moving freely, so that they are no coordinates; "
+            "choose a force field without them, or give an energy that relaxes them for each configuration to from_calculator, whose pool "
+            "of worker processes computes it."
+        )
     if system.getNumConstraints():
         raise TargetError(
             f"the system has {system.getNumConstraints()} constraints, but a density in Cartesian coordinates needs all of them free; "
@@ -83,14 +102,12 @@ def check_system(system: Any) -> None:
     if system.usesPeriodicBoundaryConditions():
         raise TargetError(
             "the system has a periodic box, but densities here are of molecules in vacuum or implicit solvent; make it with "
-            "nonbondedMethod=NoCutoff, without explicit water."
+            "nonbondedMethod=NoCutoff or CutoffNonPeriodic, without explicit water."
         )
 
 
 def _check_force(force: Any, kind: str) -> None:
     """Refuses options of a force that would change its energy unnoticed."""
-    if hasattr(force, "getNonbondedMethod") and force.getNonbondedMethod() != 0:
-        raise TargetError(f"the {kind} has a cut-off, which makes energies jump; make the system with nonbondedMethod=NoCutoff.")
     for counter, what in (
         ("getNumParticleParameterOffsets", "parameter offsets"),
         ("getNumExceptionParameterOffsets", "parameter offsets"),

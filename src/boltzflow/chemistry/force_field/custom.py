@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from boltzflow.chemistry.force_field.bonded import Term, columns, constant, plain
+from boltzflow.chemistry.force_field.cutoff import Cutoff, cut_off
 from boltzflow.chemistry.force_field.expressions import Expression
 from boltzflow.chemistry.force_field.geometry import Geometry, pairs
 from boltzflow.chemistry.force_field.tables import tabulated
@@ -50,7 +51,7 @@ def _along(force: Any, rows: list[tuple[Any, ...]], atoms: int, kind: str, varia
 
 
 def custom_pairs(force: Any) -> Term:
-    """CustomNonbondedForce: an expression of the distance r of all pairs that are not excluded."""
+    """CustomNonbondedForce: an expression of the distance r of all pairs that are not excluded nor beyond its cut-off."""
     if force.getNumInteractionGroups():
         raise TargetError('a CustomNonbondedForce with interaction groups cannot be compiled; use energies="openmm" instead.')
     if hasattr(force, "getNumComputedValues") and force.getNumComputedValues():
@@ -63,16 +64,21 @@ def custom_pairs(force: Any) -> Term:
     used = np.array([i for i, pair in enumerate(zip(first, second, strict=True)) if pair not in excluded], np.int32)
     expression, shared = Expression(force.getEnergyFunction(), tabulated(force)), dict(_globals(force))
     own = {**_sided(names, table[first[used]], 1), **_sided(names, table[second[used]], 2)}
+    cut = cut_off(force)
 
     def energy(geometry: Geometry) -> Float[Array, " B"]:
         r = geometry.pair_distances[used]
-        return jnp.sum(jnp.broadcast_to(expression({**shared, **own, "r": r}), r.shape), axis=0)
+        found = jnp.broadcast_to(expression({**shared, **own, "r": _read(r, cut)}), r.shape)
+        return jnp.sum(found if cut is None else _counted(found * cut.switched(r), r, cut), axis=0)
 
     return energy
 
 
 def custom_born(force: Any) -> Term:
-    """CustomGBForce: values of each atom computed from pairs and from each other, then energies of atoms and pairs."""
+    """CustomGBForce: values of each atom computed from pairs and from each other, then energies of atoms and pairs.
+
+    Pairs beyond its cut-off do not count, neither in values nor in energies.
+    """
     count = force.getNumParticles()
     names = [force.getPerParticleParameterName(i) for i in range(force.getNumPerParticleParameters())]
     table = np.array([force.getParticleParameters(i) for i in range(count)], np.float64).reshape(count, len(names))
@@ -85,17 +91,20 @@ def custom_born(force: Any) -> Term:
     excluded = {tuple(sorted(force.getExclusionParticles(i))) for i in range(force.getNumExclusions())}
     kept = np.array([pair not in excluded for pair in zip(first, second, strict=True)])
     single, pair_all = force.SingleParticle, force.ParticlePairNoExclusions
+    cut = cut_off(force)
 
     def energy(geometry: Geometry) -> Float[Array, " B"]:
         atoms: dict[str, Any] = {name: table[:, i : i + 1] for i, name in enumerate(names)}
         shape = (count, geometry.positions.shape[2])
 
+        def distances_of(which: np.ndarray) -> Float[Array, "M B"]:
+            return geometry.pair_distances if len(which) == len(first) else geometry.pair_distances[which]
+
         def between(which: np.ndarray, *, turned: bool) -> dict[str, Any]:
             """What an expression of a pair reads; `turned`: with the second atom as its first one."""
             one, two = (second[which], first[which]) if turned else (first[which], second[which])
-            distances = geometry.pair_distances if len(which) == len(first) else geometry.pair_distances[which]
             sides = {f"{name}{side}": value[index] for name, value in atoms.items() for side, index in (("1", one), ("2", two))}
-            return {**shared, **sides, "r": distances}
+            return {**shared, **sides, "r": _read(distances_of(which), cut)}
 
         def chosen(kind: int) -> np.ndarray:
             return np.arange(len(first), dtype=np.int32) if kind == pair_all else np.flatnonzero(kept).astype(np.int32)
@@ -106,7 +115,7 @@ def custom_born(force: Any) -> Term:
                 continue
             which, total = chosen(kind), jnp.zeros(shape, geometry.positions.dtype)
             for turned, index in ((False, first), (True, second)):
-                total = total.at[index[which]].add(expression(between(which, turned=turned)))
+                total = total.at[index[which]].add(_counted(expression(between(which, turned=turned)), distances_of(which), cut))
             atoms[name] = total
         found = jnp.zeros(shape[1], geometry.positions.dtype)
         for expression, kind in sums:
@@ -115,10 +124,21 @@ def custom_born(force: Any) -> Term:
             else:
                 which = chosen(kind)
                 term = expression(between(which, turned=False))
-                found = found + jnp.sum(jnp.broadcast_to(constant(term, geometry), (len(which), shape[1])), axis=0)
+                term = jnp.broadcast_to(constant(term, geometry), (len(which), shape[1]))
+                found = found + jnp.sum(_counted(term, distances_of(which), cut), axis=0)
         return found
 
     return energy
+
+
+def _read(r: Float[Array, "M B"], cut: Cutoff | None) -> Float[Array, "M B"]:
+    """Distances as an expression reads them: of pairs that do not count it may be anything, but not grow beyond bounds."""
+    return r if cut is None else cut.clipped(r)
+
+
+def _counted(values: Any, r: Float[Array, "M B"], cut: Cutoff | None) -> Any:
+    """Values of pairs, 0 beyond a cut-off."""
+    return values if cut is None else jnp.where(cut.inside(r), values, 0.0)
 
 
 def _sided(names: list[str], table: np.ndarray, side: int) -> dict[str, np.ndarray]:
