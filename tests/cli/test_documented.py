@@ -75,7 +75,7 @@ def test_tools_and_their_options_are_there(page):
 @pytest.fixture
 def as_for_people():
     """Examples may broadcast ranks, in whichever thread; tests of ours may not."""
-    before = jax.config.jax_numpy_rank_promotion
+    before = getattr(jax.config, "jax_numpy_rank_promotion")  # noqa: B009 (unknown to type checkers)
     jax.config.update("jax_numpy_rank_promotion", "allow")
     yield
     jax.config.update("jax_numpy_rank_promotion", before)
