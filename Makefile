@@ -9,16 +9,19 @@ WORKERS ?= 2
 # written once, even where the shell asks not to write any.
 PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(WORKERS) --dist worksteal
 LOCK_EXTRAS := --extra molecules --extra xtb --extra tracking --extra test --extra lint
+# What the documentation needs beside all that, one requirement a line.
+DOCS_EXTRA := import tomllib; print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"]))
+DOCS_STAMP := $(VENV)/.installed-docs
 
 ifndef PYTHON
 PYTHON := $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$python && break; done)
 endif
 
-.PHONY: help setup demo test test-all lint format benchmark lock clean
+.PHONY: help setup demo test test-all lint format benchmark docs figures release-check lock clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
 setup: $(STAMP) ## install the locked environment and this package into .venv
 
@@ -26,11 +29,16 @@ $(BIN)/python:
 	@if [ -z "$(PYTHON)" ]; then echo "boltzflow needs Python 3.11, 3.12 or 3.13; none is on the PATH. Name one: make PYTHON=/path/to/python3" >&2; exit 1; fi
 	$(PYTHON) -m venv $(VENV)
 
+# The installer, as words of the shell in $install: uv where it works, else pip.
+define choose
+if uv --version >/dev/null 2>&1; then install="uv pip install --compile-bytecode --python $(BIN)/python"; \
+else $(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip -q; \
+install="$(BIN)/python -m pip install --quiet --disable-pip-version-check"; fi
+endef
+
 # The package is installed without build isolation: its build tools come, with hashes, from the lock.
 $(STAMP): requirements.lock pyproject.toml | $(BIN)/python
-	@set -e; if uv --version >/dev/null 2>&1; then install="uv pip install --compile-bytecode --python $(BIN)/python"; \
-	else $(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip -q; \
-	install="$(BIN)/python -m pip install --quiet --disable-pip-version-check"; fi; \
+	@set -e; $(choose); \
 	echo "installing the locked environment into $(VENV) with $${install%% -*} ..."; \
 	$$install --require-hashes --no-deps -r requirements.lock; \
 	$$install --no-deps --no-build-isolation -e .
@@ -57,8 +65,24 @@ format: $(STAMP) ## let ruff mend what it can
 benchmark: $(STAMP) ## the benchmarks of benchmarks/
 	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
 
-lock: ## renew requirements.lock (needs uv)
+$(DOCS_STAMP): requirements-docs.lock $(STAMP)
+	@set -e; $(choose); $$install --require-hashes --no-deps -r requirements-docs.lock
+	@touch $(DOCS_STAMP)
+
+docs: $(DOCS_STAMP) ## the site, into docs/_build/html; every warning is an error
+	JAX_PLATFORMS=cpu $(BIN)/python -m sphinx -b html -W --keep-going -q docs docs/_build/html
+	@echo "the site is in docs/_build/html/index.html"
+
+figures: $(STAMP) ## the pictures of the site and of the README
+	@set -e; for file in docs/figures/[a-z]*.py; do JAX_PLATFORMS=cpu $(BIN)/python "$$file"; done
+
+release-check: $(STAMP) ## wheel and source archive, built and tried in clean environments
+	$(BIN)/python tools/release_check.py
+
+lock: ## renew requirements.lock and requirements-docs.lock (needs uv)
 	uv pip compile pyproject.toml $(LOCK_EXTRAS) --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements.lock
+	@$(PYTHON) -c '$(DOCS_EXTRA)' | uv pip compile - -c requirements.lock --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header --no-annotate -o requirements-docs.lock
 
 clean: ## remove the environment and the caches
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .ruff_cache docs/_build

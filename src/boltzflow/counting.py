@@ -44,7 +44,11 @@ class Evaluations(NamedTuple):
 
     @classmethod
     def of_meta(cls, meta: Mapping[str, Any]) -> "Evaluations | None":
-        """What a meta says, or None where it says nothing: made by something that did not count."""
+        """What a meta says, or None where it says nothing: made by something that did not count.
+
+        Args:
+            meta: of samples or data.
+        """
         if not any(key in meta for key in META):
             return None
         return cls(*(int(meta.get(key, 0)) for key in META))

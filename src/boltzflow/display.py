@@ -112,6 +112,29 @@ def thumbnail(draw: "Callable[[Axes], None]", alternative: str) -> str:
     return f'<img alt="{escape(alternative)}" {size} src="data:image/png;base64,{data}">'
 
 
+def energies(axes: "Axes", u: Any, weight: Any) -> None:
+    """Histograms of energies as drawn and reweighted, over the range that counts.
+
+    Args:
+        axes: where to draw.
+        u: (n,) finite reduced energies.
+        weight: (n,) their weights, up to a factor.
+    """
+    import numpy as np
+
+    # The flow's few clashes would squeeze all that counts.
+    order = np.argsort(u)
+    heavy = np.searchsorted(np.cumsum(weight[order]), 0.999 * weight.sum())
+    low, high = float(u.min()), max(float(np.quantile(u, 0.95)), float(u[order[min(int(heavy), u.size - 1)]]))
+    margin = 0.02 * (high - low) or 0.5
+    edges = np.linspace(low - margin, high + margin, 51)
+    axes.hist(u, edges, weights=np.full(u.size, 1.0 / (u.size * np.diff(edges)[0])), color=VERMILION, alpha=0.5, label="drawn")
+    share = weight / (weight.sum() * np.diff(edges)[0])
+    axes.hist(u, edges, weights=share, histtype="step", color=BLUE, linewidth=1.2, label="reweighted")
+    axes.set(xlabel="energy / kT", ylabel="density", xlim=(edges[0], edges[-1]))
+    axes.legend()
+
+
 def unit(name: str) -> str:
     """The end of an axis' label: `/ nm`, or what toy systems have in place of a unit."""
     return "(reduced units)" if name == "reduced" else f"/ {name}"

@@ -32,15 +32,29 @@ class Progress(Protocol):
     """What long work tells while it runs."""
 
     def start(self, total: int, description: str) -> None:
-        """Begins a piece of work of `total` units; ends the piece before it, if any."""
+        """Begins a piece of work of `total` units; ends the piece before it, if any.
+
+        Args:
+            total: units of work.
+            description: what is done, in a few words.
+        """
         ...
 
     def update(self, done: int, **fields: Field) -> None:
-        """Says that `done` of the units are done, and shows figures such as `loss=8.1` beside them."""
+        """Says that `done` of the units are done, and shows figures such as `loss=8.1` beside them.
+
+        Args:
+            done: units done so far.
+            fields: figures by name.
+        """
         ...
 
     def message(self, text: str) -> None:
-        """Shows a line of text without disturbing the bar."""
+        """Shows a line of text without disturbing the bar.
+
+        Args:
+            text: one line.
+        """
         ...
 
     def stop(self) -> None:

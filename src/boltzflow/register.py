@@ -49,12 +49,19 @@ def network(name: str) -> Callable[[C], C]:
     """Registers the options of a vector field: a frozen dataclass derived from `boltzflow.config.Network`.
 
     It has a method `build(classes, scale, *, key)` that makes the `boltzflow.nets.AbstractVectorField`.
+
+    Args:
+        name: of the variant in configurations.
     """
     return _entered(config.Network, name)
 
 
 def objective(name: str) -> Callable[[C], C]:
-    """Registers an objective: a frozen dataclass derived from `boltzflow.AbstractObjective`."""
+    """Registers an objective: a frozen dataclass derived from `boltzflow.AbstractObjective`.
+
+    Args:
+        name: of the variant in configurations.
+    """
     return _entered(config.Objective, name)
 
 
@@ -75,12 +82,19 @@ def sampler(name: str) -> Callable[[F], F]:
 
     It is called as `make(target, n, *, seed, progress)`, with a `boltzflow.progress.Progress` to tell how far it is, and gives a
     `boltzflow.Dataset`, or what `reference.sample` gives.
+
+    Args:
+        name: by which `--method` asks for it.
     """
     return _kept(_samplers, name)
 
 
 def observable(name: str) -> Callable[[F], F]:
-    """Registers an observable: a function of positions (..., N, D) in the target's units that gives one number for each configuration."""
+    """Registers an observable: a function of positions (..., N, D) in the target's units that gives one number for each configuration.
+
+    Args:
+        name: by which `observables` lists it.
+    """
     return _kept(_observables, name)
 
 

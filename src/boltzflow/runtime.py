@@ -58,6 +58,9 @@ def precision(name: Literal["single", "double"]) -> Iterator[None]:
     A run that was asked for in double precision from Python is trained, evaluated and sampled in it, whatever the process is set to. The
     switch is that of the whole process and not that of the thread (`jax.enable_x64`), because batches and chunks of samples are made in
     threads; it is put back at the end.
+
+    Args:
+        name: "single" or "double".
     """
     import jax
 

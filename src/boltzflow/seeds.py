@@ -31,7 +31,12 @@ def checked(seed: Any, name: str = "seed") -> int:
 
 
 def after(seed: int, count: int = 1) -> int:
-    """The seed that is `count` further on, beginning again at 0 after the last."""
+    """The seed that is `count` further on, beginning again at 0 after the last.
+
+    Args:
+        seed: the seed.
+        count: how far on.
+    """
     return (checked(seed) + count) % (LARGEST + 1)
 
 
@@ -40,6 +45,9 @@ def key(seed: Any) -> "PRNGKeyArray":
 
     In single precision `jax.random.key` takes a seed modulo 2^32; here the upper half is folded in where there is one, so that a seed
     below 2^32 gives the key that it always gave.
+
+    Args:
+        seed: a whole number of at most 64 bits.
 
     Raises:
         ConfigError: as `checked`.

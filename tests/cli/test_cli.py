@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
@@ -47,7 +48,7 @@ def test_help_of_each_verb(verb, capsys):
 
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_each_option_is_explained_and_the_summary_is_the_docstrings(verb):
-    run = importlib.import_module(f"boltzflow.cli.{verb}").run
+    run = importlib.import_module(f"boltzflow.cli.{verb.replace('-', '_')}").run
     doc = inspect.getdoc(run)
     assert doc is not None
     assert doc.splitlines()[0] == cli.VERBS[verb]
@@ -229,7 +230,22 @@ def test_listings(capsys):
     for verb, name in (("targets", "lj13-once"), ("presets", "lj13-egnn")):
         assert cli.main([verb]) == 0
         assert name in capsys.readouterr().out
+
+
+def test_models_are_listed_with_their_figures(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
     assert cli.main(["models"]) == 0
+    told = capsys.readouterr()
+    (line,) = (line for line in told.out.splitlines() if line.startswith(" dw4-eacf "))
+    card = json.loads((Path(cli.__file__).parents[1] / "pretrained" / "dw4-eacf.json").read_text())["figures"]
+    for figure in (f"{100 * card['ess_reverse']['value']:.1f} at most", str(card["ess_reverse"]["n"]), f"{card['seconds_per_1000']:.3g}"):
+        assert f" {figure} " in line
+    assert "augmented coupling flow" in line
+    assert "lj55 on H200" in told.err
+    assert "Licence: MIT" in told.err
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main(["models"]) == 0
+    assert " alanine-dipeptide-eacf " in capsys.readouterr().out
 
 
 class Recorded(Exception):

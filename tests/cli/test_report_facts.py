@@ -13,9 +13,9 @@ from boltzflow import report
 from boltzflow.analysis import Estimate
 from boltzflow.datasets import Dataset
 from boltzflow.report import contents, figures, molecules
-from boltzflow.report import html as html_page
 from boltzflow.report.page import numbers, percent
 from boltzflow.report.system import System, rotatable_torsions
+from boltzflow.sampling import plots
 from boltzflow.sampling.samples import Samples
 
 
@@ -99,7 +99,7 @@ class TestTargetThatCannotBeMadeAgain:
 
     def test_energy_axis_shows_the_target_in_spite_of_clashes(self, tmp_path: Path) -> None:
         samples = Samples.load(calculator_run(tmp_path / "run") / "samples.h5")
-        edges = html_page._energy_edges({"flow": (samples.u, None), "reweighted flow": (samples.u, samples.log_weight)})
+        edges = plots.energy_edges({"flow": (samples.u, None), "reweighted flow": (samples.u, samples.log_weight)})
         inside = (samples.u > edges[0]) & (samples.u < edges[-1])
         assert inside[80:].mean() > 0.98
         assert not inside[:80].any()

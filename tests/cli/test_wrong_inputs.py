@@ -202,6 +202,15 @@ COMMANDS: list[tuple[str, list[str], str]] = [
     # averages
     ("average without copies", ["average", "dw4", "no.h5"], "only an augmented flow has copies"),
     ("average of nothing", ["average", "dw4-eacf", "no.h5"], "there are no samples at no.h5"),
+    # densities
+    ("frames that are not there", ["log-prob", "dw4", "no.h5"], "there is no data file no.h5"),
+    ("frames of another target", ["log-prob", "dw4", "lj13.h5"], "lj13.h5 holds frames of lennard_jones"),
+    ("draws without copies", ["log-prob", "dw4", "data.h5", "--draws", "5", "--allow-virial-mismatch"], "this flow has none"),
+    ("no draws", ["log-prob", "dw4-eacf", "data.h5", "--draws", "0"], "--draws must be at least 1, got 0"),
+    ("solver of what has none", ["log-prob", "dw4-eacf", "data.h5", "--checked", "5", "--allow-virial-mismatch"], "no error by a solver"),
+    ("columns onto what is there", ["log-prob", "dw4", "data.h5", "-o", "samples.h5"], "samples.h5 exists already; choose another"),
+    ("columns of another kind", ["log-prob", "dw4", "data.h5", "-o", "columns.txt"], "must end in .h5 or .hdf5 or .npz or .csv"),
+    ("atoms of what is no trajectory", ["log-prob", "dw4", "data.h5", "--selection", "protein"], "is no trajectory"),
     # runs
     ("model for a run", ["report", "dw4"], "dw4 is a pretrained model, which has no run folder"),
     ("model for a run to resume", ["resume", "dw4"], "dw4 is a pretrained model, which has no run folder"),

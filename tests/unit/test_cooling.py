@@ -32,7 +32,9 @@ from boltzflow.config import (
     Vector,
 )
 from boltzflow.config import io as config_io
-from boltzflow.errors import ConfigError, DataError
+from boltzflow.errors import ConfigError, DataError, TargetError
+from boltzflow.flows.build import build_flow
+from boltzflow.flows.continuous import ContinuousFlow
 from boltzflow.objectives import cooling as objectives
 from boltzflow.objectives import rungs
 from boltzflow.objectives.base import Setting
@@ -224,7 +226,7 @@ class TestRungs:
         assert int(hot.done) == 1
         assert found.evaluations.gradients > 256
         assert objective.frames_in(hot).shape == (256, 3, 2)
-        u = np.asarray(target.energies(jnp.asarray(hot.frames)))
+        u = np.asarray(target.energies(jnp.asarray(objective.frames_in(hot))))
         assert u.mean() / 4.0 == pytest.approx(2.0, abs=0.5)
         # A flow of exactly this temperature: the next one keeps half of the samples.
         found = objective.renew(hot, normal(target, math.sqrt(2.0)), None, step=20, report=told.append)
@@ -232,7 +234,7 @@ class TestRungs:
         assert found.figures["ess_of_step"] == pytest.approx(0.5, abs=0.01)
         assert 1.0 < found.figures["temperature"] < 4.0
         assert found.evaluations == (256, 256 * (1 + 3 * 3))
-        u = np.asarray(target.energies(jnp.asarray(found.state.frames)))
+        u = np.asarray(target.energies(jnp.asarray(objective.frames_in(found.state))))
         assert u.mean() / found.figures["temperature"] == pytest.approx(2.0, abs=0.4)
         assert not told
 
@@ -242,13 +244,14 @@ class TestRungs:
         one, other, later = (objective.renew(state, normal(target, 0.8), None, step=step, report=print).state for step in (20, 20, 40))
         np.testing.assert_array_equal(one.frames, other.frames)
         assert np.any(one.frames != later.frames)
-        assert float(one.temperature) == 1.0
+        assert float(one.temperatures[0]) == 1.0
 
     def test_a_rung_that_is_not_learnt_is_told_and_stays(self, target):
         objective = bound(OPTIONS, setting(target))
         frames = math.sqrt(1.5) * np.random.default_rng(0).standard_normal((256, 3, 2), np.float32)
         frames -= frames.mean(axis=1, keepdims=True)
-        state = objective.init(key=jax.random.key(0))._replace(frames=frames, done=np.int32(3), temperature=np.float32(3.0))
+        state = objective.init(key=jax.random.key(0))
+        state = state._replace(frames=frames[None], done=np.int32(3), temperatures=np.full(1, 3.0, np.float32))
         told = []
         found = objective.renew(state, normal(target, 0.05), None, step=60, report=told.append)
         assert found.figures["temperature"] == 3.0
@@ -256,9 +259,9 @@ class TestRungs:
         assert "too few to learn from" in told[0]
         assert "rung_steps" in told[0]
         # The frames before are kept and moved on, not those of the few samples that count.
-        assert np.all(np.linalg.norm(found.state.frames - frames, axis=(1, 2)) < 4.0)
-        assert np.any(found.state.frames != frames)
-        u = np.asarray(target.energies(jnp.asarray(found.state.frames)))
+        assert np.all(np.linalg.norm(objective.frames_in(found.state) - frames, axis=(1, 2)) < 4.0)
+        assert np.any(objective.frames_in(found.state) != frames)
+        u = np.asarray(target.energies(jnp.asarray(objective.frames_in(found.state))))
         assert u.mean() / 3.0 == pytest.approx(2.0, abs=0.5)
 
     def test_nothing_left_is_an_error_in_words(self, target):
@@ -276,7 +279,7 @@ class TestRungs:
         objective = bound(dataclasses.replace(OPTIONS, start="flow", hottest=None, chains=None), setting(half))
         found = objective.renew(objective.init(key=jax.random.key(0)), normal(half, 0.7), None, step=0, report=print)
         assert 0.1 < found.figures["without_weight"] < 0.9
-        assert np.isfinite(np.asarray(half.energies(jnp.asarray(found.state.frames)))).all()
+        assert np.isfinite(np.asarray(half.energies(jnp.asarray(objective.frames_in(found.state))))).all()
 
     def test_a_lost_basin_is_told(self, target):
         objective = bound(OPTIONS, setting(target))
@@ -291,6 +294,66 @@ class TestRungs:
 
 def outside(positions):
     return np.sum((positions - positions.mean(axis=0)) ** 2)
+
+
+class TestTempered:
+    """A flow that knows the temperature, which learns from several rungs."""
+
+    OPTIONS = dataclasses.replace(OPTIONS, remember=3)
+
+    @staticmethod
+    def tempered(target) -> ContinuousFlow:
+        options = ECNF(network=EGNN(layers=1, hidden=8), solver=GaussLegendre(nodes=4), tempered=True)
+        return cast(ContinuousFlow, build_flow(options, target, 1.0, key=jax.random.key(0)))
+
+    def test_rungs_are_remembered_one_for_each_temperature(self, target):
+        objective = bound(self.OPTIONS, setting(target, self.tempered(target)))
+        frames = [np.full((256, 3, 2), number, np.float32) * np.array([[-1.0], [0.0], [1.0]], np.float32) for number in range(5)]
+        state = objective.init(key=jax.random.key(0))
+        for number, temperature in enumerate((4.0, 2.0, 1.0, 1.0)):
+            state = objective._rung(state, frames[number], temperature, 0.1, {})
+        ladder = objective.frames_in(state)
+        np.testing.assert_array_equal(ladder.temperatures, [1.0, 2.0, 4.0])
+        assert [rung[0, 2, 0] for rung in ladder.frames] == [3.0, 1.0, 0.0]
+        # Half of the steps are of the present rung, and each batch is told its temperature.
+        seen = [objective.propose((), None, ladder, step=step).batch for step in range(200)]
+        found = np.exp([batch.log_temperature[0] for batch in seen])
+        for temperature, share, value in ((1.0, 0.5, 3.0), (2.0, 0.25, 1.0), (4.0, 0.25, 0.0)):
+            own = np.isclose(found, temperature)
+            assert abs(own.mean() - share) < 4.0 * math.sqrt(share * (1 - share) / 200)
+            chosen = [batch.batch.data for batch, is_own in zip(seen, own, strict=True) if is_own]
+            assert all(np.all(np.abs(data).max(axis=(1, 2)) == value) for data in chosen)
+
+    def test_losses_are_those_of_the_field_of_the_temperature(self, target):
+        flow = self.tempered(target)
+        objective = bound(self.OPTIONS, setting(target, flow))
+        frames = np.random.default_rng(0).standard_normal((1, 256, 3, 2), np.float32)
+        ladder = objectives.Ladder(frames - frames.mean(axis=2, keepdims=True), np.array([3.0], np.float32))
+        batch = objective.propose((), None, ladder, step=1).batch
+        hot, cold = (bound(OPTIONS, setting(target, flow)).losses(flow.at_temperature(t).network, batch.batch) for t in (3.0, 1.0))
+        np.testing.assert_array_equal(objective.losses(flow.network, batch), hot)
+        assert np.any(hot != cold)
+        slopes = jax.grad(lambda network: jnp.sum(objective.losses(network, batch)))(flow.network)
+        assert float(slopes.temperature) == 0.0
+
+    def test_one_temperature_cannot_learn_from_several_rungs(self, target):
+        with pytest.raises(ConfigError, match=r"flow\.tempered=true, or remember=1"):
+            bound(self.OPTIONS, setting(target))
+
+    @pytest.mark.slow
+    def test_a_run_gives_samples_at_every_temperature(self, target, tmp_path):
+        config = config_of(dataclasses.replace(self.OPTIONS, rung_steps=200), steps=1600)
+        config = dataclasses.replace(config, flow=dataclasses.replace(config.flow, tempered=True))
+        model = Run(train(config, tmp_path / "run", target=target, progress=False), target=target).model
+        for temperature in (1.0, 1.5, 3.0):
+            samples = model.at_temperature(temperature).sample(2000, seed=1)
+            # Four degrees of freedom of u = |x|², so that Z = (pi T)^2 and <u / T> = 2.
+            log_z, energy = samples.log_z(), samples.expectation(lambda x: np.asarray(target.energies(jnp.asarray(x))))
+            assert log_z.low < 2.0 * math.log(math.pi * temperature) < log_z.high
+            assert energy.low < 2.0 * temperature < energy.high
+            assert samples.ess().value > 0.5
+        with pytest.raises(TargetError, match="must be positive"):
+            model.at_temperature(-3.0)
 
 
 class TestRefusals:
@@ -310,7 +373,7 @@ class TestRefusals:
         found = objective.renew(objective.init(key=jax.random.key(0)), normal(dark, 0.9), None, step=0, report=print)
         assert found.evaluations == (256, 0)
         assert "acceptance" not in found.figures
-        u = np.sum(np.asarray(found.state.frames, np.float64) ** 2, axis=(1, 2))
+        u = np.sum(np.asarray(objective.frames_in(found.state), np.float64) ** 2, axis=(1, 2))
         assert u.mean() == pytest.approx(2.0, abs=0.5)
 
     @pytest.mark.parametrize(

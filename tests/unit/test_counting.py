@@ -96,7 +96,7 @@ def test_training_counts_and_the_card_tells(target: bf.Target, tmp_path, directi
     )
     options = config.RunOptions(evaluate_every=2, evaluate_n=5)
     before = seen(target)
-    flow = config.ECNF(network=config.EGNN(layers=1, hidden=4))
+    flow = config.ECNF(network=config.EGNN(layers=1, hidden=4), solver=config.GaussLegendre(nodes=2))
     run = bf.fit(target, data, flow=flow, stages=[stage], options=options, out=tmp_path / "run", validation=4)
     found = run.model.card["energies"]
     size = {"reverse": 4, "both": 8}[direction]

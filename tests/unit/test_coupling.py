@@ -200,7 +200,7 @@ def degenerate(dimension: int, augmented: int) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(
     ("kind", "dimension"),
     [
-        pytest.param(kind, d, marks=[] if d == 3 and kind in {"spherical", "vector", "scaling"} else [pytest.mark.slow])
+        pytest.param(kind, d, marks=[] if d == 3 and kind in {"spherical", "vector"} else [pytest.mark.slow])
         for kind, d in itertools.product(NAMES, (2, 3))
     ],
 )

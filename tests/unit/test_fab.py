@@ -19,7 +19,7 @@ from boltzflow.flows.coupling import CouplingStack
 from boltzflow.flows.coupling.layer import Transformed
 from boltzflow.objectives import buffer as buffers
 from boltzflow.objectives.base import Setting
-from boltzflow.objectives.fab import FAB
+from boltzflow.objectives.fab import FAB, Weighted
 from boltzflow.sampling.correct.moves import Parts, slope, tempered
 from boltzflow.sampling.correct.spaces import Space
 from boltzflow.training import stages
@@ -118,7 +118,7 @@ def test_annealing_from_the_identity_gives_the_integral_and_the_moments_in_close
 
 
 def items(number: float, *, log_weight: Any = (0.0, 0.0)) -> buffers.Items:
-    return buffers.Items(jnp.full((2, 3), number), jnp.asarray(log_weight), jnp.full(2, 10.0 * number))
+    return buffers.Items(jnp.full((2, 3), number), jnp.asarray(log_weight), jnp.full(2, 10.0 * number), jnp.zeros((2, 0)))
 
 
 def test_the_oldest_pass_is_overwritten():
@@ -260,6 +260,58 @@ def test_the_gradient_is_that_of_the_weighted_density(done):
     true = eqx.filter_jit(eqx.filter_grad(expected))(flow.stack)
     np.testing.assert_allclose(mine.logs, true.logs, rtol=1e-3)
     assert float(jnp.abs(true.logs).min()) > 0.1
+
+
+class TestPathGradients:
+    """Of the flow that stretches, whose gradients are quadratic in the coordinates: few points have the mean over p²/q exactly."""
+
+    @staticmethod
+    def points(flow: Any) -> tuple[Any, Any]:
+        """Points with the second moments of p²/q, and the score of the target there."""
+        widths = np.exp(-np.asarray(flow.stack.logs, np.float64))
+        # Of each coordinate in units of the prior: the precisions of target and flow.
+        size = 3 * 2
+        target = np.concatenate([np.full(FREEDOM, (SCALE / SPREAD) ** 2), np.ones(size)])
+        own = np.concatenate([np.full(FREEDOM, widths[0] ** -2), np.full(size, widths[1] ** -2)])
+        each = np.diag(np.sqrt(len(target) / (2.0 * target - own)))
+        coordinates = np.concatenate([each, -each])
+        return jnp.asarray(coordinates, jnp.float32), jnp.asarray(-target * coordinates, jnp.float32)
+
+    @staticmethod
+    def gradient(flow: Any, estimator: str, coordinates: Any, score: Any) -> Any:
+        objective = bound(flow, estimator=estimator)
+        batch = Weighted(coordinates, jnp.full(len(coordinates), 1.0), score if estimator == "path-gradient" else score[:, :0])
+        return eqx.filter_jit(eqx.filter_grad(lambda stack: jnp.mean(objective.losses(stack, batch))))(flow.stack).logs
+
+    def test_half_of_the_gradient_of_the_likelihood_in_the_mean(self):
+        flow = flow_of(moved=0.15)
+        coordinates, score = self.points(flow)
+        path, likelihood = (self.gradient(flow, name, coordinates, score) for name in ("path-gradient", "likelihood"))
+        np.testing.assert_allclose(path, 0.5 * likelihood, rtol=1e-3)
+        assert float(jnp.abs(path).min()) > 0.05
+
+    def test_nothing_pulls_where_the_flow_is_exact(self):
+        flow = flow_of()
+        flow = flow.with_network(eqx.tree_at(lambda stack: stack.logs, flow.stack, jnp.asarray([math.log(SCALE / SPREAD), 0.0])))
+        coordinates, score = self.points(flow)
+        for point in (0, 3, 7):
+            own = (coordinates[point : point + 1], score[point : point + 1])
+            path, likelihood = (self.gradient(flow, name, *own) for name in ("path-gradient", "likelihood"))
+            np.testing.assert_allclose(path, 0.0, atol=1e-4)
+            assert float(jnp.abs(likelihood).max()) > 1.0
+
+    def test_forces_come_from_the_passes(self, done):
+        flow = done[1]
+        objective = bound(flow, estimator="path-gradient")
+        (_, after), (proposal,) = steps_of(objective, flow.network, 1)
+        assert int(proposal.evaluations.gradients) == int(done[3][0].evaluations.gradients)
+        space = Space(flow, TARGET, geometric=True)
+        expected = jax.vmap(lambda x: space.parts(x).grad_p)(proposal.batch.coordinates)
+        np.testing.assert_allclose(proposal.batch.score, expected, atol=1e-5)
+        assert after.buffer.items.score.shape == after.buffer.items.coordinates.shape
+
+    def test_a_bound_of_pulls_is_theirs_alone(self):
+        assert "would have no effect" in next(iter(dataclasses.replace(config.FAB(), clip=3.0).problems()))[1]
 
 
 def test_energies_that_are_no_numbers_cost_themselves_alone():

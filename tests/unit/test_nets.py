@@ -212,6 +212,21 @@ ONE_TO_FOUR_LAYERS = [
 ]
 
 
+@pytest.mark.parametrize("kind", [EGNN, TwoInteraction])
+def test_depends_on_the_temperature_where_it_is_told_one(kind):
+    field = filled(lambda: kind((0, 0, 1), hidden=8, tempered=True, key=jax.random.key(0)), jnp.float32)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 3)), jnp.float32)
+    cold, hot = field.at(jnp.zeros(())), field.at(jnp.log(3.0))
+    velocities = [np.asarray(f(jnp.float32(TIME), x)) for f in (cold, hot)]
+    assert np.abs(velocities[0] - velocities[1]).max() > 1e-3
+    # At the target's temperature its features are zero; the rest of the network does not know.
+    assert float(hot.log_temperature) == pytest.approx(np.log(3.0))
+    plain = kind((0, 0, 1), hidden=8, key=jax.random.key(0))
+    assert plain.log_temperature is None
+    with pytest.raises(ValueError, match="no temperature"):
+        plain.at(jnp.zeros(()))
+
+
 def label(make: Any) -> str:
     return f"egnn-{make.keywords['layers']}" if isinstance(make, functools.partial) else "two-interaction"
 

@@ -85,8 +85,12 @@ def test_evaluation_report_and_export_see_all_frames(tmp_path, monkeypatch):
     def caught(_, positions, **__):
         raise Seen(positions)
 
-    for name, instead in (("_seconds_of_chunk", lambda *_: 0.0), ("generate", lambda *_, **__: None), ("log_importance_ratios", caught)):
-        monkeypatch.setattr(f"boltzflow.evaluation.figures.{name}", instead)
+    for name, instead in (
+        ("figures._seconds_of_chunk", lambda *_: 0.0),
+        ("figures.generate", lambda *_, **__: None),
+        ("frames.log_importance_ratios", caught),
+    ):
+        monkeypatch.setattr(f"boltzflow.evaluation.{name}", instead)
     with pytest.raises(Seen) as seen:
         evaluate(model, 64, seed=0, frames=data)
     np.testing.assert_array_equal(np.bincount(sizes_in(seen.value.args[0])), 16)

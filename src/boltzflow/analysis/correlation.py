@@ -112,6 +112,9 @@ def inefficiency(values: Float[np.ndarray, " n"]) -> float:
     The larger of the integrated autocorrelation time 1 + 2 sum rho(t), summed up to the first window of five times itself (Sokal, 1996),
     and the variance of the means of 20 batches over what it would be for independent values, where that is beyond chance: frames that lie
     sweep by sweep are correlated at distances that the first does not reach.
+
+    Args:
+        values: (n,) in the order of their chain.
     """
     correlation = _autocorrelation(values)
     if correlation is None:

@@ -62,7 +62,11 @@ class Estimate:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Estimate":
-        """Inverse of `as_dict`, also for what older versions wrote; None becomes NaN, or the infinity that it stands for."""
+        """Inverse of `as_dict`, also for what older versions wrote; None becomes NaN, or the infinity that it stands for.
+
+        Args:
+            fields: as `as_dict` gives them.
+        """
         kind = str(fields.get("kind") or TWO_SIDED)
         ends = {"value": math.nan, "low": math.nan, "high": math.nan}
         if kind != TWO_SIDED:
@@ -73,11 +77,19 @@ class Estimate:
         return cls(value, low, high, int(fields.get("n") or 0), kind, str(fields.get("note") or ""), effective)
 
     def shifted(self, by: float) -> "Estimate":
-        """The same estimate plus a number that is known exactly, such as an NLL minus the entropy."""
+        """The same estimate plus a number that is known exactly, such as an NLL minus the entropy.
+
+        Args:
+            by: the number.
+        """
         return dataclasses.replace(self, value=self.value + by, low=self.low + by, high=self.high + by)
 
     def scaled(self, by: float) -> "Estimate":
-        """The same estimate times a positive number that is known exactly, such as 100 for per cent."""
+        """The same estimate times a positive number that is known exactly, such as 100 for per cent.
+
+        Args:
+            by: the number.
+        """
         return dataclasses.replace(self, value=self.value * by, low=self.low * by, high=self.high * by)
 
     def texts(self) -> tuple[str, str]:

@@ -23,14 +23,24 @@ class Backbone(NamedTuple):
 
 
 def bond_lengths(positions: Float[np.ndarray, "*batch N 3"], pairs: Int[np.ndarray, "m 2"]) -> Float[np.ndarray, "*batch m"]:
-    """Distances of pairs of atoms, in the units of the positions."""
+    """Distances of pairs of atoms, in the units of the positions.
+
+    Args:
+        positions: (..., N, 3).
+        pairs: (m, 2) numbers of atoms.
+    """
     first, second = np.asarray(pairs).T
     positions = checked(positions)
     return np.linalg.norm(positions[..., first, :] - positions[..., second, :], axis=-1)
 
 
 def bond_angles(positions: Float[np.ndarray, "*batch N 3"], triples: Int[np.ndarray, "m 3"]) -> Float[np.ndarray, "*batch m"]:
-    """Angles at the middle atoms of triples, in [0, pi]."""
+    """Angles at the middle atoms of triples, in [0, pi].
+
+    Args:
+        positions: (..., N, 3).
+        triples: (m, 3) numbers of atoms, the middle one second.
+    """
     first, middle, last = np.asarray(triples).T
     positions = checked(positions)
     u, v = (positions[..., ends, :] - positions[..., middle, :] for ends in (first, last))
@@ -38,7 +48,12 @@ def bond_angles(positions: Float[np.ndarray, "*batch N 3"], triples: Int[np.ndar
 
 
 def torsions(positions: Float[np.ndarray, "*batch N 3"], quadruples: Int[np.ndarray, "m 4"]) -> Float[np.ndarray, "*batch m"]:
-    """Torsion angles about the middle bonds of quadruples, in [-pi, pi], with the IUPAC sign."""
+    """Torsion angles about the middle bonds of quadruples, in [-pi, pi], with the IUPAC sign.
+
+    Args:
+        positions: (..., N, 3).
+        quadruples: (m, 4) numbers of atoms.
+    """
     a, b, c, d = np.asarray(quadruples).T
     positions = checked(positions)
     before, axis, after = (positions[..., end, :] - positions[..., start, :] for start, end in ((a, b), (b, c), (c, d)))
@@ -48,7 +63,11 @@ def torsions(positions: Float[np.ndarray, "*batch N 3"], quadruples: Int[np.ndar
 
 
 def angles_of_bonds(bonds: Any) -> Int[np.ndarray, "m 3"]:
-    """Triples of atoms that two bonds join."""
+    """Triples of atoms that two bonds join.
+
+    Args:
+        bonds: pairs of numbers of atoms.
+    """
     neighbours: dict[int, list[int]] = {}
     for first, second in bonds:
         neighbours.setdefault(int(first), []).append(int(second))
@@ -60,7 +79,11 @@ def angles_of_bonds(bonds: Any) -> Int[np.ndarray, "m 3"]:
 
 
 def backbones(topology: Any) -> list[Backbone]:
-    """Residues of an OpenMM topology that have both phi and psi, by the names of their atoms."""
+    """Residues of an OpenMM topology that have both phi and psi, by the names of their atoms.
+
+    Args:
+        topology: an `openmm.app.Topology`.
+    """
     found = []
     for chain in topology.chains():
         residues = list(chain.residues())

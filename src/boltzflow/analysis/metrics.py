@@ -126,6 +126,10 @@ def total_variation(a: Histogram, b: Histogram) -> float:
 
     Between 0 (the same) and 1 (disjoint). Sampling noise keeps it above 0; `total_variation_distance` takes that off.
 
+    Args:
+        a: one histogram.
+        b: the other.
+
     Raises:
         DataError: if the edges differ.
     """

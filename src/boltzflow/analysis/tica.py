@@ -51,11 +51,18 @@ class Tica:
     n: int
 
     def coordinates(self, positions: Float[np.ndarray, "n N 3"]) -> Float[np.ndarray, "n 2"]:
-        """The slowest coordinates of configurations, without a unit."""
+        """The slowest coordinates of configurations, without a unit.
+
+        Args:
+            positions: (n, N, 3) in nm.
+        """
         return features(positions, self.torsions, self.pairs) @ self.coefficients + self.offset
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a small JSON file, whole or not at all.
+
+        Args:
+            path: the file to write.
 
         Raises:
             DataError: if it cannot be written.
@@ -71,6 +78,9 @@ class Tica:
 
 def load(path: str | os.PathLike[str]) -> Tica:
     """Reads what `Tica.save` wrote.
+
+    Args:
+        path: the file.
 
     Raises:
         DataError: if there is no such file, or it is none of these.

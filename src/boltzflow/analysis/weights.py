@@ -206,7 +206,7 @@ def log_z(log_w: Any, *, seed: int = 0) -> Estimate:
     return bracket(value, low, high, n)
 
 
-def expectation(log_w: Any, values: Any, *, seed: int = 0) -> Estimate:
+def expectation(log_w: Any, values: Any, *, seed: int = 0, correlation: Correlation | None = None) -> Estimate:
     """Self-normalised expectation sum w f / sum w under the target.
 
     Where the weights' tail is too heavy (`tails.Tail.bounded_moments`) there is no interval: what the samples that were not drawn would
@@ -216,6 +216,8 @@ def expectation(log_w: Any, values: Any, *, seed: int = 0) -> Estimate:
         log_w: (n,) log-weights of samples of the flow, up to a constant.
         values: (n,) values f(x) of an observable, in its own units. Values of samples without weight do not matter and may be NaN.
         seed: seed of the bootstrap.
+        correlation: what the samples are worth, in the order of their chains, as by `correlation.of_series` of their shares of the mean,
+            w (f - mean); None if they are independent.
 
     Raises:
         DataError: if a sample that has weight has a value that is not finite, or no sample has weight.
@@ -228,20 +230,22 @@ def expectation(log_w: Any, values: Any, *, seed: int = 0) -> Estimate:
     # A large offset common to all values would cost digits in the bootstrap sums.
     value = float(np.sum(weights * values))
     n = weights.size
+    effective = None if correlation is None else correlation.reported
     if n < 2:
-        return Estimate(value, math.nan, math.nan, n)
+        return Estimate(value, math.nan, math.nan, n, n_effective=effective)
     if np.ptp(values[weights > 0]) == 0.0:
-        return Estimate(value, value, value, n)
+        return Estimate(value, value, value, n, n_effective=effective)
     weights = weights / weights.max()
     tail = tails.fit(weights)
     if not tail.bounded_moments:
-        return Estimate(value, -math.inf, math.inf, n, NONE, tail.reason())
+        return Estimate(value, -math.inf, math.inf, n, NONE, tail.reason(), effective)
     columns = np.stack([weights, weights * (values - value)], axis=1)
-    ends = []
-    for means in tails.replicated_sums(columns, weights, tail, seed=seed):
+    ends, widening = [], 1.0 if correlation is None else correlation.widening
+    for means in tails.replicated_sums(columns, weights, tail, seed=seed, grouping=correlation):
         with np.errstate(invalid="ignore", divide="ignore"):
             ends.append(percentile_interval(means[:, 1] / means[:, 0], n))
-    return bracket(value, value + min(ends[0][0], ends[1][0]), value + max(ends[0][1], ends[1][1]), n)
+    low, high = widening * min(ends[0][0], ends[1][0]), widening * max(ends[0][1], ends[1][1])
+    return dataclasses.replace(bracket(value, value + low, value + high, n), n_effective=effective)
 
 
 @dataclasses.dataclass(frozen=True)

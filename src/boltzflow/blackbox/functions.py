@@ -1,6 +1,7 @@
 """Energy functions as a worker calls them: plain Python functions and ASE calculators, brought to the target's units."""
 
 import dataclasses
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from boltzflow.blackbox.worker import Function
+from boltzflow.blackbox.worker import Function, of_many
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +19,22 @@ class Plain:
     function: Callable[[Float[np.ndarray, "N D"]], Any]
 
     def __call__(self, positions: Float[np.ndarray, "N D"], gradient: bool) -> Any:
+        """What the function returns."""
+        return self.function(positions)
+
+
+@dataclasses.dataclass(frozen=True)
+class Batched:
+    """A function of many positions (B, N, D) at once, that gives gradients always or never."""
+
+    function: Callable[[Float[np.ndarray, "B N D"]], Any]
+
+    def __call__(self, positions: Float[np.ndarray, "N D"], gradient: bool) -> Any:
+        """What the function returns of one configuration."""
+        energies, slopes = of_many(self.function(positions[None]), positions[None])
+        return energies[0] if slopes is None else (energies[0], slopes[0])
+
+    def many(self, positions: Float[np.ndarray, "B N D"], gradient: bool) -> Any:
         """What the function returns."""
         return self.function(positions)
 
@@ -40,7 +57,15 @@ class Converted:
 
     def __call__(self, positions: Float[np.ndarray, "N D"], gradient: bool) -> Any:
         """Reduced energy, and its gradient by the target's length unit where the function gives one."""
-        value = self.function(positions / self.length, gradient)
+        return self._converted(self.function(positions / self.length, gradient))
+
+    @property
+    def many(self) -> Callable[[Float[np.ndarray, "B N D"], bool], Any] | None:
+        """Many configurations at once, where the function takes them."""
+        inner = getattr(self.function, "many", None)
+        return None if inner is None else lambda positions, gradient: self._converted(inner(positions / self.length, gradient))
+
+    def _converted(self, value: Any) -> Any:
         if isinstance(value, tuple):
             energy, slope = value
             return (np.asarray(energy) - self.reference) * self.energy, np.asarray(slope) * (self.energy / self.length)
@@ -50,6 +75,8 @@ class Converted:
 @dataclasses.dataclass(frozen=True)
 class AseEnergy:
     """Energies in eV of positions in Å by an ASE calculator, which each thread of each process makes once.
+
+    A calculator with a method `evaluate_batch` is given many configurations at once; see `targets.from_ase`.
 
     Attributes:
         make_calculator: makes the calculator.
@@ -75,6 +102,20 @@ class AseEnergy:
             # What is left in a calculator that failed must not spoil the next configuration.
             vars(_calculators).pop(self.token, None)
             raise
+
+    @property
+    def many(self) -> Callable[[Float[np.ndarray, "B N 3"], bool], Any] | None:
+        """Many configurations at once, where the calculator takes them."""
+        batch = getattr(self._atoms().calc, "evaluate_batch", None)
+        return None if batch is None else functools.partial(self._many, batch)
+
+    def _many(self, batch: Callable[[Float[np.ndarray, "B N 3"]], Any], positions: Float[np.ndarray, "B N 3"], gradient: bool) -> Any:
+        try:
+            value = batch(positions)
+        except BaseException:
+            vars(_calculators).pop(self.token, None)
+            raise
+        return (value[0], -np.asarray(value[1])) if isinstance(value, tuple) else value
 
     def _atoms(self) -> Any:
         atoms = vars(_calculators).get(self.token)

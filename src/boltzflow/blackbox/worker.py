@@ -1,15 +1,18 @@
 """What runs in a worker: the energy function on one configuration after another, failures caught one by one."""
 
+import contextlib
 import faulthandler
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-# (positions (N, D), whether a gradient is wanted) -> energy, or (energy, gradient (N, D)); the units are those of the caller.
+# (positions (N, D), whether a gradient is wanted) -> energy, or (energy, gradient (N, D)); the units are those of the caller. One that
+# takes many at once does so as `many`: (positions (B, N, D), whether gradients are wanted) -> energies (B,), or (energies, gradients
+# (B, N, D)).
 Function = Callable[[Float[np.ndarray, "N D"], bool], Any]
 
 
@@ -39,18 +42,17 @@ def evaluate(function: Function, positions: Float[np.ndarray, "B N D"], gradient
         timeout: seconds that one configuration may take before this process ends itself; None: no limit.
     """
     outcome = Outcome(np.full(len(positions), np.inf), np.zeros(positions.shape), None, {})
+    together = _together(function, positions, gradient, timeout)
     for place, configuration in enumerate(positions):
-        if timeout is not None:
-            # A watchdog in C: unlike a signal or a thread it also stops compiled code, which a Python exception cannot reach.
-            faulthandler.dump_traceback_later(timeout, exit=True, file=_nowhere())
         try:
-            energy, slope = _one(function, configuration, gradient)
+            if together is None:
+                with _watched(timeout):
+                    energy, slope = _one(function, configuration, gradient)
+            else:
+                energy, slope = together[0][place], None if together[1] is None else together[1][place]
         except (Exception, SystemExit) as error:
             outcome.failures[place] = _describe(error)
             continue
-        finally:
-            if timeout is not None:
-                faulthandler.cancel_dump_traceback_later()
         outcome = outcome._replace(has_gradient=slope is not None and outcome.has_gradient is not False)
         if np.isfinite(energy):
             outcome.energies[place] = energy
@@ -64,6 +66,53 @@ def evaluate(function: Function, positions: Float[np.ndarray, "B N D"], gradient
                 # With a gradient of zero it would pull as if there were no forces.
                 outcome.energies[place] = np.inf
     return outcome
+
+
+def _together(
+    function: Function, positions: Float[np.ndarray, "B N D"], gradient: bool, timeout: float | None
+) -> tuple[Float[np.ndarray, " B"], Float[np.ndarray, "B N D"] | None] | None:
+    """Energies and gradients in one call of a function that takes many; None of another, or where one that fails must be told apart."""
+    if len(positions) < 2:
+        return None
+    try:
+        many = getattr(function, "many", None)
+        if many is None:
+            return None
+        with _watched(None if timeout is None else timeout * len(positions)):
+            return of_many(many(positions, gradient), positions)
+    except (Exception, SystemExit):
+        return None
+
+
+def of_many(value: Any, positions: Float[np.ndarray, "B N D"]) -> tuple[Float[np.ndarray, " B"], Float[np.ndarray, "B N D"] | None]:
+    """What a function of many positions gave, checked.
+
+    Raises:
+        ValueError: if it has another shape.
+    """
+    energy, slope = value if isinstance(value, tuple) else (value, None)
+    energy = np.asarray(energy, np.float64)
+    if energy.shape != positions.shape[:1]:
+        raise ValueError(f"the energies of {len(positions)} configurations must have shape ({len(positions)},), but have {energy.shape}")
+    if slope is None:
+        return energy, None
+    slope = np.asarray(slope, np.float64)
+    if slope.shape != positions.shape:
+        raise ValueError(f"the gradients must have the shape {positions.shape} of the positions, but have {slope.shape}")
+    return energy, slope
+
+
+@contextlib.contextmanager
+def _watched(timeout: float | None) -> Iterator[None]:
+    """Ends this process if the block takes longer: a watchdog in C, which unlike a signal or a thread also stops compiled code."""
+    if timeout is None:
+        yield
+        return
+    faulthandler.dump_traceback_later(timeout, exit=True, file=_nowhere())
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _one(function: Function, positions: Float[np.ndarray, "N D"], gradient: bool) -> tuple[float, Float[np.ndarray, "N D"] | None]:

@@ -27,6 +27,7 @@ VERBS = {
     "resume": "Continue a run that was interrupted, or give it another stage.",
     "sample": "Draw samples with their exact probability from a run or a model.",
     "average": "Average the copies of an augmented flow out of the weights of its samples.",
+    "log-prob": "Weigh your own frames with a run or a model: log q, weights, NLL, forward ESS, distances.",
     "evaluate": "Measure a run or a model: NLL, ESS, log Z, distances, path length, times.",
     "report": "Write the HTML report of a run.",
     "export": "Write samples or reference data as a trajectory that other programs read.",
@@ -107,7 +108,7 @@ def _dispatch(arguments: list[str]) -> None:
     elif verb == "--version":
         print(f"boltzflow {__version__}")
     elif verb in VERBS:
-        module = importlib.import_module(f"boltzflow.cli.{verb}")
+        module = importlib.import_module(f"boltzflow.cli.{verb.replace('-', '_')}")
         from boltzflow.cli.parsing import parse
 
         parsed = parse(module.run, verb, rest)

@@ -51,6 +51,7 @@ def run(
         arguments.room(n, int(np.prod(frames.positions.shape[1:])))
     written = exporting.export(frames, path, overwrite=overwrite, topology=topology, resampled=resample, n=n, seed=seed)
     output.say(f"{written} frames.")
-    if isinstance(frames, Samples) and frames.has_energy and not resample and path.suffix.lower() not in exporting.WITH_WEIGHTS:
+    weighted = frames.has_energy if isinstance(frames, Samples) else frames.log_weight is not None
+    if weighted and not resample and path.suffix.lower() not in exporting.WITH_WEIGHTS:
         output.say(f"{path.suffix} holds no weights; --resample draws frames that all count alike.")
     print(path)

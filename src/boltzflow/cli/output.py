@@ -19,7 +19,9 @@ def next_steps(run: Path) -> str:
     return f"`boltzflow evaluate {run}`, `boltzflow sample {run} -n 10000 -o {run / 'samples.h5'}`, then `boltzflow report {run}`"
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
+def table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), whole: Sequence[int] = ()
+) -> None:
     """Prints a table to stdout.
 
     Args:
@@ -27,6 +29,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, 
         columns: column names.
         rows: cells.
         right: indices of the columns that are aligned to the right.
+        whole: of those whose cells are not folded.
     """
     from rich import box
     from rich.console import Console
@@ -34,7 +37,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, 
 
     drawn = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, name in enumerate(columns):
-        drawn.add_column(name, justify="right" if index in right else "left", overflow="fold")
+        drawn.add_column(name, justify="right" if index in right else "left", overflow="fold", no_wrap=index in whole)
     for row in rows:
         drawn.add_row(*row)
     Console(markup=False, highlight=False).print(drawn)

@@ -28,6 +28,7 @@ def run(
     precision: Annotated[arguments.MaybePrecision, tyro.conf.arg(help_behavior_hint="(default: that of the run)")] = None,
     correct: Literal["none", "metropolis", "smc"] = "none",
     energies: Annotated[arguments.MaybeFloat, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="(only with --correct)")] = None,
+    temperature: Annotated[arguments.MaybeFloat, tyro.conf.arg(metavar="KELVIN", help_behavior_hint="(default: the target's)")] = None,
     plugin: arguments.Plugin = arguments.Words(),  # noqa: B008 (a tuple)
 ) -> None:
     """Draw samples with their exact probability from a run or a model.
@@ -49,6 +50,8 @@ def run(
         correct: How samples are brought from the flow to the target; none: their weights alone do it.
         energies: Evaluations of the energy that the correction may cost, such as 1e6; there are as many samples as it allows, or -n if
             these are fewer.
+        temperature: Another temperature than the target's, of flows that know it (flow.tempered); of targets in reduced units as a multiple
+            of theirs.
         plugin: Modules, or .py files, that add targets, networks, objectives and more.
     """
     arguments.count(n)
@@ -75,6 +78,7 @@ def run(
     from boltzflow.sampling.generate import generate
 
     loaded = load_model(model)
+    loaded = loaded if temperature is None else loaded.at_temperature(temperature)
     # No sample costs less than one energy.
     most = int(min(number for number in (n, energies) if number is not None))
     arguments.room(most, loaded.target.n_particles * loaded.target.dimension, path)

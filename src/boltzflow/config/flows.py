@@ -312,12 +312,15 @@ class ECNF(Flow, name="ecnf"):
     Attributes:
         network: the vector field.
         solver: integration of the flow's ODE.
+        tempered: let the network know the temperature, so that one flow learns all rungs of a cooling, and gives samples and densities at
+            each of them.
     """
 
     natural_objective: ClassVar[str] = "flow-matching"
 
     network: Network = EGNN()
     solver: Solver = Dopri5()
+    tempered: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

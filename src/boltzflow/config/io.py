@@ -37,6 +37,9 @@ def load_preset(name: str) -> RunConfig:
 
     A file may start from a preset with `base: NAME` and give only what differs; stages are merged by their numbers.
 
+    Args:
+        name: of a preset, or the path of a YAML file.
+
     Raises:
         ConfigError: if there is neither, or the configuration is wrong, or it sets an option that would have no effect.
     """

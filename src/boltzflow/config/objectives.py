@@ -200,6 +200,8 @@ class Cooling(Objective, name="cooling"):
         moves: steps of Hamiltonian Monte Carlo of each frame at the new temperature; 0 where the energy has no gradient.
         leapfrog: leapfrog steps of each of them.
         trans: keep amide bonds trans; false: cis ones come and go as the moves let them. Chirality is always kept.
+        remember: rungs whose frames are learnt from, the present one in half of the steps; more than one needs a flow that knows the
+            temperature (flow.tempered).
     """
 
     learn: Objective = FlowMatching()
@@ -213,6 +215,7 @@ class Cooling(Objective, name="cooling"):
     moves: CountOrNone = 10
     leapfrog: Count = 5
     trans: bool = False
+    remember: Count = 1
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """What belongs to the chains is theirs alone."""
@@ -229,6 +232,8 @@ class FAB(Objective, name="fab"):
     all steps learn. A pass takes a batch of draws, and comes after every `updates` steps.
 
     Attributes:
+        estimator: "likelihood", as published, or "path-gradient", which needs the forces of the same passes and no others: it has no
+            variance at the optimum, and a step takes twice the time.
         temperatures: intermediate densities of the annealing, at each of which every draw is moved once; few for easy targets.
         leapfrog: leapfrog steps of such a move, each a gradient of the energy.
         step_size: of the leapfrog steps before the first pass, in units of the prior; fitted from then on.
@@ -237,11 +242,13 @@ class FAB(Objective, name="fab"):
         capacity: passes that the buffer holds.
         least: passes before the first step.
         clip_ratio: largest factor by which a change of the flow makes a point of the buffer count for more.
+        clip: largest pull of one point, in units of the prior; of path gradients.
         collinearity: weight of the penalty against degenerate frames, which there are in three dimensions alone.
     """
 
     flows: ClassVar[tuple[str, ...]] = ("eacf",)
 
+    estimator: Literal["likelihood", "path-gradient"] = "likelihood"
     temperatures: Count = 8
     leapfrog: Count = 5
     step_size: Positive = 0.1
@@ -250,10 +257,18 @@ class FAB(Objective, name="fab"):
     capacity: Count = 512
     least: Count = 64
     clip_ratio: AtLeastOne = 10.0
+    clip: Positive | None = None
     collinearity: NotNegative = 10.0
 
+    @property
+    def clipped_at(self) -> float:
+        """The largest pull."""
+        return 100.0 if self.clip is None else self.clip
+
     def problems(self) -> Iterator[tuple[str, str]]:
-        """What is drawn from the buffer must be there, and what is filled must fit."""
+        """What is drawn from the buffer must be there, and what is filled must fit; likelihoods pull nothing."""
+        if self.clip is not None and self.estimator != "path-gradient":
+            yield "clip", f"would have no effect: it is that of path gradients, and estimator is {self.estimator}; leave it out"
         if self.least > self.capacity:
             yield "least", f"must be at most the {self.capacity} passes that the buffer holds (capacity), got {self.least}"
         elif self.updates > self.least:

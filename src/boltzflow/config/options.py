@@ -38,6 +38,9 @@ class Options:
     def enter(cls, name: str) -> None:
         """Makes this class the variant of that name in its union.
 
+        Args:
+            name: of the variant.
+
         Raises:
             ConfigError: if it belongs to no union, or another class has the name.
         """
@@ -59,6 +62,9 @@ class Options:
     @classmethod
     def named(cls, name: str) -> type[Self]:
         """The variant of that name.
+
+        Args:
+            name: of the variant.
 
         Raises:
             ConfigError: if there is none.

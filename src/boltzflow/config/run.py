@@ -23,6 +23,8 @@ class DataConfig(Options):
             built-in sampler.
         topology: file that tells the atoms of a trajectory which does not itself; null: they are the target's.
         selection: the target's atoms among those of a trajectory, such as "protein"; null: all.
+        log_weight: file of log-weights of the frames in `path`, .npy or one number a line; null: those that it holds itself, else all
+            frames count alike.
         n: frames to generate where `path` is null; 0: none, for stages that learn from energies alone.
         seed: seed of the reference sampler.
         validation: frames held out for validation.
@@ -33,6 +35,7 @@ class DataConfig(Options):
     path: str | None = None
     topology: str | None = None
     selection: str | None = None
+    log_weight: str | None = None
     n: CountOrNone = 100_000
     seed: Seed = 0
     validation: CountOrNone = 10_000
@@ -41,9 +44,9 @@ class DataConfig(Options):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Something must be left to train on."""
-        for name in ("topology", "selection"):
+        for name, what in (("topology", "trajectory"), ("selection", "trajectory"), ("log_weight", "file of frames")):
             if self.path is None and getattr(self, name) is not None:
-                yield name, "would have no effect: data.path names no trajectory; leave it out"
+                yield name, f"would have no effect: data.path names no {what}; leave it out"
         if self.path is None and self.n == 0:
             if self.validation:
                 yield "validation", f"must be 0 where data.n is 0, as there are no frames to hold any out of; got {self.validation}"

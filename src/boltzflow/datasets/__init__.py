@@ -2,6 +2,7 @@
 
 from boltzflow.datasets.dataset import Dataset as Dataset
 from boltzflow.datasets.loading import checked as checked
+from boltzflow.datasets.loading import checked_before as checked_before
 from boltzflow.datasets.loading import frames_in as frames_in
 from boltzflow.datasets.loading import holds as holds
 from boltzflow.datasets.loading import load as load

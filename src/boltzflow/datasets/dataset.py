@@ -11,15 +11,21 @@ from typing import Any
 
 import h5py
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from boltzflow import display, files, runtime, seeds, selection
-from boltzflow.analysis import correlation, metrics
+from boltzflow.analysis import correlation, metrics, weights
 from boltzflow.analysis.estimate import significant
+from boltzflow.datasets import frame_weights
 from boltzflow.errors import DataError
 
 FORMAT = "boltzflow-dataset"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2 has log-weights, which a reader of 1 would not know of; data whose frames count alike are still written as 1."""
+_UNWEIGHTED = 1
+
+IN_TIME = "time"
+"""Value of "order" in the provenance of frames that lie in the order of time, as in a trajectory."""
 
 # Whole chains are held out for validation where there are this many: a few might miss what others have seen.
 _WHOLE_CHAINS = 20
@@ -45,6 +51,8 @@ class Dataset:
         structure: a PDB file of the molecule for viewers; empty where there is none.
         molecule: what the molecule is, as JSON of a `targets.description.Description`; empty where there is nothing to say.
         energies: reduced energies of the frames, (n,) in float64, from the virial check; None where they have not been computed.
+        log_weight: log-weights of frames that do not count alike, (n,) in float64, up to a constant, finite or -inf: averages over the
+            target are those of the frames with these weights. None: all count alike.
     """
 
     positions: Float[np.ndarray, "n N D"]
@@ -54,10 +62,13 @@ class Dataset:
     structure: str = ""
     molecule: str = ""
     energies: Float[np.ndarray, " n"] | None = None
+    log_weight: Float[np.ndarray, " n"] | None = None
 
     def __post_init__(self) -> None:
         if np.ndim(self.positions) != 3:
             raise DataError(f"positions of a data set must have shape (n, N, D), but have shape {np.shape(self.positions)}.")
+        if self.log_weight is not None:
+            object.__setattr__(self, "log_weight", frame_weights.valid(self.log_weight, len(self.positions), "a data set"))
 
     @property
     def n(self) -> int:
@@ -76,12 +87,14 @@ class Dataset:
             ("target", self.fingerprint),
             ("frames", shape),
             ("independent ones", None if worth is None else f"at most {significant(worth)}"),
+            ("weights", None if self.log_weight is None else "of their own"),
             ("sampler", self.provenance.get("sampler")),
             ("virial check", str(self.provenance.get("virial_check", "")).partition(":")[0]),
         ]
         if not self.n:
             return display.page("Dataset", rows)
-        known = None if self.energies is None else self.energies[self.in_order_of_chains()]
+        shown = self.equally_weighted()
+        known = None if shown.energies is None else shown.energies[shown.in_order_of_chains()]
         known = None if known is None else known[np.isfinite(known)]
         if known is not None and known.size:
             # All frames of a correlated chain are worth less than their number.
@@ -123,9 +136,9 @@ class Dataset:
             path: the file; its folder is made if need be.
             overwrite: whether a file that is there may go; it goes when the new one is whole.
 
-        The file holds `positions` (n, N, D) float32, `energies` (n,) float64 if they are known, and the root attributes format,
-        format_version, fingerprint and units; the attributes of the group `provenance` are the provenance, and `structure` and `molecule`
-        are the PDB file and the description of a molecule.
+        The file holds `positions` (n, N, D) float32, `energies` (n,) float64 if they are known, `log_weight` (n,) float64 if frames do not
+        count alike, and the root attributes format, format_version, fingerprint and units; the attributes of the group `provenance` are the
+        provenance, and `structure` and `molecule` are the PDB file and the description of a molecule.
 
         Raises:
             DataError: if the file exists and `overwrite` is False, or it cannot be written.
@@ -138,10 +151,14 @@ class Dataset:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with files.writing(path, temporary=temporary), h5py.File(temporary, "w") as file:
-                file.attrs.update(format=FORMAT, format_version=FORMAT_VERSION, fingerprint=self.fingerprint, units=self.units)
+                # A reader that does not know of weights would take all frames alike.
+                version = FORMAT_VERSION if self.log_weight is not None else _UNWEIGHTED
+                file.attrs.update(format=FORMAT, format_version=version, fingerprint=self.fingerprint, units=self.units)
                 file.create_dataset("positions", data=np.asarray(self.positions, np.float32))
                 if self.energies is not None:
                     file.create_dataset("energies", data=np.asarray(self.energies, np.float64))
+                if self.log_weight is not None:
+                    file.create_dataset(frame_weights.NAME, data=np.asarray(self.log_weight, np.float64))
                 file.create_group("provenance").attrs.update(self.provenance)
                 for name, text in (("structure", self.structure), ("molecule", self.molecule)):
                     if text:
@@ -153,6 +170,9 @@ class Dataset:
 
     def save_or_rescue(self, path: str | os.PathLike[str]) -> None:
         """As `save`, for frames that were expensive to make: where there is no room for them they are kept in another place.
+
+        Args:
+            path: the file to write.
 
         Raises:
             DataError: if the file cannot be written; says where the frames are kept.
@@ -175,7 +195,7 @@ class Dataset:
         Frames of this package's samplers lie so. Others may lie sweep by sweep over several chains, which shows where sizes of the
         configurations come again after that many frames.
         """
-        if "chains" in self.provenance or "split_of" in self.provenance:
+        if {"chains", "split_of", "drawn_of"} & set(self.provenance) or self.provenance.get("order") == IN_TIME:
             return np.arange(self.n)
         x = np.asarray(self.positions, np.float64)
         # Of labelled particles distances are told apart that the radius of gyration does not see.
@@ -184,13 +204,47 @@ class Dataset:
 
     @property
     def n_effective(self) -> float | None:
-        """What the frames are worth at most in independent ones, by the sampler's effective sample sizes; None if nobody tells."""
+        """What the frames are worth at most in independent ones; None if nobody tells.
+
+        By the effective sample sizes of the sampler or of the trajectory, and by Kish's number of the weights, (sum w)² / sum w².
+        """
+        if "drawn_worth" in self.provenance:
+            return min(float(self.n), float(self.provenance["drawn_worth"]))
+        known = self._n_uncorrelated
+        if self.log_weight is None or not np.isfinite(self.log_weight).any():
+            return known
+        weight = weights.normalized(self.log_weight)
+        return min(float(1.0 / np.sum(weight**2)), float(self.n) if known is None else known)
+
+    @property
+    def _n_uncorrelated(self) -> float | None:
+        """As `n_effective`, of frames that count alike."""
         known = [float(value) for key, value in self.provenance.items() if key.startswith("ess_") and isinstance(value, int | float)]
         known = [value for value in known if math.isfinite(value) and value > 0.0]
         if not known:
             return None
         whole = self.provenance.get("split_of", self.n)
         return min(float(self.n), min(known) * self.n / float(whole)) if "spread_of" not in self.provenance else min(float(self.n), *known)
+
+    def equally_weighted(self, n: int | None = None, *, seed: int = 0) -> "Dataset":
+        """Frames that count alike, drawn by the weights, in the order of the chains; the data set itself where its frames do already.
+
+        By systematic resampling, so that a frame comes as often as its weight says, rounded up or down (`weights.resample_indices`).
+
+        Args:
+            n: how many; None: as many as there are. Only the effective number of them are independent.
+            seed: the same seed draws the same frames.
+
+        Raises:
+            DataError: if no frame has weight, or n is below 1.
+        """
+        if self.log_weight is None:
+            return self
+        order = self.in_order_of_chains()
+        chosen = np.sort(weights.resample_indices(self.log_weight[order], self.n if n is None else n, seed=seed))
+        alike = dataclasses.replace(self, log_weight=None)
+        worth = self.n_effective
+        return alike._part(order[chosen], {"drawn_of": self.n, "drawn_worth": float(self.n if worth is None else worth)})
 
     def spread(self, count: int, *, seed: int = 0) -> "Dataset":
         """Some of the frames, never those of one end: random ones from equal parts of all chains, in the order of the chains.
@@ -206,7 +260,8 @@ class Dataset:
         """Splits into training and validation frames; neighbours in a chain, which are alike, stay together.
 
         Whole chains are held out where 20 or more are known and the validation frames make one at least. Else runs of consecutive frames
-        are, one from each of equal parts of the data. Both sets are in the order of the chains.
+        are, one from each of equal parts of the data. Of a trajectory the frames next to such a run, as many as frames are correlated over,
+        are in neither set. Both sets are in the order of the chains, and keep the weights of their frames.
 
         Args:
             validation: number of validation frames.
@@ -224,19 +279,36 @@ class Dataset:
             )
         order = self.in_order_of_chains()
         held = np.zeros(self.n, bool)
-        held[order[self._held_out(validation, np.random.default_rng(seeds.checked(seed)))]] = True
-        note = {"split_seed": seed, "split_of": self.n}
+        held[self._held_out(validation, np.random.default_rng(seeds.checked(seed)))] = True
+        between = self._between(held)
+        note = {"split_seed": seed, "split_of": self.n, **({"left_out_between": int(between.sum())} if between.any() else {})}
         training, held_out = (
-            self._part(order[part[order]], {**note, "split": name}) for part, name in ((~held, "training"), (held, "validation"))
+            self._part(order[part], {**note, "split": name}) for part, name in ((~held & ~between, "training"), (held, "validation"))
         )
         return training, held_out
 
+    @property
+    def _memory(self) -> int:
+        """Frames of a trajectory over which they are correlated; 0 of what is none."""
+        if self.provenance.get("order") != IN_TIME or "split_of" in self.provenance:
+            return 0
+        return max(1, math.ceil(self.n / (self._n_uncorrelated or self.n)))
+
+    def _between(self, held: Bool[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+        """Frames, in the order of time, that are too near to those held out to train on; at most a quarter of those that are left."""
+        edges, left = max(1, int(np.sum(held[1:] != held[:-1]))), self.n - int(held.sum())
+        width = min(self._memory, max(1, left // (4 * edges)), (left - 1) // edges)
+        counted, place = np.concatenate([[0], np.cumsum(held)]), np.arange(self.n)
+        near = counted[np.minimum(place + width + 1, self.n)] - counted[np.maximum(place - width, 0)]
+        return (near > 0) & ~held
+
     def _part(self, chosen: Int[np.ndarray, " m"] | slice, note: Mapping[str, str | float | int]) -> "Dataset":
-        """Some of the frames with their energies."""
+        """Some of the frames with their energies and weights."""
         return dataclasses.replace(
             self,
             positions=self.positions[chosen],
             energies=None if self.energies is None else self.energies[chosen],
+            log_weight=None if self.log_weight is None else self.log_weight[chosen],
             provenance={**self.provenance, **note},
         )
 
@@ -251,7 +323,8 @@ class Dataset:
             starts = np.cumsum(lengths) - lengths
             places = np.concatenate([int(starts[chain]) + np.arange(int(lengths[chain])) for chain in rng.permutation(chains)])
             return places[:validation]
-        runs = int(np.clip(validation // _RUN, 1, _RUNS)) if validation else 1
+        # Of a trajectory runs are long beside what is lost at their ends.
+        runs = int(np.clip(validation // max(_RUN, 3 * self._memory), 1, _RUNS)) if validation else 1
         if 1 < chains <= runs:
             # As many from each chain.
             runs -= runs % chains

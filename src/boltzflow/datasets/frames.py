@@ -1,7 +1,7 @@
 """Frames that come as arrays or trajectories, and the chirality of frames."""
 
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -64,18 +64,35 @@ def with_right_enantiomer(positions: Float[np.ndarray, "n N D"], target: Target,
     return np.where(image[:, None, None], -positions, positions), int(image.sum())
 
 
-def array_of(frames: Any, target: Target) -> tuple[np.ndarray, str]:
-    """The positions in an array or an MDTraj trajectory, and what to call them in messages.
+class Given(NamedTuple):
+    """Frames that were given as an object.
+
+    Attributes:
+        positions: the frames.
+        source: what to call them in messages.
+        log_weight: their log-weights; None where they count alike.
+        in_time: whether they lie in the order of time.
+    """
+
+    positions: np.ndarray
+    source: str
+    log_weight: np.ndarray | None = None
+    in_time: bool = False
+
+
+def array_of(frames: Any, target: Target) -> Given:
+    """The positions in an array, an MDTraj trajectory, or samples of a flow.
 
     Raises:
-        DataError: if they are something else, or a trajectory has other atoms than the target.
+        DataError: if they are something else, a trajectory has other atoms than the target, or samples are of another target or have no
+            weights.
     """
     kind = f"{type(frames).__module__}.{type(frames).__name__}"
     if hasattr(frames, "xyz") and hasattr(frames, "topology"):
         _check_atoms(frames.topology, target)
-        return np.asarray(frames.xyz), "the trajectory"
+        return Given(np.asarray(frames.xyz), "the trajectory", in_time=True)
     if hasattr(frames, "log_q") and hasattr(frames, "positions"):
-        raise DataError("samples of a flow are weighted, which data are not; draw equally weighted ones: samples.resample(n, seed=0).")
+        return _of_samples(frames, target)
     try:
         array = np.asarray(frames)
     except Exception as error:  # whatever an object of another package raises
@@ -85,7 +102,20 @@ def array_of(frames: Any, target: Target) -> tuple[np.ndarray, str]:
             f"frames must be a Dataset, the name of a file, an array of numbers (n, {target.n_particles}, {target.dimension}) or an MDTraj "
             f"trajectory, but are {kind}."
         )
-    return array, "the array of frames"
+    return Given(array, "the array of frames")
+
+
+def _of_samples(samples: Any, target: Target) -> Given:
+    """Those of a flow's samples that have weight, with their weights."""
+    if not samples.has_energy:
+        raise DataError("these samples have no weights, as their target has no energy; as frames they would stand for the flow alone.")
+    fingerprint = samples.meta.get("fingerprint")
+    if fingerprint != target.fingerprint:
+        raise DataError(f"the samples belong to {fingerprint or 'an unknown target'}, but the target is {target.fingerprint}.")
+    kept = np.isfinite(samples.log_weight)
+    if not kept.any():
+        raise DataError("none of the samples has weight.")
+    return Given(samples.positions[kept], "the samples", samples.log_weight[kept])
 
 
 def _check_atoms(topology: Any, target: Target) -> None:

@@ -3,14 +3,14 @@
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 
 from boltzflow import files
-from boltzflow.datasets import trajectories
-from boltzflow.datasets.dataset import FORMAT, FORMAT_VERSION, Dataset
+from boltzflow.datasets import frame_weights, trajectories
+from boltzflow.datasets.dataset import FORMAT, FORMAT_VERSION, IN_TIME, Dataset
 from boltzflow.datasets.frames import array_of, with_right_enantiomer
 from boltzflow.datasets.virial import VirialCheck, check_with_energies, memory_of, virial_check
 from boltzflow.errors import DataError
@@ -27,19 +27,26 @@ def load(
     *,
     topology: str | os.PathLike[str] | None = None,
     selection: str | None = None,
+    log_weight: Any = None,
     allow_virial_mismatch: bool = False,
 ) -> Dataset:
     """Reads frames of a target from .h5 (this package's format), .npy, .npz or a trajectory, centres them and checks them.
 
     A .npz holds the frames under "positions" or as its only array. Frames may be (n, N, D) or (n, N·D), in the target's units. Trajectories
     (XTC, DCD, TRR, NetCDF, LAMMPS, PDB, GRO, HDF5 of MDTraj; XYZ by ASE) have units of their own; their atoms are brought into the target's
-    order by name, else by bonds, and their molecules are made whole. The outcome of the virial check is added to the provenance.
+    order by name, else by bonds, and their molecules are made whole. The provenance tells the outcome of the virial check, and what the
+    correlated frames of a trajectory are worth.
+
+    Frames that do not count alike, as of metadynamics, have log-weights: the array "log_weight" of a .npz, the entry `log_weight` of each
+    frame of extended XYZ, the column of this name in HDF5, or the argument. They are up to a constant.
 
     Args:
         path: the file.
         target: the target that the frames should belong to.
         topology: file that tells the atoms of a trajectory which does not itself; None: they are the target's.
         selection: the target's atoms among those of a trajectory, in MDTraj's language; None: all.
+        log_weight: log-weights of the frames (n,), or the name of a file of them (.npy, or one number a line); None: those in the file,
+            else all count alike.
         allow_virial_mismatch: use frames that fail the virial check, as one may want for frames that are known to be slightly off.
 
     Returns:
@@ -47,25 +54,48 @@ def load(
 
     Raises:
         DataError: if the file is missing, cannot be read or is truncated, has another shape or fingerprint, holds NaN, clashes or other
-            stereoisomers, or fails the virial check.
+            stereoisomers, has log-weights that are none, or fails the virial check.
     """
     path = files.named(path)
     if not path.is_file():
         raise DataError(f"there is no data file {path}; make one with `boltzflow reference`, or correct the path.")
+    frames, known = _unchecked(path, target, topology, selection, log_weight)
+    if known is not None and known.fingerprint != target.fingerprint:
+        raise DataError(f"{path} holds frames of {known.fingerprint}, but the target is {target.fingerprint}; use one or the other.")
+    return _checked(frames, target, str(path), allow_virial_mismatch, known)
+
+
+class _Frames(NamedTuple):
+    """Frames on their way into a data set: positions as they came, their log-weights, and where they come from."""
+
+    positions: np.ndarray
+    log_weight: np.ndarray | None
+    provenance: dict[str, str | float | int]
+
+
+def _unchecked(
+    path: Path, target: Target, topology: str | os.PathLike[str] | None, selection: str | None, log_weight: Any
+) -> tuple[_Frames, Dataset | None]:
+    """What a file holds, and the data set that it is, if it is one of this package's."""
     provenance: dict[str, str | float | int] = {"source": path.name}
     known = None
     if _is_trajectory(path):
-        positions = trajectories.read(path, target, topology=_text(topology), selection=selection)
+        positions, stored = trajectories.read_weighted(path, target, topology=_text(topology), selection=selection)
+        provenance["order"] = IN_TIME
     elif topology is not None or selection is not None:
         raise DataError(f"{path} is no trajectory; a topology or a selection would have no effect, leave them out.")
     elif path.suffix in (".npy", ".npz"):
-        positions = _read_numpy(path)
+        positions, stored = _read_numpy(path)
     else:
-        stored = read(path)
-        if stored.fingerprint != target.fingerprint:
-            raise DataError(f"{path} holds frames of {stored.fingerprint}, but the target is {target.fingerprint}; use one or the other.")
-        positions, provenance, known = stored.positions, dict(stored.provenance), stored
-    return _checked(positions, target, str(path), provenance, allow_virial_mismatch, known)
+        known = read(path)
+        positions, stored, provenance = known.positions, known.log_weight, dict(known.provenance)
+    if log_weight is not None:
+        if stored is not None:
+            raise DataError(f"{path} holds log-weights of its own; leave out the others, or the file's.")
+        stored = frame_weights.given(log_weight)
+        # Whatever was found out of these frames was so without weights.
+        known = None if known is None else dataclasses.replace(known, log_weight=stored)
+    return _Frames(positions, stored, provenance), known
 
 
 def _text(name: str | os.PathLike[str] | None) -> str | None:
@@ -84,19 +114,29 @@ def _is_trajectory(path: Path) -> bool:
 
 
 def frames_in(
-    path: str | os.PathLike[str], target: Target, *, topology: str | os.PathLike[str] | None = None, selection: str | None = None
-) -> np.ndarray:
-    """The frames (n, N, D) float32 that `load` would give, without the virial check.
+    path: str | os.PathLike[str],
+    target: Target,
+    *,
+    topology: str | os.PathLike[str] | None = None,
+    selection: str | None = None,
+    log_weight: Any = None,
+) -> Dataset:
+    """The frames and weights that `load` would give, without the virial check.
+
+    Args:
+        path: a data set, an array or a trajectory.
+        target: the target.
+        topology: file with the atoms of a trajectory that has none; None: the target's.
+        selection: MDTraj's words for the atoms to take; None: all.
 
     Raises:
         DataError: as `load`.
     """
     path = files.named(path)
-    if _is_trajectory(path):
-        positions = trajectories.read(path, target, topology=_text(topology), selection=selection)
-    else:
-        positions = _read_numpy(path) if path.suffix in (".npy", ".npz") else read(path).positions
-    return _centred(positions, target, str(path))[0]
+    frames, _ = _unchecked(path, target, topology, selection, log_weight)
+    positions = _centred(frames.positions, target, str(path))[0]
+    weight = frame_weights.checked(frames.log_weight, len(positions), str(path))
+    return Dataset(positions, target.fingerprint, target.units, frames.provenance, log_weight=weight)
 
 
 def _centred(positions: np.ndarray, target: Target, source: str) -> tuple[np.ndarray, int]:
@@ -108,29 +148,42 @@ def _centred(positions: np.ndarray, target: Target, source: str) -> tuple[np.nda
     return with_right_enantiomer(positions, target, source)
 
 
-def of(frames: Any, target: Target, *, allow_virial_mismatch: bool = False) -> Dataset:
+def of(frames: Any, target: Target, *, log_weight: Any = None, allow_virial_mismatch: bool = False) -> Dataset:
     """A data set of frames in whatever form they are.
 
     Args:
         frames: a `Dataset`; the result of `reference.sample`; the name of a file, as for `load`; an array (n, N, D) or (n, N·D) in the
-            target's units; or an MDTraj trajectory of the target's atoms. Arrays and trajectories are checked as files are.
+            target's units; an MDTraj trajectory of the target's atoms; or `Samples`, of which those that have weight are taken, with it.
+            Arrays, trajectories and samples are checked as files are.
         target: the target that the frames should belong to.
+        log_weight: log-weights of the frames (n,), or a file of them, as for `load`; None: those that they have, else all count alike.
         allow_virial_mismatch: as for `load`.
 
     Raises:
         DataError: if they are none of these, or as for `load`.
     """
     frames = getattr(frames, "dataset", frames)
-    if isinstance(frames, Dataset):
-        return checked(frames, target, allow_virial_mismatch=allow_virial_mismatch)
     if isinstance(frames, str | os.PathLike):
-        return load(frames, target, allow_virial_mismatch=allow_virial_mismatch)
-    positions, source = array_of(frames, target)
-    return _checked(positions, target, source, {"source": source}, allow_virial_mismatch)
+        return load(frames, target, log_weight=log_weight, allow_virial_mismatch=allow_virial_mismatch)
+    if isinstance(frames, Dataset):
+        if log_weight is not None:
+            weight = frame_weights.checked(frame_weights.given(log_weight), frames.n, "the data set")
+            frames = dataclasses.replace(frames, log_weight=weight)
+        return checked(frames, target, allow_virial_mismatch=allow_virial_mismatch)
+    given = array_of(frames, target)
+    if log_weight is not None and given.log_weight is not None:
+        raise DataError("samples have log-weights of their own; leave out the others.")
+    weight = frame_weights.given(log_weight) if given.log_weight is None else given.log_weight
+    provenance: dict[str, str | float | int] = {"source": given.source, **({"order": IN_TIME} if given.in_time else {})}
+    return _checked(_Frames(given.positions, weight, provenance), target, given.source, allow_virial_mismatch)
 
 
 def right_enantiomers(dataset: Dataset, target: Target) -> Dataset:
     """The data set with mirror images of a molecule of one enantiomer reflected, and with what the target knows of the molecule.
+
+    Args:
+        dataset: the data set.
+        target: its target.
 
     Raises:
         DataError: if that cannot be, see `frames.with_right_enantiomer`, or it has other particles.
@@ -155,20 +208,32 @@ def checked(dataset: Dataset, target: Target, *, allow_virial_mismatch: bool = F
 
     Where the frames carry the outcome already it is not computed again.
 
+    Args:
+        dataset: the data set.
+        target: its target.
+        allow_virial_mismatch: warn of a mismatch instead of refusing it.
+
     Raises:
         DataError: as `load`.
     """
     dataset = right_enantiomers(dataset, target)
+    weight = frame_weights.checked(dataset.log_weight, dataset.n, "the data set")
+    dataset = dataset if weight is dataset.log_weight else dataclasses.replace(dataset, log_weight=weight)
     if not target.has_energy or _remembered(dataset, target, allow_virial_mismatch):
         return dataset
     positions = np.asarray(_as_frames(np.asarray(dataset.positions), target, "the data set"), np.float64)
     centred = (positions - positions.mean(axis=1, keepdims=True)).astype(np.float32)
-    outcome, energies = _virial(centred, target, "the data set", allow_virial_mismatch)
+    outcome, energies = _virial(centred, target, "the data set", allow_virial_mismatch, dataset.log_weight)
     noted = {
         "virial_check": outcome.sentence(),
-        MEMORY: memory_of(np.asarray(dataset.positions), target.fingerprint, outcome),
+        MEMORY: memory_of(np.asarray(dataset.positions), target.fingerprint, outcome, dataset.log_weight),
     }
     return dataclasses.replace(dataset, provenance={**dataset.provenance, **noted}, energies=energies)
+
+
+def checked_before(path: str | os.PathLike[str], target: Target) -> bool:
+    """Whether a file knows the outcome of the virial check of its frames for this target, so that `load` computes no energies."""
+    return holds(path) and _remembered(read(path), target, allow_virial_mismatch=True)
 
 
 def _remembered(dataset: Dataset, target: Target, allow_virial_mismatch: bool) -> bool:
@@ -176,50 +241,54 @@ def _remembered(dataset: Dataset, target: Target, allow_virial_mismatch: bool) -
     how, _, frames = str(dataset.provenance.get(MEMORY, "")).partition(" ")
     if not (how == "passed" or (how == "failed" and allow_virial_mismatch)):
         return False
-    return dataset.fingerprint == target.fingerprint and frames == memory_of(np.asarray(dataset.positions), target.fingerprint)
+    return dataset.fingerprint == target.fingerprint and frames == memory_of(
+        np.asarray(dataset.positions), target.fingerprint, log_weight=dataset.log_weight
+    )
 
 
-def _virial(positions: np.ndarray, target: Target, source: str, allow_virial_mismatch: bool) -> tuple[VirialCheck, np.ndarray]:
-    check, energies = check_with_energies(positions, target)
+def _virial(
+    positions: np.ndarray, target: Target, source: str, allow_virial_mismatch: bool, log_weight: np.ndarray | None
+) -> tuple[VirialCheck, np.ndarray]:
+    check, energies = check_with_energies(positions, target, log_weight)
     if not check.ok and not allow_virial_mismatch:
         raise DataError(
             f"{source} does not belong to target {target.name!r} ({target.fingerprint}): {check.sentence()[:-1]}"
-            f"{_in_angstrom(positions, target)}; use the right target (another epsilon, temperature or unit?), or allow the mismatch "
-            "explicitly."
+            f"{_in_angstrom(positions, target, log_weight)}; use the right target (another epsilon, temperature or unit?), or allow the "
+            "mismatch explicitly."
         )
     return check, energies
 
 
-def _checked(
-    positions: np.ndarray,
-    target: Target,
-    source: str,
-    provenance: dict[str, str | float | int],
-    allow_virial_mismatch: bool,
-    known: Dataset | None = None,
-) -> Dataset:
+def _checked(frames: _Frames, target: Target, source: str, allow_virial_mismatch: bool, known: Dataset | None = None) -> Dataset:
     """The data set of frames that belong to a target, centred; what `load` promises.
 
     `known` is the data set as it was stored, which may carry the outcome of the check.
     """
-    positions, reflected = _centred(positions, target, source)
+    provenance = frames.provenance
+    positions, reflected = _centred(frames.positions, target, source)
+    weight = frame_weights.checked(frames.log_weight, len(positions), source)
     if reflected:
         provenance["reflected"] = reflected
-    if not target.has_energy:
-        return Dataset(positions, target.fingerprint, target.units, provenance, **molecule_folder.texts(target))
-    if known is not None and not reflected and _remembered(known, target, allow_virial_mismatch):
+    energies = None
+    if target.has_energy and known is not None and not reflected and _remembered(known, target, allow_virial_mismatch):
         energies, how = known.energies, str(provenance[MEMORY]).partition(" ")[0]
-        provenance[MEMORY] = f"{how} {memory_of(positions, target.fingerprint)}"
-    else:
-        check, energies = _virial(positions, target, source, allow_virial_mismatch)
+        provenance[MEMORY] = f"{how} {memory_of(positions, target.fingerprint, log_weight=weight)}"
+    elif target.has_energy:
+        check, energies = _virial(positions, target, source, allow_virial_mismatch, weight)
         provenance["virial_check"] = check.sentence()
-        provenance[MEMORY] = memory_of(positions, target.fingerprint, check)
-    data = Dataset(positions, target.fingerprint, target.units, provenance, **molecule_folder.texts(target))
+        provenance[MEMORY] = memory_of(positions, target.fingerprint, check, weight)
+    if provenance.get("order") == IN_TIME and known is None:
+        provenance.update(trajectories.worth(positions, energies, target))
+    data = Dataset(positions, target.fingerprint, target.units, provenance, log_weight=weight, **molecule_folder.texts(target))
     return dataclasses.replace(data, energies=energies)
 
 
 def holds(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is a data set of this package's format."""
+    """Whether a file is a data set of this package's format.
+
+    Args:
+        path: the file.
+    """
     try:
         with h5py.File(path, "r") as file:
             return file.attrs.get("format") == FORMAT
@@ -227,7 +296,7 @@ def holds(path: str | os.PathLike[str]) -> bool:
         return False
 
 
-def _in_angstrom(positions: np.ndarray, target: Target) -> str:
+def _in_angstrom(positions: np.ndarray, target: Target, log_weight: np.ndarray | None) -> str:
     """A hint if frames that fail would be near passing as Ångström.
 
     Near is half the exact value: frames need not be converged for the hint, and bonds that are ten times too long miss by far more.
@@ -235,7 +304,7 @@ def _in_angstrom(positions: np.ndarray, target: Target) -> str:
     if target.units != "nm":
         return ""
     try:
-        scaled = virial_check(0.1 * positions, target)
+        scaled = virial_check(0.1 * positions, target, log_weight=log_weight)
     except DataError:
         return ""
     if abs(scaled.value - scaled.expected) > max(0.5 * scaled.expected, scaled.tolerance):
@@ -243,18 +312,22 @@ def _in_angstrom(positions: np.ndarray, target: Target) -> str:
     return f" (divided by 10 the frames give {scaled.value:.4g}: they could be in Ångström, where nm are needed)"
 
 
-def _read_numpy(path: Path) -> np.ndarray:
+def _read_numpy(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Frames, and their log-weights if the file has any."""
     try:
         # Opened here, for np.load leaves the file open where it fails.
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
             if not isinstance(loaded, np.lib.npyio.NpzFile):
-                return loaded
+                return loaded, None
             names = loaded.files
-            if "positions" in names:
-                return loaded["positions"]
-            if len(names) == 1:
-                return loaded[names[0]]
+            others = [name for name in names if name != frame_weights.NAME]
+            frame_weights.refuse_others(names, str(path))
+            if "positions" in names or len(others) == 1:
+                positions = loaded["positions" if "positions" in names else others[0]]
+                return positions, loaded[frame_weights.NAME] if frame_weights.NAME in names else None
+    except DataError:
+        raise
     except Exception as error:
         raise DataError(
             f"{path} is not a readable NumPy file of numbers, or it is truncated ({_first_line(error)}); make it again."
@@ -264,6 +337,9 @@ def _read_numpy(path: Path) -> np.ndarray:
 
 def read(path: str | os.PathLike[str]) -> Dataset:
     """Reads a data set of this package's format as it is, to look at; `load` checks it against its target.
+
+    Args:
+        path: the file.
 
     Raises:
         DataError: if the file cannot be read or holds something else.
@@ -285,6 +361,7 @@ def read(path: str | os.PathLike[str]) -> Dataset:
                 units=str(file.attrs["units"]),
                 provenance=provenance,
                 energies=np.asarray(file["energies"], np.float64) if "energies" in file else None,
+                log_weight=np.asarray(file[frame_weights.NAME], np.float64) if frame_weights.NAME in file else None,
                 **texts,
             )
     except (OSError, KeyError, ValueError, RuntimeError) as error:

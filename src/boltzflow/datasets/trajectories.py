@@ -5,12 +5,17 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from jaxtyping import Float
 
+from boltzflow.analysis import correlation, internal_coordinates
+from boltzflow.analysis.internal_coordinates import backbones
+from boltzflow.analysis.observables import radius_of_gyration
 from boltzflow.chemistry import matching
 from boltzflow.chemistry.chirality import adjacency
 from boltzflow.chemistry.matching import Atoms
+from boltzflow.datasets import frame_weights
 from boltzflow.errors import DataError
 from boltzflow.targets.base import Target
 
@@ -21,12 +26,23 @@ WITH_ATOMS = (".pdb", ".gro", ".h5", ".hdf5")
 FORMATS = (".xtc", ".dcd", ".trr", ".nc", ".netcdf", ".mdcrd", ".lammpstrj", ".pdb", ".gro", *BY_ASE)
 """Endings of trajectories; MDTraj's HDF5 besides."""
 
+_HDF5 = (".h5", ".hdf5")
 # What MDTraj says where a topology does not fit.
 _OTHER_ATOMS = "might not contain the same atoms"
 
 
 def read(path: Path, target: Target, *, topology: str | None = None, selection: str | None = None) -> Float[np.ndarray, "n N 3"]:
-    """The frames of a trajectory, its atoms in the target's order and its molecules whole, in the target's units.
+    """The frames of a trajectory, its atoms in the target's order and its molecules whole, in the target's units; see `read_weighted`."""
+    return read_weighted(path, target, topology=topology, selection=selection)[0]
+
+
+def read_weighted(
+    path: Path, target: Target, *, topology: str | None = None, selection: str | None = None
+) -> tuple[Float[np.ndarray, "n N 3"], Float[np.ndarray, " n"] | None]:
+    """The frames of a trajectory, its atoms in the target's order and its molecules whole, in the target's units, and their log-weights.
+
+    These are in the entry `log_weight` of each frame of extended XYZ, and in the column of this name of MDTraj's HDF5; None where there are
+    none.
 
     Args:
         path: the trajectory.
@@ -43,9 +59,10 @@ def read(path: Path, target: Target, *, topology: str | None = None, selection: 
     if path.suffix.lower() in BY_ASE:
         if topology is not None or selection is not None:
             raise DataError(f"{path} tells its atoms by their elements; a topology or a selection would have no effect, leave them out.")
-        positions, box, atoms = _with_ase(path)
+        positions, box, atoms, weight = _with_ase(path)
     else:
         positions, box, atoms = _with_mdtraj(path, target, topology, selection)
+        weight = _column(path) if path.suffix.lower() in _HDF5 else None
     wanted = atoms_of(target)
     if len(atoms.elements) != target.n_particles:
         raise DataError(
@@ -58,7 +75,26 @@ def read(path: Path, target: Target, *, topology: str | None = None, selection: 
     positions = positions[:, indices]
     if box is not None:
         positions = whole(positions, box, target.bonds)
-    return positions if target.units == "nm" else 10.0 * positions
+    return positions if target.units == "nm" else 10.0 * positions, weight
+
+
+def worth(positions: Float[np.ndarray, "n N 3"], energies: Float[np.ndarray, " n"] | None, target: Target) -> dict[str, float]:
+    """What the frames of a trajectory are worth in independent ones, by some quantities: entries `ess_...` of the provenance.
+
+    Args:
+        positions: in the order of time.
+        energies: reduced ones; None where there are none.
+        target: what they are of.
+    """
+    x = np.asarray(positions, np.float64)
+    series = {"radius_of_gyration": [radius_of_gyration(x)]}
+    if energies is not None and np.isfinite(energies).all():
+        series["energy"] = [energies]
+    torsions = [] if target.topology is None else [atoms for residue in backbones(target.topology) for atoms in (residue.phi, residue.psi)]
+    if torsions:
+        angles = internal_coordinates.torsions(x, np.array(torsions, np.int64))
+        series["torsions"] = [*np.sin(angles).T, *np.cos(angles).T]
+    return {f"ess_{name}": min(len(x) / correlation.inefficiency(values) for values in parts) for name, parts in series.items()}
 
 
 def atoms_of(target: Target) -> Atoms:
@@ -110,7 +146,33 @@ def whole(
     return found
 
 
-def _with_ase(path: Path) -> tuple[np.ndarray, np.ndarray | None, Atoms]:
+def _column(path: Path) -> np.ndarray | None:
+    """The log-weights in MDTraj's HDF5."""
+    with h5py.File(path) as file:
+        frame_weights.refuse_others(file, str(path))
+        return np.asarray(file[frame_weights.NAME], np.float64) if frame_weights.NAME in file else None
+
+
+def _entries(frames: list[Any], path: Path) -> np.ndarray | None:
+    """The log-weights in the entries of ASE's frames."""
+    for frame in frames:
+        frame_weights.refuse_others(frame.info, str(path))
+    found = [frame.info.get(frame_weights.NAME) for frame in frames]
+    missing = [index for index, value in enumerate(found) if value is None]
+    if len(missing) == len(found):
+        return None
+    if missing:
+        raise DataError(
+            f"{path}: {len(missing)} of {len(found)} frames have no {frame_weights.NAME}, the first at index {missing[0]}; give "
+            "all of them one, or none."
+        )
+    try:
+        return np.asarray(found, np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path}: its entries {frame_weights.NAME} are no numbers ({error}); mend them.") from error
+
+
+def _with_ase(path: Path) -> tuple[np.ndarray, np.ndarray | None, Atoms, np.ndarray | None]:
     try:
         import ase.io
     except ImportError as error:
@@ -126,7 +188,7 @@ def _with_ase(path: Path) -> tuple[np.ndarray, np.ndarray | None, Atoms]:
         raise DataError(f"{path}: its frames are not of the same atoms; split it, one file for each molecule.")
     boxed = all(frame.pbc.all() and abs(frame.cell.volume) > 0 for frame in frames)
     box = 0.1 * np.array([frame.cell.array for frame in frames]) if boxed else None
-    return 0.1 * np.array([frame.positions for frame in frames]), box, Atoms(symbols)
+    return 0.1 * np.array([frame.positions for frame in frames]), box, Atoms(symbols), _entries(frames, path)
 
 
 def _with_mdtraj(path: Path, target: Target, topology: str | None, selection: str | None) -> tuple[np.ndarray, np.ndarray | None, Atoms]:

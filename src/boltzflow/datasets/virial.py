@@ -2,12 +2,14 @@
 
 import dataclasses
 import hashlib
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from boltzflow.analysis import weights
 from boltzflow.errors import DataError
 from boltzflow.targets.base import Target
 
@@ -31,6 +33,7 @@ class VirialCheck:
         n: number of frames.
         ok: whether the test was passed, or left out.
         left_out: there was nothing to test with, because the energy has no gradient; the value then is NaN.
+        worth: how many frames of equal weight those of unequal weight are worth (Kish); None where all count alike.
     """
 
     value: float
@@ -40,23 +43,25 @@ class VirialCheck:
     n: int
     ok: bool
     left_out: bool = False
+    worth: float | None = None
 
     @property
     def judged(self) -> bool:
         """Whether there are frames enough to tell; where not, the test passes for want of evidence."""
-        return self.n >= _LEAST and self.tolerance <= _TELLING * self.expected
+        return (self.n if self.worth is None else self.worth) >= _LEAST and self.tolerance <= _TELLING * self.expected
 
     def sentence(self) -> str:
         """The outcome in one sentence, with what it could not have seen."""
         if self.left_out:
             return f"virial check left out: the energy has no gradient; it is finite for all {self.n} frames."
+        frames = f"{self.n} frames" if self.worth is None else f"{self.n} frames, by their weights worth {self.worth:.3g},"
         if self.ok and not self.judged:
             known = f" ± {self.standard_error:.2g}" if np.isfinite(self.standard_error) else ""
             return (
-                f"virial check undecided: {self.n} frames are too few to judge by; mean of x·grad u is {self.value:.4g}{known} where "
+                f"virial check undecided: {frames} are too few to judge by; mean of x·grad u is {self.value:.4g}{known} where "
                 f"{self.expected:g} is exact."
             )
-        numbers = f"mean of x·grad u is {self.value:.4g} ± {self.standard_error:.2g} over {self.n} frames where {self.expected:g} is exact"
+        numbers = f"mean of x·grad u is {self.value:.4g} ± {self.standard_error:.2g} over {frames} where {self.expected:g} is exact"
         if self.ok:
             # Frames of temperature T' have about T'/T times the exact value: an energy that is off by a factor shows in the same way.
             share = 100.0 * self.tolerance / self.expected
@@ -69,7 +74,9 @@ class VirialCheck:
         return f"virial check failed: {numbers} (tolerance {self.tolerance:.2g})."
 
 
-def virial_check(positions: Float[np.ndarray, "n N D"], target: Target) -> VirialCheck:
+def virial_check(
+    positions: Float[np.ndarray, "n N D"], target: Target, *, log_weight: Float[np.ndarray, " n"] | None = None
+) -> VirialCheck:
     """Generalised equipartition: E[x · grad u] = (N-1)·D for exact samples on the zero-CoM subspace.
 
     The test finds frames of another energy, of another temperature, in other units, or from a sampler that has not converged. It does
@@ -88,6 +95,8 @@ def virial_check(positions: Float[np.ndarray, "n N D"], target: Target) -> Viria
     Args:
         positions: frames, (n, N, D), in the target's units.
         target: the target they should belong to.
+        log_weight: log-weights of frames that do not count alike; the mean is theirs, and its error that of sums over blocks, by their
+            standard deviation where that is larger: with unequal weights few blocks decide.
 
     Returns:
         The outcome; it is never raised here.
@@ -95,10 +104,12 @@ def virial_check(positions: Float[np.ndarray, "n N D"], target: Target) -> Viria
     Raises:
         DataError: if the energy or gradient of a frame is not finite; says of how many.
     """
-    return check_with_energies(positions, target)[0]
+    return check_with_energies(positions, target, log_weight)[0]
 
 
-def check_with_energies(positions: Float[np.ndarray, "n N D"], target: Target) -> tuple[VirialCheck, Float[np.ndarray, " n"]]:
+def check_with_energies(
+    positions: Float[np.ndarray, "n N D"], target: Target, log_weight: Float[np.ndarray, " n"] | None = None
+) -> tuple[VirialCheck, Float[np.ndarray, " n"]]:
     """The virial check, and the reduced energies of the frames, float64, which come with it.
 
     Raises:
@@ -118,23 +129,32 @@ def check_with_energies(positions: Float[np.ndarray, "n N D"], target: Target) -
             energies[here], virials[here] = energy, np.sum(batch * gradient, axis=(1, 2))
         else:
             energies[here], virials[here] = np.asarray(target.energies(filled), np.float64)[: len(batch)], 0.0
-    broken = int(np.sum(~(np.isfinite(energies) & np.isfinite(virials))))
+    weight = None if log_weight is None else weights.normalized(log_weight)
+    counted = np.ones(len(positions), bool) if weight is None else weight > 0.0
+    broken = int(np.sum(counted & ~(np.isfinite(energies) & np.isfinite(virials))))
     if broken:
         raise DataError(
             f"{broken} of {len(positions)} frames have an energy or gradient that is not finite for target {target.name!r}, as with "
             "particles that clash; remove them, or check units and the order of the particles."
         )
     expected, n = float(target.degrees_of_freedom), len(positions)
+    worth = None if weight is None else float(1.0 / np.sum(weight**2))
     if not gradients:
-        return VirialCheck(float("nan"), float("nan"), expected, float("inf"), n, ok=True, left_out=True), energies
-    error = _block_standard_error(virials)
-    value = float(np.mean(virials))
+        return VirialCheck(float("nan"), float("nan"), expected, float("inf"), n, ok=True, left_out=True, worth=worth), energies
+    if weight is None:
+        value, error = float(np.mean(virials)), _block_standard_error(virials)
+    else:
+        value, error = _weighted_mean(np.where(counted, virials, 0.0), weight)
     tolerance = max(4 * error, _RELATIVE_TOLERANCE * expected)
-    return VirialCheck(value, error, expected, tolerance, n, abs(value - expected) <= tolerance), energies
+    return VirialCheck(value, error, expected, tolerance, n, abs(value - expected) <= tolerance, worth=worth), energies
 
 
 def has_gradient(target: Target) -> bool:
-    """Whether the energy of a target can be differentiated: energies outside JAX may come without gradients."""
+    """Whether the energy of a target can be differentiated: energies outside JAX may come without gradients.
+
+    Args:
+        target: the target.
+    """
     if not target.has_energy:
         return False
     evaluator = getattr(target.energy_function, "evaluator", None)
@@ -150,14 +170,31 @@ def has_gradient(target: Target) -> bool:
     return True
 
 
-def memory_of(positions: Float[np.ndarray, "n N D"], fingerprint: str, check: VirialCheck | None = None) -> str:
-    """What is remembered of a check with the frames: how it ended, and a hash of the frames and of their target.
+def memory_of(
+    positions: Float[np.ndarray, "n N D"],
+    fingerprint: str,
+    check: VirialCheck | None = None,
+    log_weight: Float[np.ndarray, " n"] | None = None,
+) -> str:
+    """What is remembered of a check with the frames: how it ended, and a hash of the frames, their weights and their target.
 
     Without a check only the hash, which ends what is remembered.
     """
     positions = np.ascontiguousarray(positions, np.float32)
-    text = hashlib.sha256(f"{fingerprint} {positions.shape}".encode() + positions.tobytes()).hexdigest()
+    weight = b"" if log_weight is None else np.ascontiguousarray(log_weight, np.float64).tobytes()
+    text = hashlib.sha256(f"{fingerprint} {positions.shape}".encode() + positions.tobytes() + weight).hexdigest()
     return text if check is None else f"{'passed' if check.ok else 'failed'} {text}"
+
+
+def _weighted_mean(values: Float[np.ndarray, " n"], weight: Float[np.ndarray, " n"]) -> tuple[float, float]:
+    """Mean with weights that sum to one, and its standard error from blocks of consecutive frames."""
+    value = float(np.sum(weight * values))
+    blocks = min(_BLOCKS, len(values))
+    if blocks < 2:
+        return value, float("inf")
+    sums = np.array([part.sum() for part in np.array_split(weight * (values - value), blocks)])
+    typical = 1.4826 * float(np.median(np.abs(sums - np.median(sums))))
+    return value, math.sqrt(blocks) * max(typical, float(sums.std(ddof=1)))
 
 
 def _block_standard_error(values: Float[np.ndarray, " n"]) -> float:

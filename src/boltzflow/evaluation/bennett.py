@@ -27,6 +27,8 @@ def joined(flow: AbstractFlow, target: Target, samples: Samples, frames: Dataset
         raise DataError("these samples were averaged, thinned or corrected; Bennett's ratio needs plain draws of the flow.")
     if frames.fingerprint != target.fingerprint:
         raise DataError(f"the frames belong to {frames.fingerprint}, but the model to {target.fingerprint}.")
+    if frames.log_weight is not None:
+        raise DataError("these frames are weighted, and Bennett's ratio takes all alike; draw such that do: data.equally_weighted().")
     positions, _, other = right_enantiomer(frames.positions, flow, target)
     draws = log_importance_ratios(flow, positions, seed=seed, progress=progress)[:, 0] + log_images(flow, target)
     log_w = -np.asarray(draws, np.float64) - energies(target, positions, ~other)

@@ -1,13 +1,11 @@
 """The figures of a model: NLL, ESS both ways, log Z, path length, NFE and times, each with n and an interval."""
 
 import dataclasses
-import math
 import time
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float
 
 from boltzflow import reference, seeds
 from boltzflow.analysis import Estimate, bar, correlation, metrics, trimmed, weights
@@ -15,6 +13,16 @@ from boltzflow.analysis.tica import Tica
 from boltzflow.counting import Evaluations
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError
+from boltzflow.evaluation.frames import (
+    Judged,
+    count_figures,
+    draw_figures,
+    forward_figures,
+    judged,
+    likelihood_figures,
+    mean_square_root,
+    solver_differences,
+)
 from boltzflow.evaluation.scorecard import scorecard, slow_model
 from boltzflow.flows.base import AbstractFlow
 from boltzflow.flows.identity import identity
@@ -24,8 +32,8 @@ from boltzflow.models.model import Model
 from boltzflow.models.versions import versions
 from boltzflow.progress import Progress, Wanted, told
 from boltzflow.sampling.averaging import averaged
-from boltzflow.sampling.enantiomers import check_samples, energies, right_enantiomer
-from boltzflow.sampling.generate import draw, generate, log_density, log_importance_ratios, sample_keys
+from boltzflow.sampling.enantiomers import check_samples
+from boltzflow.sampling.generate import draw, generate, sample_keys
 from boltzflow.sampling.samples import Samples
 from boltzflow.targets.base import Target
 from boltzflow.targets.calculators import is_expensive
@@ -104,47 +112,30 @@ def _figures(
     # Frames lie chain by chain: the first n would be those of a few chains.
     worth = frames.n_effective
     frames = frames.spread(n, seed=seed)
-    # Energies are those of the configuration that counts, which a flow that draws both enantiomers alike finds as probable as the frame.
-    positions, mirrored, other = right_enantiomer(frames.positions, flow, target)
-    draws = np.asarray(log_importance_ratios(flow, positions, seed=seed, progress=progress), np.float64) + log_images(flow, target)
-    log_q = np.logaddexp.reduce(draws, axis=1) - math.log(draws.shape[1])
-    augmented = _augmented_figures(flow, target, samples, draws, worth, progress, seed=seed) if flow.noisy_draws else {}
+    if frames.log_weight is not None and frames.n_effective is not None:
+        worth = frames.n_effective if worth is None else min(worth, frames.n_effective)
+    seen = judged(flow, target, frames, seed=seed, worth=worth, stored=is_expensive(target), progress=progress)
+    augmented = _augmented_figures(flow, target, samples, seen, progress, seed=seed) if flow.noisy_draws else {}
     progress.stop()
-    # The target has no other stereoisomers; frames of them are none of its.
-    solved = np.isfinite(log_q) & np.isfinite(draws[:, 0]) & ~other
-    log_q, single = log_q[solved], draws[solved, 0]
-    u_of_frames = _energies_of_frames(frames, positions, ~other, mirrored, target)
-    u = u_of_frames[solved]
-    nll = _mean_over_frames(-log_q, worth, seed=seed) if solved.any() else None
-    # A frame whose energy is not finite costs itself.
-    weighed = np.isfinite(u)
-    forward = forward_trimmed = bennett = None
-    if target.has_energy and weighed.any():
-        log_w = -(u + single)[weighed]
-        grouping = _correlation(log_w, worth)
-        forward = weights.forward_ess(log_w, seed=seed, correlation=grouping)
-        forward_trimmed = trimmed.forward_ess(log_w, seed=seed, correlation=grouping)
-        # Weights that are more than those of draws of the flow do not belong to it.
-        if samples.weights_follow and log_w.size > 1 and np.isfinite(samples.log_weight).sum() > 1:
-            bennett = bar.between(samples.log_weight, log_w, grouping=grouping, seed=seed).log_z
+    likelihoods, forward = likelihood_figures(seen, target, seed=seed), forward_figures(seen, target, seed=seed)
+    bennett = None
+    # Weights that are more than those of draws of the flow do not belong to it.
+    alike = seen.equally_weighted(seed=seed)
+    if target.has_energy and samples.weights_follow and alike.weighed.sum() > 1 and np.isfinite(samples.log_weight).sum() > 1:
+        bennett = bar.between(samples.log_weight, alike.log_w, grouping=alike.grouping, seed=seed).log_z
     ok = samples.status == Status.SOLVED
     known = target.has_energy
     # The tail of the weights tells of independent draws alone.
     verdict = weights.verdict(samples.log_weight) if known and not samples.grouped else None
-    compared = dataclasses.replace(
-        frames, positions=np.asarray(positions)[~other], energies=u_of_frames[~other] if target.has_energy else None
-    )
+    compared = seen.as_frames(frames, target)
     return {
         "target": model.config.target,
         "model": model.name,
         "n": samples.n,
-        "nll": _plain(nll),
-        "nll_minus_entropy": _plain(_divergence_from_target(log_q[weighed], u[weighed], target, worth, seed=seed)),
+        **likelihoods,
+        **forward,
         "ess_reverse": samples.ess(seed=seed).as_dict() if known else None,
-        "ess_forward": _plain(forward),
         "ess_reverse_trimmed": trimmed.reverse_ess(samples.log_weight, seed=seed).as_dict() if known and not samples.grouped else None,
-        "ess_forward_trimmed": _plain(forward_trimmed),
-        "eubo": _plain(_mean_over_frames((-log_q - u)[weighed], worth, seed=seed) if weighed.any() else None),
         "log_z": samples.log_z(seed=seed).as_dict() if known else None,
         "log_z_bar": _plain(bennett),
         "path_length": _plain(metrics.mean(samples.path_length[ok], seed=seed) if np.isfinite(samples.path_length[ok]).any() else None),
@@ -153,10 +144,8 @@ def _figures(
         "verdict": dataclasses.asdict(verdict) | {"k": _number(verdict.k)} if verdict is not None else None,
         "solver_error": _plain(_solver_error(flow, target, samples, seed=seed)),
         "failed": samples.n_failed if known else samples.n_solver_failed,
-        **(
-            {"other_stereoisomer": samples.n_other_stereoisomer, "reflected_frames": int(np.sum(mirrored))} if target.chiral_centres else {}
-        ),
-        "failed_frames": int(np.sum(~solved)) + (int(np.sum(~weighed)) if known else 0),
+        **({"other_stereoisomer": samples.n_other_stereoisomer} if target.chiral_centres else {}),
+        **count_figures(seen, target),
         "seconds_per_1000": 1000.0 * float(timed.meta["seconds"]) / timed.n,
         "seconds_compile": seconds_compile,
         **augmented,
@@ -177,45 +166,18 @@ def _spent(model: Model, samples: Samples) -> dict[str, dict[str, int] | None]:
     }
 
 
-def _energies_of_frames(
-    frames: Dataset, positions: Float[np.ndarray, "n N D"], wanted: Bool[np.ndarray, " n"], mirrored: Bool[np.ndarray, " n"], target: Target
-) -> Float[np.ndarray, " n"]:
-    """Energies of the frames that are wanted; expensive ones are taken as they are stored with the data, but for mirror images."""
-    if frames.energies is None or not is_expensive(target):
-        return energies(target, positions, wanted)
-    found = np.where(wanted, frames.energies[: len(positions)], np.nan)
-    again = wanted & mirrored
-    if again.any():
-        found[again] = energies(target, positions, again)[again]
-    return found
-
-
 # Samples whose density of positions alone is estimated: each takes many passes.
 _MARGINAL = 1_000
 
 
 def _augmented_figures(
-    flow: AbstractFlow,
-    target: Target,
-    samples: Samples,
-    draws: Float[np.ndarray, "n K"],
-    worth: float | None,
-    progress: Progress,
-    *,
-    seed: int,
+    flow: AbstractFlow, target: Target, samples: Samples, frames: Judged, progress: Progress, *, seed: int
 ) -> dict[str, Any]:
-    """What the copies cost: NLL with one draw of them, ESS of the draws, and reverse ESS with the copies averaged out.
+    """What the copies cost: `frames.draw_figures`, and reverse ESS with the copies averaged out.
 
     The last is that of finitely many draws; draws without end would give more.
     """
-    usable = np.isfinite(draws).all(axis=1)
-    inner = np.exp(2 * np.logaddexp.reduce(draws[usable], axis=1) - np.logaddexp.reduce(2 * draws[usable], axis=1)) / draws.shape[1]
-    figures = {
-        "marginal_draws": draws.shape[1],
-        "nll_one_draw": _plain(_mean_over_frames(-draws[usable, 0], worth, seed=seed)) if usable.any() else None,
-        "ess_of_draws": _plain(_mean_over_frames(inner, worth, seed=seed)) if usable.any() else None,
-        "ess_reverse_marginal": None,
-    }
+    figures = {**draw_figures(frames, seed=seed), "ess_reverse_marginal": None}
     kept = samples.take(correlation.spread(samples.n, _MARGINAL, seed=seed))
     if target.has_energy and np.isfinite(kept.log_weight).any():
         kept = kept if "draws" in kept.meta else averaged(kept, flow, target, progress=progress)
@@ -223,52 +185,17 @@ def _augmented_figures(
     return figures
 
 
-# Samples whose log q is evaluated again with a finer solver.
-_CHECKED = 32
+CHECKED = 32
+"""Configurations whose log q is evaluated again with a finer solver."""
 
 
 def _solver_error(flow: AbstractFlow, target: Target, samples: Samples, *, seed: int) -> Estimate | None:
-    """Root mean square error of log q, against a finer solver and the exact divergence where the samples lie; None where there is none.
-
-    NLL and ESS of a solver that is too coarse may look better than the flow is.
-    """
-    finer, gain = flow.finer(), log_images(flow, target)
+    """Root mean square error of log q where the samples lie; None where there is none (`frames.solver_differences`)."""
+    gain = log_images(flow, target)
     # Samples of another stereoisomer have not gained what the others have.
     counted = (samples.status == Status.SOLVED) & np.isfinite(samples.log_q) & (np.isfinite(samples.u) | (gain == 0.0))
-    counted = np.flatnonzero(counted)
-    checked = counted[correlation.spread(counted.size, _CHECKED, seed=seed)]
-    if finer is None or not len(checked):
-        return None
-    again = log_density(finer, samples.positions[checked], seed=seed)
-    difference = (samples.log_q[checked] - np.asarray(again.log_q, np.float64) - gain)[again.status == Status.SOLVED]
-    if not len(difference):
-        return None
-    squared = metrics.mean(difference**2, seed=seed)
-    # The ends of an interval close to zero may be rounded below it.
-    value, low, high = (math.sqrt(max(part, 0.0)) for part in (squared.value, squared.low, squared.high))
-    return Estimate(value, low, high, squared.n)
-
-
-def _divergence_from_target(
-    log_q: Float[np.ndarray, " n"], u: Float[np.ndarray, " n"], target: Target, worth: float | None, *, seed: int
-) -> Estimate | None:
-    """NLL - entropy, the divergence KL(p||q), where log Z is known.
-
-    It is the mean of -log q - u - log Z over the frames. Against NLL - (mean energy + log Z) with the exact mean energy this leaves
-    out the noise that -log q and u have in common, which is nearly all of it.
-    """
-    if target.exact.log_z is None or not len(log_q):
-        return None
-    return _mean_over_frames(-log_q - u - target.exact.log_z, worth, seed=seed)
-
-
-def _correlation(values: Float[np.ndarray, " n"], worth: float | None) -> correlation.Correlation | None:
-    """What values of frames in the order of their chains are worth; None if any is not finite, which says more than an interval."""
-    return correlation.of_series(values, at_most=worth) if np.isfinite(values).all() else None
-
-
-def _mean_over_frames(values: Float[np.ndarray, " n"], worth: float | None, *, seed: int) -> Estimate:
-    return metrics.mean(values, seed=seed, correlation=_correlation(values, worth))
+    found = solver_differences(flow, samples.positions, samples.log_q, np.flatnonzero(counted), gain=gain, most=CHECKED, seed=seed)
+    return mean_square_root(found[1], seed=seed)
 
 
 def held_out(model: Model, n: int, progress: Progress) -> Dataset:

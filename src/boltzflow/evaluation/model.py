@@ -8,6 +8,7 @@ from boltzflow import datasets, models, runtime
 from boltzflow.analysis.bar import Bar
 from boltzflow.analysis.tica import Tica
 from boltzflow.datasets import Dataset
+from boltzflow.evaluation.densities import Densities, densities
 from boltzflow.evaluation.figures import evaluate
 from boltzflow.models.storage import precision_of
 from boltzflow.progress import Wanted, told
@@ -48,6 +49,38 @@ class Model(models.Model):
             dataset = None if frames is None else datasets.of(frames, self.target)
             return evaluate(self, n, seed=seed, frames=dataset, dynamics=dynamics, progress=progress)
 
+    def densities(
+        self,
+        frames: Dataset | Any,
+        *,
+        n: int = 0,
+        draws: int | None = None,
+        checked: int | None = None,
+        chunk: int | None = None,
+        seed: int = 0,
+        progress: Wanted = None,
+    ) -> Densities:
+        """Log q and weight of each of some frames, what is known of their error, and how well the model fits them all.
+
+        `log_prob` gives log q of any configurations; these are frames of the target.
+
+        Args:
+            frames: as `datasets.of` takes them.
+            n: samples of the model that the frames are compared with, by the distances of `evaluation.scorecard`; 0: none.
+            draws: of the copies of an augmented flow; None: the flow's own number.
+            checked: frames whose log q is computed again with a finer solver, of a continuous flow; None: 32.
+            chunk: frames per compiled call; None: as many as suit the processor.
+            seed: of draws, samples and bootstrap.
+            progress: told how many are done; None: a bar where somebody looks on (`progress.chosen`).
+
+        Raises:
+            DataError: if the frames belong to another target, or a number is not positive.
+            ConfigError: if an option does not apply to the flow.
+        """
+        with runtime.precision(self.precision):
+            told = datasets.of(frames, self.target)
+            return densities(self, told, n=n, draws=draws, checked=checked, chunk=chunk, seed=seed, progress=progress)
+
     def bar(self, samples: Samples, frames: Dataset | Any, *, seed: int = 0, progress: Wanted = None) -> Bar:
         """Samples of this model joined with frames of its target, by Bennett's acceptance ratio: log Z, averages, free energies, profiles.
 
@@ -73,7 +106,12 @@ class Model(models.Model):
 
 
 def load_model(name: str | os.PathLike[str], *, target: Target | None = None) -> Model:
-    """Loads a model as `models.load_model` does, with its arguments and errors, in the precision it was trained in."""
+    """Loads a model as `models.load_model` does, with its arguments and errors, in the precision it was trained in.
+
+    Args:
+        name: of a shipped model, or the folder of a run, or a .safetensors file.
+        target: a target that no registry knows; None: the model's own by name.
+    """
     with runtime.precision(precision_of(name)):
         loaded = models.load_model(name, target=target)
     return Model(**{field.name: getattr(loaded, field.name) for field in dataclasses.fields(loaded)})

@@ -104,7 +104,8 @@ def scorecard(
 
     Args:
         samples: samples of a flow, corrected or not; their log-weights are used as they are.
-        frames: reference frames of the target; energies are computed where they are not there.
+        frames: reference frames of the target; energies are computed where they are not there. Frames that do not count alike are drawn by
+            their weights.
         target: the target of both.
         seed: seed of bootstraps and of what is taken where not all is.
         dynamics: frames of `reference.molecular_dynamics`, on which TICA is fitted, or what `slow_modes.fit` gave.
@@ -156,6 +157,8 @@ def slow_model(dynamics: Dataset | Tica | None, target: Target) -> Tica | None:
 
 
 def _known(frames: Dataset, target: Target) -> _Frames:
+    # Weighted ones are drawn by their weights.
+    frames = frames.equally_weighted()
     frames = frames.spread(frames.n)
     usable = np.asarray(np.isfinite(frames.positions).all(axis=(1, 2)))
     if not usable.any():

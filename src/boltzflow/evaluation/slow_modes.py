@@ -38,6 +38,8 @@ def fit(dynamics: Dataset, target: Target, *, lag_time: float = LAG_TIME) -> tic
         raise DataError(f"the dynamics belongs to {dynamics.fingerprint}, but the model to {target.fingerprint}.")
     if not target.elements or target.dimension != 3:
         raise DataError(f"{target.name} has no torsions and no atoms whose slow coordinates dynamics could tell; leave the dynamics out.")
+    if dynamics.log_weight is not None:
+        raise DataError("this dynamics is weighted, and TICA takes all frames alike; give unbiased molecular dynamics.")
     origin = dynamics.provenance
     if origin.get("sampler") != SAMPLER:
         sampler = origin.get("sampler") or "an unknown sampler"

@@ -3,6 +3,7 @@
 Source: Midgley, Stimper et al., NeurIPS 2023, arXiv:2308.10364.
 """
 
+import dataclasses
 import math
 from typing import NamedTuple, Self
 
@@ -65,7 +66,11 @@ class AugmentedCouplingFlow(AbstractFlow):
         return self.stack
 
     def with_network(self, network: eqx.Module) -> Self:
-        """The same flow with other coupling layers."""
+        """The same flow with other coupling layers.
+
+        Args:
+            network: coupling layers of the same shapes.
+        """
         return eqx.tree_at(lambda flow: flow.stack, self, network)
 
     @property
@@ -88,6 +93,10 @@ class AugmentedCouplingFlow(AbstractFlow):
         """Those of the copies."""
         return self.marginal_draws
 
+    def with_draws(self, count: int) -> Self:
+        """The same flow with another number of `marginal_draws`."""
+        return dataclasses.replace(self, marginal_draws=count)
+
     @property
     def chunk_size(self) -> int:
         """Configurations whose messages fit into the cache together."""
@@ -95,13 +104,22 @@ class AugmentedCouplingFlow(AbstractFlow):
         return 2 ** min(max(round(math.log2(room)), 0), 10)
 
     def sample_and_log_prob(self, *, key: PRNGKeyArray) -> FlowSolution:
-        """Draws one configuration; its log q is log q(x, a) - log pi(a|x), with which its weight is exact."""
+        """Draws one configuration; its log q is log q(x, a) - log pi(a|x), with which its weight is exact.
+
+        Args:
+            key: of the random numbers.
+        """
         latent, channels, log_q = self._draw(key)
         positions = channels[:, 0]
         return self._solution(latent[:, 0], positions, positions * self.scale, log_q - self.log_conditional(channels) - self._log_scale)
 
     def log_prob(self, positions: Float[Array, "N D"], *, key: PRNGKeyArray | None = None) -> FlowSolution:
-        """Log density of a configuration in data units, from `marginal_draws` draws of the copies; below the exact one in the mean."""
+        """Log density of a configuration in data units, from `marginal_draws` draws of the copies; below the exact one in the mean.
+
+        Args:
+            positions: (N, D) in data units.
+            key: of the draws; None: always the same ones.
+        """
         key = jax.random.key(0) if key is None else key
         draws = self.log_importance_ratios(positions, count=self.marginal_draws, key=key)
         log_q = jax.nn.logsumexp(draws) - math.log(self.marginal_draws)
@@ -117,25 +135,47 @@ class AugmentedCouplingFlow(AbstractFlow):
         return FlowSolution(shown, log_q, jnp.ones((), jnp.int32), jnp.full_like(distance, jnp.nan), distance, status)
 
     def draw_copies(self, positions: Float[Array, "N D"], *, key: PRNGKeyArray) -> Float[Array, "N K D"]:
-        """Positions in units of the prior with k copies drawn from pi(a | x), as channels."""
+        """Positions in units of the prior with k copies drawn from pi(a | x), as channels.
+
+        Args:
+            positions: (N, D) in units of the prior.
+            key: of the random numbers.
+        """
         return self.with_copies(positions, jax.random.normal(key, (self.n_particles, self.augmented, self.dimension), positions.dtype))
 
     def with_copies(self, positions: Float[Array, "N D"], noise: Float[Array, "N k D"]) -> Float[Array, "N K D"]:
-        """Positions in units of the prior with the copies that standard normal noise makes of them, as channels."""
+        """Positions in units of the prior with the copies that standard normal noise makes of them, as channels.
+
+        Args:
+            positions: (N, D) in units of the prior.
+            noise: (N, k, D) standard normal.
+        """
         return jnp.concatenate([positions[:, None], positions[:, None] + self.noise * noise], axis=1)
 
     def log_conditional(self, channels: Float[Array, "N K D"]) -> Float[Array, ""]:
-        """Log pi(a | x): each copy is a normal around the positions, in units of the prior."""
+        """Log pi(a | x): each copy is a normal around the positions, in units of the prior.
+
+        Args:
+            channels: (N, K, D): the positions and K - 1 copies.
+        """
         deviation = (channels[:, 1:] - channels[:, :1]) / self.noise
         return -0.5 * jnp.sum(deviation**2) - deviation.size * (0.5 * math.log(2.0 * math.pi) + math.log(self.noise))
 
     def joint(self, channels: Float[Array, "N K D"]) -> JointDensity:
-        """Log q(x, a) of channels in units of the prior; the same for all places of their centre of mass."""
+        """Log q(x, a) of channels in units of the prior; the same for all places of their centre of mass.
+
+        Args:
+            channels: (N, K, D): the positions and K - 1 copies.
+        """
         moved = self.stack(channels - jnp.mean(channels[:, 0], axis=0)[None, None], inverse=False)
         return JointDensity(self._log_base(moved.channels) + moved.log_det, moved.collinearity)
 
     def sample_joint(self, *, key: PRNGKeyArray) -> tuple[Float[Array, "N K D"], Float[Array, ""]]:
-        """Channels in units of the prior and their log q(x, a)."""
+        """Channels in units of the prior and their log q(x, a).
+
+        Args:
+            key: of the random numbers.
+        """
         return self._draw(key)[1:]
 
     def _draw(self, key: PRNGKeyArray) -> tuple[Float[Array, "N K D"], Float[Array, "N K D"], Float[Array, ""]]:
@@ -145,13 +185,23 @@ class AugmentedCouplingFlow(AbstractFlow):
         return latent, *self.push_forward(latent)
 
     def push_forward(self, latent: Float[Array, "N K D"]) -> tuple[Float[Array, "N K D"], Float[Array, ""]]:
-        """Latent channels moved to data, in units of the prior, and log q(x, a) there."""
+        """Latent channels moved to data, in units of the prior, and log q(x, a) there.
+
+        Args:
+            latent: (N, K, D) in units of the prior.
+        """
         moved = self.stack(latent, inverse=True)
         # From latent to data the log-det has the other sign.
         return moved.channels, self._log_base(latent) - moved.log_det
 
     def log_importance_ratios(self, positions: Float[Array, "N D"], *, count: int, key: PRNGKeyArray) -> Float[Array, " K"]:
-        """Log q(x, a) - log pi(a | x) for draws of a, in data units: the mean of their exponentials is q(x), without bias."""
+        """Log q(x, a) - log pi(a | x) for draws of a, in data units: the mean of their exponentials is q(x), without bias.
+
+        Args:
+            positions: (N, D) in data units.
+            count: how many draws.
+            key: of the random numbers.
+        """
         centred = self._centred(positions)
 
         def one(key: PRNGKeyArray) -> Float[Array, ""]:

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from boltzflow.errors import ConfigError
+
 
 class FlowSolution(NamedTuple):
     """A configuration carried through the flow, one way or the other.
@@ -52,7 +54,11 @@ class AbstractFlow(eqx.Module):
 
     @abc.abstractmethod
     def with_network(self, network: eqx.Module) -> Self:
-        """The same flow with another network."""
+        """The same flow with another network.
+
+        Args:
+            network: of the same shapes.
+        """
 
     @property
     @abc.abstractmethod
@@ -79,9 +85,37 @@ class AbstractFlow(eqx.Module):
         """How many draws `log_prob` averages over, each of them right in the mean; 0 where it takes none, the density being exact."""
         return 0
 
+    def with_draws(self, count: int) -> Self:
+        """The same flow, its `log_prob` averaging over another number of draws.
+
+        Raises:
+            ConfigError: if it takes none.
+        """
+        raise ConfigError("draws are of the copies of an augmented flow, and this flow has none: its log q is no average; leave them out.")
+
     def finer(self) -> Self | None:
         """The same flow, its log densities computed more finely, by which their error can be measured; None where they have none."""
         return None
+
+    @property
+    def tempered(self) -> bool:
+        """Whether its density is known at other temperatures than the target's (`at_temperature`)."""
+        return False
+
+    def at_temperature(self, temperature: float | Float[Array, ""]) -> Self:
+        """The same flow at another temperature.
+
+        Args:
+            temperature: as a multiple of the target's.
+
+        Raises:
+            ConfigError: if it knows one temperature alone, and this is another.
+        """
+        if isinstance(temperature, float) and temperature == 1.0:
+            return self
+        raise ConfigError(
+            "this flow knows the target's temperature alone; train one by cooling with flow.tempered=true, whose network knows every rung."
+        )
 
     @property
     @abc.abstractmethod
@@ -90,16 +124,30 @@ class AbstractFlow(eqx.Module):
 
     @abc.abstractmethod
     def sample_and_log_prob(self, *, key: PRNGKeyArray) -> FlowSolution:
-        """Draws one configuration with its log density."""
+        """Draws one configuration with its log density.
+
+        Args:
+            key: of the random numbers.
+        """
 
     @abc.abstractmethod
     def log_prob(self, positions: Float[Array, "N D"], *, key: PRNGKeyArray | None = None) -> FlowSolution:
-        """Log density of a configuration in data units, its centre of mass removed first; `positions` of the result is the latent."""
+        """Log density of a configuration in data units, its centre of mass removed first; `positions` of the result is the latent.
+
+        Args:
+            positions: (N, D) in data units.
+            key: of the draws or probes of a density that is estimated; None: always the same ones.
+        """
 
     def log_importance_ratios(self, positions: Float[Array, "N D"], *, count: int, key: PRNGKeyArray) -> Float[Array, " K"]:
         """Draws in nats, in data units, the mean of whose exponentials is the density of a configuration, without bias.
 
         They are all the same where the density is exact.
+
+        Args:
+            positions: (N, D) in data units.
+            count: K, how many.
+            key: of the random numbers.
         """
         return jnp.broadcast_to(self.log_prob(positions, key=key).log_q, (count,))
 

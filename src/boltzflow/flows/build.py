@@ -1,5 +1,7 @@
 """From a configuration to a flow with fresh parameters."""
 
+import inspect
+
 import jax
 from jaxtyping import PRNGKeyArray
 
@@ -16,17 +18,20 @@ from boltzflow.nets.stacking import stacked
 from boltzflow.targets.base import Target
 
 
-def build_field(options: config.Network, classes: tuple[int, ...], scale: float, *, key: PRNGKeyArray) -> AbstractVectorField:
+def build_field(
+    options: config.Network, classes: tuple[int, ...], scale: float, *, tempered: bool = False, key: PRNGKeyArray
+) -> AbstractVectorField:
     """The vector field that a configuration names, with fresh parameters.
 
     Args:
         options: those of the network; one of a plug-in has a method `build` with the other arguments.
         classes: interchangeability class of each particle; used as its type.
         scale: one unit of the prior in data units, by which the cut-off is divided.
+        tempered: whether it is a field of the temperature, too; one of a plug-in that can be takes the argument.
         key: for the initial parameters.
 
     Raises:
-        ConfigError: if nobody says how the network is built.
+        ConfigError: if nobody says how the network is built, or how it knows the temperature.
     """
     if isinstance(options, config.EGNN):
         return EGNN(
@@ -37,6 +42,7 @@ def build_field(options: config.Network, classes: tuple[int, ...], scale: float,
             radial=options.radial,
             reach=options.reached / scale,
             cutoff=None if options.cutoff is None else options.cutoff / scale,
+            tempered=tempered,
             key=key,
         )
     if isinstance(options, config.TwoInteraction):
@@ -51,12 +57,16 @@ def build_field(options: config.Network, classes: tuple[int, ...], scale: float,
             channels=options.channels,
             typed_pairs=options.typed_pairs,
             cutoff=None if options.cutoff is None else options.cutoff / scale,
+            tempered=tempered,
             key=key,
         )
     build = getattr(options, "build", None)
     if build is None:
         raise ConfigError(f"the network {options.variant} must have a method build(classes, scale, *, key) that makes the vector field.")
-    return build(classes, scale, key=key)
+    field = build(classes, scale, key=key, **({"tempered": True} if tempered and "tempered" in inspect.signature(build).parameters else {}))
+    if tempered and field.log_temperature is None:
+        raise ConfigError(f"the network {options.variant} knows of no temperature; leave out flow.tempered.")
+    return field
 
 
 def build_coupling(options: config.EACF, classes: tuple[int, ...], dimension: int, *, key: PRNGKeyArray) -> CouplingStack:
@@ -106,6 +116,12 @@ def _projection(options: config.Projection, dimension: int) -> Projection | None
 def build_flow(options: config.Flow, target: Target, scale: float, *, key: PRNGKeyArray) -> AbstractFlow:
     """The flow that a configuration names, for a target, with fresh parameters.
 
+    Args:
+        options: those of the flow.
+        target: gives the numbers of particles and dimensions, classes and bonds.
+        scale: one unit of the prior in data units.
+        key: for the initial parameters.
+
     Raises:
         ConfigError: if it is not made for the target's number of dimensions, or nobody says how it is built.
     """
@@ -125,5 +141,6 @@ def build_flow(options: config.Flow, target: Target, scale: float, *, key: PRNGK
     if isinstance(options, config.ECNF):
         if isinstance(options.network, config.TwoInteraction) and target.dimension == 1:
             raise ConfigError("flow.network=two-interaction describes surroundings by directions, of which a line has none; choose egnn.")
-        return ContinuousFlow(field=build_field(options.network, target.classes, scale, key=key), solver=options.solver, **size)
+        field = build_field(options.network, target.classes, scale, tempered=options.tempered, key=key)
+        return ContinuousFlow(field=field, solver=options.solver, **size)
     raise ConfigError(f"nobody says how the flow {options.variant} is built.")

@@ -46,7 +46,11 @@ class ContinuousFlow(AbstractFlow):
         return self.field
 
     def with_network(self, network: eqx.Module) -> Self:
-        """The same flow with another vector field."""
+        """The same flow with another vector field.
+
+        Args:
+            network: a vector field of the same shapes.
+        """
         return eqx.tree_at(lambda flow: flow.field, self, network)
 
     @property
@@ -68,6 +72,17 @@ class ContinuousFlow(AbstractFlow):
         """Always: vector fields are equivariant under reflections, too."""
         return True
 
+    @property
+    def tempered(self) -> bool:
+        """Whether the vector field is one of the temperature, too."""
+        return self.field.log_temperature is not None
+
+    def at_temperature(self, temperature: float | Float[Array, ""]) -> Self:
+        """The flow whose vector field is that of another temperature, as a multiple of the target's."""
+        if not self.tempered:
+            return super().at_temperature(temperature)
+        return self.with_network(self.field.at(jnp.log(jnp.asarray(temperature))))
+
     def finer(self) -> Self:
         """With a finer solver and the exact divergence; see `config.Solver.finer`."""
         return dataclasses.replace(self, solver=self.solver.finer())
@@ -79,19 +94,33 @@ class ContinuousFlow(AbstractFlow):
         return 2 ** min(max(round(math.log2(room)), 0), 10)
 
     def sample_and_log_prob(self, *, key: PRNGKeyArray) -> FlowSolution:
-        """Draws one configuration with its log density."""
+        """Draws one configuration with its log density.
+
+        Args:
+            key: of the random numbers.
+        """
         prior_key, probe_key = jax.random.split(key)
         latent = prior.sample(self.n_particles, self.dimension, key=prior_key)
         return self.push_forward(latent, key=probe_key)
 
     def push_forward(self, latent: Float[Array, "N D"], *, key: PRNGKeyArray | None = None) -> FlowSolution:
-        """Transports a latent configuration to data; `key` is needed for the Hutchinson estimate only."""
+        """Transports a latent configuration to data; `key` is needed for the Hutchinson estimate only.
+
+        Args:
+            latent: (N, D) in units of the prior.
+            key: of the probes; None: always the same ones.
+        """
         end, change, solution = self._solve(latent, 0.0, 1.0, key)
         log_q = prior.log_prob(latent) - change - self._log_scale
         return solution._replace(positions=end * self.scale, log_q=log_q)
 
     def log_prob(self, positions: Float[Array, "N D"], *, key: PRNGKeyArray | None = None) -> FlowSolution:
-        """Log density of a configuration in data units, its centre of mass removed first; `positions` of the result is the latent."""
+        """Log density of a configuration in data units, its centre of mass removed first; `positions` of the result is the latent.
+
+        Args:
+            positions: (N, D) in data units.
+            key: of the probes of Hutchinson's estimate; None: always the same ones.
+        """
         latent, change, solution = self._solve(self._centred(positions), 1.0, 0.0, key)
         log_q = prior.log_prob(latent) + change - self._log_scale
         return solution._replace(positions=latent, log_q=log_q)

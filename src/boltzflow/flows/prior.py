@@ -29,11 +29,21 @@ class Prior(Protocol):
     """A density of N particles in D dimensions on the zero-CoM subspace."""
 
     def sample(self, n_particles: int, dimension: int, *, key: PRNGKeyArray) -> Float[Array, "N D"]:
-        """One configuration."""
+        """One configuration.
+
+        Args:
+            n_particles: N.
+            dimension: D.
+            key: of the random numbers.
+        """
         ...
 
     def log_prob(self, positions: Float[Array, "N D"]) -> Float[Array, ""]:
-        """Its log density."""
+        """Its log density.
+
+        Args:
+            positions: (N, D) with their centre of mass at zero.
+        """
         ...
 
 

@@ -53,6 +53,22 @@ class Model:
         """That of its parameters."""
         return "double" if any(leaf.dtype == np.float64 for leaf in jax.tree.leaves(self._parameters)) else "single"
 
+    def at_temperature(self, temperature: float) -> "Model":
+        """The same model at another temperature, its target too; for flows that were trained with flow.tempered.
+
+        Densities and weights are those of the other temperature, and as exact; how far the flow reaches, the effective sample size tells.
+
+        Args:
+            temperature: in kelvin; for a target in reduced units as a multiple of its temperature.
+
+        Raises:
+            ConfigError: if the flow knows the target's temperature alone.
+            TargetError: if the temperature is not positive, or the target has no energy.
+        """
+        factor = float(temperature) / (self.target.temperature or 1.0)
+        target = self.target.at_temperature(factor)
+        return dataclasses.replace(self, flow=self.flow.at_temperature(factor), target=target)
+
     def sample(
         self,
         n: int | None = None,
@@ -103,7 +119,7 @@ class Model:
         with runtime.precision(self.precision):
             return generate(self.flow, self.target, n, chunk=chunk, **options)
 
-    def log_prob(self, positions: Any, *, seed: int = 0, progress: Wanted = None) -> Float[np.ndarray, "..."]:
+    def log_prob(self, positions: Any, *, draws: int | None = None, seed: int = 0, progress: Wanted = None) -> Float[np.ndarray, "..."]:
         """Log density of configurations, in nats per unit of length of the target, on the zero-CoM subspace.
 
         The centre of mass is removed first. Where the flow draws both enantiomers alike and the target means one, the density is the
@@ -111,11 +127,13 @@ class Model:
         other stereoisomers plain q(x).
 
         A continuous flow's density is exact up to its solver's error, or estimated with `seed` where its divergence is (Hutchinson). That
-        of an augmented flow is an estimate: the logarithm of the mean of the importance ratios q(x, a) / pi(a|x) over `marginal_draws`
+        of an augmented flow is an estimate: the logarithm of the mean of the importance ratios q(x, a) / pi(a|x) over `draws`
         draws of the copies a, which the seed makes. The mean has no bias; its logarithm is below log q(x) on average.
+        `evaluation.Model.densities` tells the error of each, and weights and figures of frames.
 
         Args:
             positions: (..., N, D) in the target's units, with any leading shape or none.
+            draws: of the copies of an augmented flow; None: the flow's own number (`marginal_draws`).
             seed: of the draws, where there are any; those of configuration i depend on the seed and on i alone.
             progress: told how many are done; None: a bar where somebody looks on (`progress.chosen`).
 
@@ -123,8 +141,12 @@ class Model:
             (...) in float64; NaN, with a warning that says why, where the solver failed.
 
         Raises:
-            DataError: if the positions are no numbers or of another shape.
+            DataError: if the positions are no numbers or of another shape, or draws are not positive.
+            ConfigError: if draws are given for a flow that takes none.
         """
+        if draws is not None and draws < 1:
+            raise DataError(f"the number of draws must be at least 1, got {draws}.")
+        flow = self.flow if draws is None else self.flow.with_draws(draws)
         shape = (self.target.n_particles, self.target.dimension)
         try:
             given = np.asarray(positions, np.float64)
@@ -137,16 +159,14 @@ class Model:
             )
         if not given.size:
             return np.empty(given.shape[:-2])
-        batch, _, other = right_enantiomer(given.reshape(-1, *shape), self.flow, self.target)
+        batch, _, other = right_enantiomer(given.reshape(-1, *shape), flow, self.target)
         # Another number of configurations would be another program to compile; powers of two are few.
         n = len(batch)
-        padded = (
-            np.concatenate([batch, np.repeat(batch[-1:], 2 ** math.ceil(math.log2(n)) - n, axis=0)]) if n < self.flow.chunk_size else batch
-        )
+        padded = np.concatenate([batch, np.repeat(batch[-1:], 2 ** math.ceil(math.log2(n)) - n, axis=0)]) if n < flow.chunk_size else batch
         with runtime.precision(self.precision):
-            solution = log_density(self.flow, padded, seed=seed, progress=progress)
+            solution = log_density(flow, padded, seed=seed, progress=progress)
         status = np.asarray(solution.status)[:n]
-        log_q = np.asarray(solution.log_q, np.float64)[:n] + np.where(other, 0.0, log_images(self.flow, self.target))
+        log_q = np.asarray(solution.log_q, np.float64)[:n] + np.where(other, 0.0, log_images(flow, self.target))
         for number in np.unique(status[status != Status.SOLVED]):
             many = int(np.sum(status == number))
             warnings.warn(f"log q of {many} of {n} configurations is NaN: {Status(int(number)).sentence}.", stacklevel=2)

@@ -1,6 +1,6 @@
 """E(n) equivariant graph network as a vector field (Satorras et al., 2021; Klein, Krämer and Noé, 2023)."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import equinox as eqx
 import jax
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from boltzflow.nets.base import AbstractSparseVectorField
-from boltzflow.nets.mlp import Dense, RadialFunctions, cutoff_envelope, sigmoid, silu
+from boltzflow.nets.mlp import TEMPERATURE_FEATURES, Dense, RadialFunctions, cutoff_envelope, sigmoid, silu, temperature_features
 from boltzflow.nets.sparse import tangents_of_sums, unit_displacements
 from boltzflow.nets.stacking import stacked
 
@@ -124,12 +124,14 @@ class EGNN(AbstractSparseVectorField):
         types: type of each particle; particles of the same type are treated alike.
         layers: message-passing layers.
         cutoff: distance in units of the prior beyond which particles do not see each other; None: all see all.
+        temperature: logarithm of the temperature, as a multiple of the target's; None where the field knows of none.
     """
 
     embedding: Dense
     body: EGNNLayer | None
     last: EGNNLayer
     radial: RadialFunctions | None
+    temperature: Float[Array, ""] | None
     types: tuple[int, ...] = eqx.field(static=True)
     layers: int = eqx.field(static=True)
     cutoff: float | None = eqx.field(static=True)
@@ -144,6 +146,7 @@ class EGNN(AbstractSparseVectorField):
         radial: int = 0,
         reach: float = 6.0,
         cutoff: float | None = None,
+        tempered: bool = False,
         key: PRNGKeyArray,
     ) -> None:
         """Network with `layers` message-passing layers of width `hidden`.
@@ -156,6 +159,7 @@ class EGNN(AbstractSparseVectorField):
             radial: Gaussian radial functions of the current distance added to the edge features; 0: none, as published.
             reach: distance in units of the prior of the last radial function.
             cutoff: distance in units of the prior beyond which particles do not see each other.
+            tempered: make it a field of the temperature, too (`at`).
             key: for the initial parameters.
         """
         key_embedding, key_body, key_last = jax.random.split(key, 3)
@@ -164,7 +168,8 @@ class EGNN(AbstractSparseVectorField):
         self.cutoff = cutoff
         self.radial = RadialFunctions(radial, reach=reach, cutoff=cutoff) if radial else None
         edge_features = 2 + radial
-        self.embedding = Dense(max(types) + 2, hidden, key=key_embedding)
+        self.temperature = jnp.zeros(()) if tempered else None
+        self.embedding = Dense(max(types) + 2 + (TEMPERATURE_FEATURES if tempered else 0), hidden, key=key_embedding)
 
         def make(key: PRNGKeyArray) -> EGNNLayer:
             return EGNNLayer(hidden, edge_features, attention=attention, last=False, key=key)
@@ -174,12 +179,26 @@ class EGNN(AbstractSparseVectorField):
         self.last = EGNNLayer(hidden, edge_features, attention=attention, last=True, key=key_last)
 
     @property
+    def log_temperature(self) -> Float[Array, ""] | None:
+        """`temperature`."""
+        return self.temperature
+
+    def at(self, log_temperature: Float[Array, ""]) -> Self:
+        """The field of another temperature."""
+        if self.temperature is None:
+            return super().at(log_temperature)
+        return eqx.tree_at(lambda field: field.temperature, self, jnp.asarray(log_temperature, self.temperature.dtype))
+
+    @property
     def _scheme(self) -> Scheme:
         return Scheme(self.radial, _COORDINATE_RANGE / self.layers)
 
     def _embed(self, t: Float[Array, ""], positions: Float[Array, "N D"]) -> Float[Array, "N H"]:
         one_hot = jax.nn.one_hot(np.asarray(self.types), max(self.types) + 1, dtype=positions.dtype)
-        return self.embedding(jnp.concatenate([one_hot, jnp.full((len(self.types), 1), t, positions.dtype)], axis=-1))
+        inputs = [one_hot, jnp.full((len(self.types), 1), t, positions.dtype)]
+        if self.temperature is not None:
+            inputs += [jnp.tile(temperature_features(self.temperature).astype(positions.dtype)[None], (len(self.types), 1))]
+        return self.embedding(jnp.concatenate(inputs, axis=-1))
 
     def _geometry(self, difference: Float[Array, "*n N D"], others: Float[Array, "*n N"]) -> EdgeGeometry:
         """Attributes of edges with these displacements; `others` is zero for self-edges."""
@@ -220,6 +239,10 @@ class EGNN(AbstractSparseVectorField):
 
         A tangent e_alpha of particle k reaches only the edges of k in the first layer, and of the last layer only the edges whose
         receiver is k are asked for.
+
+        Args:
+            t: time in [0, 1].
+            positions: (N, D) in units of the prior.
         """
         n, dimension = positions.shape
         others = 1.0 - jnp.eye(n, dtype=positions.dtype)

@@ -73,24 +73,41 @@ class TimeFeatures(eqx.Module):
     Attributes:
         modes: Fourier modes.
         near_prior: take the logarithm of t in place of its square.
+        log_temperature: see `temperature_features`, which follow those of time; None: none.
     """
 
     modes: int = eqx.field(static=True, default=3)
     near_prior: bool = eqx.field(static=True, default=False)
+    log_temperature: Float[Array, ""] | None = None
 
     @property
     def size(self) -> int:
         """Number of features."""
-        return 3 + 2 * self.modes
+        return 3 + 2 * self.modes + (0 if self.log_temperature is None else TEMPERATURE_FEATURES)
 
     def __call__(self, t: Float[Array, ""]) -> Float[Array, " F"]:
         """Features of one time."""
+        if self.log_temperature is None:
+            return self._of_time(t)
+        return jnp.concatenate([self._of_time(t), temperature_features(self.log_temperature).astype(t.dtype)])
+
+    def _of_time(self, t: Float[Array, ""]) -> Float[Array, " F"]:
         frequencies = jnp.pi * jnp.arange(1, self.modes + 1, dtype=t.dtype)
         clipped = jnp.clip(t, 0.0, 1.0)
         second = jnp.log(clipped + _TIME_FLOOR) if self.near_prior else t**2
         return jnp.concatenate(
             [jnp.stack([t, second, jnp.log(1.0 - clipped + _TIME_FLOOR)]), jnp.sin(frequencies * t), jnp.cos(frequencies * t)]
         )
+
+
+TEMPERATURE_FEATURES = 2
+"""Number of `temperature_features`."""
+
+
+def temperature_features(log_temperature: Float[Array, ""]) -> Float[Array, " 2"]:
+    """Features of the temperature, as a multiple T of the target's: ln T and 1 - 1/T, both 0 at the target's. No gradient reaches it."""
+    told = jax.lax.stop_gradient(log_temperature)
+    return jnp.stack([told, 1.0 - jnp.exp(-told)])
 
 
 class RadialFunctions(eqx.Module):

@@ -7,7 +7,7 @@ tangent reaches only the edges of the seeded particle in either sum. That is wha
 """
 
 import math
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import equinox as eqx
 import jax
@@ -91,6 +91,7 @@ class TwoInteraction(AbstractSparseVectorField):
         channels: int = 16,
         typed_pairs: bool = False,
         cutoff: float | None = None,
+        tempered: bool = False,
         key: PRNGKeyArray,
     ) -> None:
         """Network with one node-wise network between two interactions.
@@ -107,6 +108,7 @@ class TwoInteraction(AbstractSparseVectorField):
                 the types; otherwise P is 1.
             fine_time: ends at which time is resolved logarithmically.
             cutoff: distance in units of the prior beyond which particles do not see each other; None: all see all.
+            tempered: make it a field of the temperature, too (`at`).
             key: for the initial parameters.
         """
         keys = jax.random.split(key, 12 + 2 * layers)
@@ -114,7 +116,7 @@ class TwoInteraction(AbstractSparseVectorField):
         self.types, self.hidden, self.channels, self.cutoff, self.softening = types, hidden, channels, cutoff, softening
         self.typed_pairs = typed_pairs
         self.radial = RadialFunctions(radial, reach=reach, cutoff=cutoff)
-        self.time = TimeFeatures(near_prior=fine_time == "both")
+        self.time = TimeFeatures(near_prior=fine_time == "both", log_temperature=jnp.zeros(()) if tempered else None)
         width = 2 * hidden + 2 * channels + (int(self._pair_numbers.max()) + 1 if typed_pairs else 1)
         self.mixing_hidden = Dense(self.time.size, 32, key=keys[0])
         self.mixing_out = Dense(32, radial * width, gain=1.0, key=keys[1])
@@ -132,6 +134,17 @@ class TwoInteraction(AbstractSparseVectorField):
         self.edge_geometry = Dense(5 * channels, hidden, bias=False, gain=0.6, key=keys[8])
         self.edge_hidden = Dense(hidden, hidden, key=keys[9])
         self.edge_out = Dense(hidden, 2 + 2 * channels, gain=0.03, key=keys[10])
+
+    @property
+    def log_temperature(self) -> Float[Array, ""] | None:
+        """That of its features of time."""
+        return self.time.log_temperature
+
+    def at(self, log_temperature: Float[Array, ""]) -> Self:
+        """The field of another temperature."""
+        if self.time.log_temperature is None:
+            return super().at(log_temperature)
+        return eqx.tree_at(lambda field: field.time.log_temperature, self, jnp.asarray(log_temperature, self.time.log_temperature.dtype))
 
     @property
     def _pair_numbers(self) -> Int[np.ndarray, "N N"]:
@@ -261,6 +274,10 @@ class TwoInteraction(AbstractSparseVectorField):
 
         Removing the mean velocity changes nothing: the field is translation invariant, so the sum over k of the derivative of any
         velocity with respect to x_k is zero.
+
+        Args:
+            t: time in [0, 1].
+            positions: (N, D) in units of the prior.
         """
         n, dimension = positions.shape
         time = self.time(jnp.asarray(t, positions.dtype))

@@ -1,7 +1,7 @@
 """Maximum likelihood of the joint density of an augmented coupling flow."""
 
 import dataclasses
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,8 @@ class AugmentedLikelihood(config.AugmentedLikelihood, AbstractObjective):
     Source: Midgley, Stimper et al., NeurIPS 2023, arXiv:2308.10364, sections 3.3 and 4.
     """
 
+    weighted: ClassVar[bool] = True
+
     def check(self) -> None:
         """Refuses a weight of the penalty where there are no frames of three particles."""
         super().check()
@@ -47,7 +49,7 @@ class AugmentedLikelihood(config.AugmentedLikelihood, AbstractObjective):
         """
         setting, flow = self.setting, cast(AugmentedCouplingFlow, self.setting.flow)
         rng = setting.rng(3, step)
-        data = frames[rng.integers(len(frames), size=setting.batch_size)]
+        data = setting.drawn(rng, frames)
         n, dimension = data.shape[1:]
         if not flow.equivariant:
             turns = haar(rng, setting.batch_size, dimension, determinant=None if setting.target.reflections else 1.0).astype(data.dtype)

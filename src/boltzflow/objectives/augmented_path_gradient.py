@@ -5,6 +5,7 @@ Stimper et al., NeurIPS 2023, arXiv:2308.10364).
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -44,6 +45,7 @@ class AugmentedPathGradient(config.AugmentedPathGradient, AbstractObjective):
     """
 
     needs: ClassVar[Needs] = Needs(frames=True, energy=True, gradient=True)
+    weighted: ClassVar[bool] = True
 
     @property
     def _flow(self) -> AugmentedCouplingFlow:
@@ -53,7 +55,7 @@ class AugmentedPathGradient(config.AugmentedPathGradient, AbstractObjective):
         """Draws latent positions, frames and the noise of the copies of both; they depend on the seed and the step alone."""
         rng, flow = self.setting.rng(4, step), self._flow
         size, (n, dimension) = self.setting.batch_size, frames.shape[1:]
-        data = frames[rng.integers(len(frames), size=size)]
+        data = self.setting.drawn(rng, frames)
         prior = drawn_latents(flow, size, rng, data.dtype)
         noise = rng.standard_normal((size, n, 2 * flow.augmented, dimension), dtype=data.dtype.type)
         return Proposal(state, Ends(prior, data, noise), evaluations=evaluations(self.direction, size))
@@ -77,14 +79,7 @@ class AugmentedPathGradient(config.AugmentedPathGradient, AbstractObjective):
 
         In the latent space the density of the target, moved by the flow, is drawn towards the prior.
         """
-        end = flow.stack(flow.with_copies(frame, noise), inverse=False).channels
-        frozen = _frozen(flow)
-
-        def log_ratio(latent: Float[Array, "N K D"]) -> Float[Array, ""]:
-            channels, log_q = frozen.push_forward(latent)
-            return log_target(self.setting, channels) - log_q
-
-        return _pulled(log_ratio, end, self.clip)
+        return pull_of_target(flow, flow.with_copies(frame, noise), functools.partial(log_target, self.setting), clip=self.clip)
 
 
 def drawn_latents(flow: AugmentedCouplingFlow, size: int, rng: np.random.Generator, dtype: np.dtype) -> Float[np.ndarray, "B N D"]:
@@ -108,6 +103,31 @@ def reverse_divergence(
     end = flow.push_forward(flow.with_copies(latent, noise))[0]
     frozen = _frozen(flow)
     return _pulled(lambda channels: frozen.joint(channels).log_q - log_target(setting, channels), end, clip)
+
+
+def pull_of_target(
+    flow: AugmentedCouplingFlow,
+    channels: Float[Array, "N K D"],
+    log_p: Callable[[Float[Array, "N K D"]], Float[Array, ""]],
+    *,
+    clip: float,
+) -> Float[Array, ""]:
+    """Log p(x, a) - log q(x, a) at a point; its gradient moves the latent point so that the target's density there falls to the flow's.
+
+    Args:
+        flow: the flow.
+        channels: the point, in units of the prior.
+        log_p: log density of the target, of whose gradient at the point alone the pull is made.
+        clip: largest pull.
+    """
+    end = flow.stack(channels, inverse=False).channels
+    frozen = _frozen(flow)
+
+    def log_ratio(latent: Float[Array, "N K D"]) -> Float[Array, ""]:
+        moved, log_q = frozen.push_forward(latent)
+        return log_p(moved) - log_q
+
+    return _pulled(log_ratio, end, clip)
 
 
 def log_target(setting: Setting, channels: Float[Array, "N K D"]) -> Float[Array, ""]:

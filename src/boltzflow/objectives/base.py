@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from boltzflow import config
+from boltzflow.analysis.weights import normalized
 from boltzflow.counting import Evaluations
 from boltzflow.errors import ConfigError
 from boltzflow.flows.base import AbstractFlow
@@ -42,6 +43,7 @@ class Setting:
         batch_size: configurations B of a step.
         seed: seed of the run.
         threads: threads for work on the host.
+        log_weight: log-weights (n,) of the frames, which `drawn` respects; None where they count alike.
         mesh: devices that share the batch, with one axis "data"; None: where JAX puts it.
     """
 
@@ -51,14 +53,35 @@ class Setting:
     seed: int = 0
     threads: int = 1
     mesh: jax.sharding.Mesh | None = None
+    log_weight: Float[np.ndarray, " n"] | None = None
 
     @functools.cached_property
     def energy(self) -> Callable[[Float[Array, "N D"]], Float[Array, ""]]:
         """Reduced energy of the configuration that counts for one of the flow, in data units (`flows.images`)."""
         return energy_that_counts(self.flow, self.target)
 
+    def drawn(self, rng: np.random.Generator, frames: Float[np.ndarray, "n N D"]) -> Float[np.ndarray, "B N D"]:
+        """The frames of a batch, drawn with replacement, by their weights where they do not count alike."""
+        if self.log_weight is None:
+            return frames[rng.integers(len(frames), size=self.batch_size)]
+        shares, last = self._shares
+        return frames[np.minimum(np.searchsorted(shares, rng.random(self.batch_size), side="right"), last)]
+
+    @functools.cached_property
+    def _shares(self) -> tuple[Float[np.ndarray, " n"], int]:
+        """Summed weights, up to one, and the last frame that has any."""
+        weight = normalized(self.log_weight)
+        total = np.cumsum(weight)
+        # Rounding may leave the last sum below a random number.
+        return total / total[-1], int(np.flatnonzero(weight)[-1])
+
     def rng(self, stream: int, step: int) -> np.random.Generator:
-        """Random numbers that depend on the seed and the step alone; objectives have streams of their own."""
+        """Random numbers that depend on the seed and the step alone; objectives have streams of their own.
+
+        Args:
+            stream: number of the stream, one for each objective.
+            step: steps done before in the whole run.
+        """
         return np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, stream, step]))
 
 
@@ -101,6 +124,8 @@ class AbstractObjective(config.Objective, abc.ABC):
 
     Class attributes:
         needs: what must be there.
+        weighted: whether it respects the weights of frames that do not count alike, as it does if it draws them by `setting.drawn`; else
+            such frames are refused.
         on_host: True: `propose` depends on frames and step alone, keeps no state, and is called ahead in a thread, with no network. False:
             it is compiled, and gets the state and the network with its present parameters.
         flows, measure, expensive: as in `config.Objective`.
@@ -110,12 +135,16 @@ class AbstractObjective(config.Objective, abc.ABC):
     """
 
     needs: ClassVar[Needs] = Needs()
+    weighted: ClassVar[bool] = False
     on_host: ClassVar[bool] = True
 
     setting: Setting = dataclasses.field(default=cast(Setting, None), kw_only=True, repr=False, compare=False, metadata={"option": False})
 
     def bound(self, setting: Setting) -> Self:
         """The objective in a setting.
+
+        Args:
+            setting: what it works in.
 
         Raises:
             ConfigError: if what it needs is not there.
@@ -134,9 +163,18 @@ class AbstractObjective(config.Objective, abc.ABC):
             raise ConfigError(
                 f"the objective {self.variant} needs an energy, and target {self.setting.target.name!r} has none; leave its stage out."
             )
+        if self.setting.log_weight is not None and self.needs.frames and not self.weighted:
+            raise ConfigError(
+                f"the frames are weighted, and the objective {self.variant} takes all frames alike; let it draw them by setting.drawn and "
+                "say so (weighted = True), or give it frames that count alike: data.equally_weighted()."
+            )
 
     def init(self, *, key: PRNGKeyArray) -> PyTree:
-        """What is kept between steps: arrays of fixed shapes, saved with every checkpoint. By default nothing."""
+        """What is kept between steps: arrays of fixed shapes, saved with every checkpoint. By default nothing.
+
+        Args:
+            key: of the random numbers.
+        """
         return ()
 
     @property
@@ -156,8 +194,12 @@ class AbstractObjective(config.Objective, abc.ABC):
         """
         raise NotImplementedError
 
-    def frames_in(self, state: PyTree) -> Float[np.ndarray, "n N D"]:
-        """The frames that `propose` draws from after a renewal, in what is kept, in units of the prior."""
+    def frames_in(self, state: PyTree) -> Any:
+        """What `propose` is given as frames after a renewal, in what is kept: arrays in units of the prior.
+
+        Args:
+            state: what is kept.
+        """
         raise NotImplementedError
 
     @abc.abstractmethod
@@ -175,4 +217,9 @@ class AbstractObjective(config.Objective, abc.ABC):
 
     @abc.abstractmethod
     def losses(self, network: Any, batch: Any, /) -> Float[Array, " B"]:
-        """Loss of each configuration of a batch, whose mean is minimised; one that is not finite is left out and counted."""
+        """Loss of each configuration of a batch, whose mean is minimised; one that is not finite is left out and counted.
+
+        Args:
+            network: what is trained, with its present parameters.
+            batch: that of a `Proposal`, with the leading axis B.
+        """

@@ -17,11 +17,13 @@ class Items(NamedTuple):
         coordinates: (B, M).
         log_weight: (B,); -inf for those without weight.
         log_q: (B,) log density of the flow that the weights are for.
+        score: (B, M) gradient of the log density of the target; (B, 0) where nobody wants it.
     """
 
     coordinates: Float[Array, "B M"]
     log_weight: Float[Array, " B"]
     log_q: Float[Array, " B"]
+    score: Float[Array, "B S"]
 
 
 class Buffer(NamedTuple):
@@ -36,9 +38,10 @@ class Buffer(NamedTuple):
     passes: Int[Array, ""]
 
 
-def empty(slots: int, size: int, dtype: jnp.dtype) -> Buffer:
-    """A buffer for S = `slots` points of M = `size` coordinates."""
-    nothing = Items(jnp.zeros((slots, size), dtype), jnp.full(slots, -jnp.inf, dtype), jnp.zeros(slots, dtype))
+def empty(slots: int, size: int, dtype: jnp.dtype, *, scores: bool = False) -> Buffer:
+    """A buffer for `slots` points of M = `size` coordinates, with or without their scores."""
+    places = jnp.zeros((slots, size), dtype)
+    nothing = Items(places, jnp.full(slots, -jnp.inf, dtype), jnp.zeros(slots, dtype), jnp.zeros_like(places) if scores else places[:, :0])
     return Buffer(nothing, jnp.zeros((), jnp.int32))
 
 

@@ -11,12 +11,12 @@ annealed and constrained transport that is named in `docs/energies.md`.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from boltzflow import config
 from boltzflow.analysis.internal_coordinates import backbones, torsions
@@ -33,8 +33,8 @@ from boltzflow.reference import default_temperatures, sample
 from boltzflow.sampling.generate import generate
 from boltzflow.targets.base import Target
 
-# Random numbers of the renewals, apart from those of the objectives that learn.
-_STREAM = 7
+# Random numbers of the renewals and of the choice among rungs, apart from those of the objectives that learn.
+_STREAM, _CHOICE = 7, 8
 # Of the moves, as a share of the target's size per coordinate, before the acceptance has been seen.
 _FIRST_STEP = 0.02
 # Effective samples with fewer of which a rung is not left; of few frames a tenth of them.
@@ -51,18 +51,42 @@ class Rung(NamedTuple):
     """What is kept between steps.
 
     Attributes:
-        frames: that the steps learn from, (n, N, D) in units of the prior.
-        temperature: theirs, as a multiple of the target's; 0 before the first rung.
+        frames: of the rungs that the steps learn from, the present one first, (R, n, N, D) in units of the prior.
+        temperatures: theirs, as multiples of the target's; 0 where there is no rung yet.
         step: step size of the moves, in units of the prior.
         done: rungs so far.
         basin: share of the frames with phi > 0, the rarer basin of a peptide; NaN where there is no backbone.
     """
 
-    frames: Float[Array | np.ndarray, "n N D"]
-    temperature: Float[Array | np.ndarray, ""]
+    frames: Float[Array | np.ndarray, "R n N D"]
+    temperatures: Float[Array | np.ndarray, " R"]
     step: Float[Array | np.ndarray, ""]
     done: Int[Array | np.ndarray, ""]
     basin: Float[Array | np.ndarray, ""]
+
+
+class Ladder(NamedTuple):
+    """Frames of several rungs, the present one first.
+
+    Attributes:
+        frames: (R, n, N, D), in units of the prior.
+        temperatures: theirs; 0 where there is none yet.
+    """
+
+    frames: Float[np.ndarray, "R n N D"]
+    temperatures: Float[np.ndarray, " R"]
+
+
+class OfTemperature(NamedTuple):
+    """What a step of a flow that knows the temperature learns from.
+
+    Attributes:
+        log_temperature: logarithm of the temperature, the same for the whole batch, (B,).
+        batch: that of the objective that learns.
+    """
+
+    log_temperature: Float[Array | np.ndarray, " B"]
+    batch: PyTree
 
 
 class Moved(NamedTuple):
@@ -85,6 +109,8 @@ class Moved(NamedTuple):
 class Cooling(config.Cooling, AbstractObjective):
     """Learns hot chains, then the flow's own samples, weighted, resampled and moved at ever lower temperatures."""
 
+    weighted: ClassVar[bool] = True
+
     @property
     def needs(self) -> Needs:  # pyright: ignore[reportIncompatibleVariableOverride] (an option decides)
         """Energies, and frames where it starts from them."""
@@ -98,16 +124,22 @@ class Cooling(config.Cooling, AbstractObjective):
             raise ConfigError(
                 f"cooling learns from frames alone, and the objective {inner.variant} needs more; choose another for `learn`."
             )
+        if self.remember > 1 and not self.setting.flow.tempered:
+            raise ConfigError(
+                f"frames of {self.remember} temperatures (remember) would teach a flow that knows one alone what is true at none; give "
+                "flow.tempered=true, or remember=1."
+            )
         if self.moves and not has_gradient(self.setting.target):
             raise ConfigError(
                 f"the energy of target {self.setting.target.name!r} has no gradient, which Hamiltonian moves need; let it return (energy, "
                 "gradient), or set moves=0, and frames are weighted and resampled by energies alone."
             )
 
-    @property
+    @functools.cached_property
     def _learning(self) -> AbstractObjective:
-        """`learn`, which is made with this one."""
-        return cast(AbstractObjective, self.learn)
+        """`learn`, which is made with this one; the frames of a rung count alike, whatever those of the run do."""
+        learning = cast(AbstractObjective, self.learn)
+        return learning.bound(dataclasses.replace(self.setting, log_weight=None)) if self.setting.log_weight is not None else learning
 
     @functools.cached_property
     def _walled(self) -> Target:
@@ -127,23 +159,34 @@ class Cooling(config.Cooling, AbstractObjective):
 
     def init(self, *, key: PRNGKeyArray) -> Rung:
         """No frames yet."""
-        shape = (self.frames, self.setting.target.n_particles, self.setting.target.dimension)
+        shape = (self.remember, self.frames, self.setting.target.n_particles, self.setting.target.dimension)
         nothing = jnp.zeros(())
+        temperatures = jnp.zeros(self.remember, nothing.dtype)
         return Rung(
-            jnp.zeros(shape, nothing.dtype), nothing, jnp.full_like(nothing, _FIRST_STEP), jnp.zeros((), jnp.int32), nothing + jnp.nan
+            jnp.zeros(shape, nothing.dtype), temperatures, jnp.full_like(nothing, _FIRST_STEP), jnp.zeros((), jnp.int32), nothing + jnp.nan
         )
 
-    def frames_in(self, state: Rung) -> Float[np.ndarray, "n N D"]:
-        """Those of the rung."""
-        return np.asarray(state.frames)
+    def frames_in(self, state: Rung) -> Float[np.ndarray, "n N D"] | Ladder:
+        """Those of the rung, or of all that are remembered, with their temperatures."""
+        if self.setting.flow.tempered:
+            return Ladder(np.asarray(state.frames), np.asarray(state.temperatures))
+        return np.asarray(state.frames)[0]
 
     def propose(self, state: Any, network: Any, frames: Any, *, step: int, key: Any = None) -> Proposal:
-        """As the objective that learns does it."""
-        return self._learning.propose(state, network, frames, step=step, key=key)
+        """As the objective that learns does it, from the frames of one rung."""
+        if not isinstance(frames, Ladder):
+            return self._learning.propose(state, network, frames, step=step, key=key)
+        rng, there = self.setting.rng(_CHOICE, step), int(np.count_nonzero(frames.temperatures))
+        rung = 0 if there == 1 or rng.random() < 0.5 else int(rng.integers(1, there))
+        proposal = self._learning.propose(state, network, frames.frames[rung], step=step, key=key)
+        log_temperature = np.full(self.setting.batch_size, np.log(frames.temperatures[rung]), frames.temperatures.dtype)
+        return proposal._replace(batch=OfTemperature(log_temperature, proposal.batch))
 
     def losses(self, network: Any, batch: Any, /) -> Float[Array, " B"]:
         """As the objective that learns does it."""
-        return self._learning.losses(network, batch)
+        if not isinstance(batch, OfTemperature):
+            return self._learning.losses(network, batch)
+        return self._learning.losses(network.at(jnp.asarray(batch.log_temperature)[0]), batch.batch)
 
     def renew(self, state: Rung, flow: AbstractFlow, frames: Any, *, step: int, report: Callable[[str], None]) -> Renewal:
         """The frames of the next rung."""
@@ -151,7 +194,7 @@ class Cooling(config.Cooling, AbstractObjective):
         if state.done == 0 and self.start == "chains":
             return self._from_chains(state, rng, report)
         if state.done == 0:
-            state = state._replace(temperature=np.ones_like(state.temperature))
+            state = state._replace(temperatures=np.eye(1, self.remember, dtype=np.asarray(state.temperatures).dtype)[0])
             if self.start == "frames":
                 return self._from_frames(state, flow, frames, rng)
         return self._from_flow(state, flow, rng, report)
@@ -172,15 +215,20 @@ class Cooling(config.Cooling, AbstractObjective):
         return Renewal(self._rung(state, positions, self._hottest, state.step, figures), figures, spent)
 
     def _from_frames(self, state: Rung, flow: AbstractFlow, frames: Float[np.ndarray, "m N D"], rng: np.random.Generator) -> Renewal:
-        """Those of the run, each as often as another and moved apart."""
-        chosen = rng.permutation(np.arange(self.frames) % len(frames))
+        """Those of the run, each as often as another, or as its weight says, and moved apart."""
+        if self.setting.log_weight is None:
+            chosen = rng.permutation(np.arange(self.frames) % len(frames))
+        else:
+            chosen = resample_indices(self.setting.log_weight, self.frames, seed=int(rng.integers(2**31)))
         moved = self._moved(flow, frames[chosen] * self.setting.flow.scale, 1.0, state, rng)
-        figures = {"temperature": 1.0, "distinct": min(1.0, len(frames) / self.frames), **self._basins(moved.positions), **moved.figures}
+        figures = {"temperature": 1.0, "distinct": len(np.unique(chosen)) / self.frames, **self._basins(moved.positions), **moved.figures}
         return Renewal(self._rung(state, moved.positions, 1.0, moved.step, figures), figures, moved.evaluations)
 
     def _from_flow(self, state: Rung, flow: AbstractFlow, rng: np.random.Generator, report: Callable[[str], None]) -> Renewal:
         """Samples of the flow, brought to the next temperature."""
-        current = float(state.temperature)
+        current = float(state.temperatures[0])
+        # One that knows the temperature is asked for that of the rung, whatever its network stands at.
+        flow = flow.at_temperature(current) if flow.tempered else flow
         samples = generate(flow, self._walled, self.frames, seed=int(rng.integers(2**31)))
         u = np.where(np.asarray(samples.status) == Status.SOLVED, samples.u, np.inf)
         least = min(_LEAST, -(-self.frames // 10))
@@ -214,7 +262,7 @@ class Cooling(config.Cooling, AbstractObjective):
             f"Rung {int(state.done)}: {told}, too few to learn from; the frames before are moved on and learnt once more. If this stays "
             "so, give more steps (rung_steps) or more frames."
         )
-        return np.asarray(state.frames) * self.setting.flow.scale
+        return np.asarray(state.frames[0]) * self.setting.flow.scale
 
     def _moved(
         self, flow: AbstractFlow, positions: Float[np.ndarray, "n N D"], temperature: float, state: Rung, rng: np.random.Generator
@@ -239,11 +287,19 @@ class Cooling(config.Cooling, AbstractObjective):
 
     def _rung(self, state: Rung, positions: np.ndarray, temperature: float, step: Any, figures: dict[str, float]) -> Rung:
         """What is kept, with other frames, in units of the prior and without their centres of mass."""
-        kind = np.asarray(state.frames).dtype
+        frames, temperatures = np.asarray(state.frames), np.asarray(state.temperatures)
         centred = (positions - positions.mean(axis=1, keepdims=True)) / self.setting.flow.scale
-        number = np.asarray(state.temperature).dtype.type
-        done = np.asarray(int(state.done) + 1, np.int32)
-        return Rung(centred.astype(kind), number(temperature), number(step), done, number(figures.get("phi_positive", np.nan)))
+        # A rung that stays at its temperature takes the place of the one before, and the first one that of nothing.
+        first = 1 if not state.done or temperature == temperatures[0] else 0
+        kept = slice(first, first + self.remember - 1)
+        number = temperatures.dtype.type
+        return Rung(
+            np.concatenate([centred[None].astype(frames.dtype), frames[kept]]),
+            np.concatenate([np.asarray([temperature], temperatures.dtype), temperatures[kept]]),
+            number(step),
+            np.asarray(int(state.done) + 1, np.int32),
+            number(figures.get("phi_positive", np.nan)),
+        )
 
     @functools.cached_property
     def _phi(self) -> Int[np.ndarray, "r 4"]:

@@ -23,6 +23,7 @@ from boltzflow.flows.augmented import AugmentedCouplingFlow
 from boltzflow.flows.coupling import CouplingStack
 from boltzflow.objectives import buffer as buffers
 from boltzflow.objectives.augmented_likelihood import penalty_of, refuse_penalty
+from boltzflow.objectives.augmented_path_gradient import pull_of_target
 from boltzflow.objectives.base import AbstractObjective, Needs, Proposal
 from boltzflow.objectives.buffer import Buffer, Items
 from boltzflow.objectives.reverse_kl import precision_of
@@ -79,15 +80,22 @@ class Weighted(NamedTuple):
     Attributes:
         coordinates: points, (B, M), as `Space` has them.
         ratio: weight of each; NaN for those that are left out.
+        score: gradient of log p at the points, (B, M); (B, 0) where the steps do without.
     """
 
     coordinates: Float[Array, "B M"]
     ratio: Float[Array, " B"]
+    score: Float[Array, "B S"]
 
 
 @dataclasses.dataclass(frozen=True)
 class FAB(config.FAB, AbstractObjective):
-    """-log q(x, a) of points drawn from a buffer of annealed draws of the flow, whose density is p²/q."""
+    """-log q(x, a) of points drawn from a buffer of annealed draws of the flow, whose density is p²/q; or their path gradients.
+
+    With z the latent point of x, and r(z) = log p(x) - log q(x), the gradient of the divergence ∫p²/q is 2 E[∂r/∂z · dz/dθ] over p²/q
+    but for a factor: what hangs on θ at fixed z is turned into a path by partial integration, as for the reverse divergence (Geffner and
+    Domke, ICML 2021, arXiv:2006.14435; Vaitl et al., ICLR 2024, arXiv:2403.15881). It is zero at each point where the flow is exact.
+    """
 
     needs: ClassVar[Needs] = Needs(frames=False, energy=True, gradient=True)
     on_host: ClassVar[bool] = False
@@ -102,7 +110,7 @@ class FAB(config.FAB, AbstractObjective):
         size, flow = self.setting.batch_size, self.setting.flow
         dtype = precision_of(flow)
         return Kept(
-            buffers.empty(self.capacity * size, self._space(flow.network).size, dtype),
+            buffers.empty(self.capacity * size, self._space(flow.network).size, dtype, scores=self._by_path),
             jnp.zeros(self.updates * size, jnp.int32),
             jnp.full(self.temperatures, self.step_size, dtype),
             jnp.zeros((), jnp.int32),
@@ -128,18 +136,35 @@ class FAB(config.FAB, AbstractObjective):
         clipped = jnp.mean(change > math.log(self.clip_ratio))
         figures = {**state.seen._asdict(), "filled": share, "clipped_ratios": clipped}
         spent = Evaluations(gradients=cast(int, passes * size * (1 + self.temperatures * self.leapfrog)))
-        return Proposal(state._replace(buffer=buffer, done=state.done + 1), Weighted(points, ratio), figures, spent)
+        batch = Weighted(points, ratio, state.buffer.items.score[own])
+        return Proposal(state._replace(buffer=buffer, done=state.done + 1), batch, figures, spent)
 
     def losses(self, network: CouplingStack, batch: Weighted) -> Float[Array, " B"]:
-        """Negative joint log density of each point in units of the prior, times its weight, with the weighted penalty."""
+        """Negative joint log density of each point in units of the prior, times its weight, with the weighted penalty.
+
+        By path gradients the value is the weight times log p - log q but for what does not hang on the flow; there is no penalty.
+        """
         space = self._space(network)
         flow, collinearity = cast(AugmentedCouplingFlow, space.flow), penalty_of(self.collinearity, space.flow.dimension)
 
-        def loss(coordinates: Float[Array, " M"], ratio: Float[Array, ""]) -> Float[Array, ""]:
+        def likelihood(coordinates: Float[Array, " M"], ratio: Float[Array, ""]) -> Float[Array, ""]:
             density = flow.joint(space.channels(coordinates))
             return -ratio * density.log_q + collinearity * density.collinearity
 
-        return jax.vmap(loss)(batch.coordinates, jax.lax.stop_gradient(batch.ratio))
+        def pulled(coordinates: Float[Array, " M"], ratio: Float[Array, ""], score: Float[Array, " M"]) -> Float[Array, ""]:
+            def log_p(channels: Float[Array, "N K D"]) -> Float[Array, ""]:
+                return jnp.dot(score, space.coordinates_of(channels) - coordinates)
+
+            return ratio * pull_of_target(flow, space.channels(coordinates), log_p, clip=self.clipped_at)
+
+        ratio = jax.lax.stop_gradient(batch.ratio)
+        if self._by_path:
+            return jax.vmap(pulled)(batch.coordinates, ratio, batch.score)
+        return jax.vmap(likelihood)(batch.coordinates, ratio)
+
+    @property
+    def _by_path(self) -> bool:
+        return self.estimator == "path-gradient"
 
     def _space(self, network: eqx.Module) -> Space:
         return Space(self.setting.flow.with_network(network), self.setting.target, geometric=True)
@@ -153,7 +178,9 @@ class FAB(config.FAB, AbstractObjective):
     def _with_pass(self, space: Space, kept: Kept, *, key: PRNGKeyArray) -> Kept:
         """Draws of the flow annealed to p²/q, in place of the oldest in the buffer."""
         cloud, acceptance = self.annealed(space, kept.step_sizes, key=key)
-        fresh = Items(cloud.walkers.coordinates, cloud.log_weight, cloud.walkers.parts.log_q)
+        parts = cloud.walkers.parts
+        score = parts.grad_p if self._by_path else parts.grad_p[:, :0]
+        fresh = Items(cloud.walkers.coordinates, cloud.log_weight, parts.log_q, score)
         seen = kept.seen._replace(
             acceptance=jnp.mean(acceptance),
             step_size=jnp.exp(jnp.mean(jnp.log(kept.step_sizes))),

@@ -1,7 +1,7 @@
 """Flow matching on given paths between paired prior and data samples."""
 
 import dataclasses
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,8 @@ class FlowMatching(config.FlowMatching, AbstractObjective):
     Source: Klein, Krämer and Noé, NeurIPS 2023, arXiv:2306.15030, section 4; Lipman et al., ICLR 2023, arXiv:2210.02747, section 4.
     """
 
+    weighted: ClassVar[bool] = True
+
     def propose(self, state: Any, network: Any, frames: Float[np.ndarray, "n N D"], *, step: int, key: Any = None) -> Proposal:
         """Draws and pairs the batch of one step on the host.
 
@@ -51,7 +53,7 @@ class FlowMatching(config.FlowMatching, AbstractObjective):
         setting, size = self.setting, self.setting.batch_size
         rng = setting.rng(0, step)
         shape = (size, *frames.shape[1:])
-        data = frames[rng.integers(len(frames), size=size)]
+        data = setting.drawn(rng, frames)
         prior, noise = (centred_normal(rng, shape, data.dtype) for _ in range(2))
         prior, data, info = pair(
             prior,

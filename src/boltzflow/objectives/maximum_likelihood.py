@@ -1,7 +1,7 @@
 """Maximum likelihood through the ODE: what continuous flows were trained by before flow matching."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,10 +37,12 @@ class MaximumLikelihood(config.MaximumLikelihood, AbstractObjective):
     Source: Köhler, Klein and Noé, ICML 2020, arXiv:2006.02425.
     """
 
+    weighted: ClassVar[bool] = True
+
     def propose(self, state: Any, network: Any, frames: Float[np.ndarray, "n N D"], *, step: int, key: Any = None) -> Proposal:
         """Draws frames and probe vectors of one step on the host; they depend on the seed and the step alone."""
         rng = self.setting.rng(2, step)
-        data = frames[rng.integers(len(frames), size=self.setting.batch_size)]
+        data = self.setting.drawn(rng, frames)
         return Proposal(state, Probed(data, centred_normal(rng, data.shape, data.dtype)))
 
     def losses(self, field: AbstractVectorField, batch: Probed) -> Float[Array, " B"]:

@@ -44,11 +44,12 @@ class PathGradient(config.PathGradient, AbstractObjective):
     """
 
     needs: ClassVar[Needs] = Needs(frames=True, energy=True, gradient=True)
+    weighted: ClassVar[bool] = True
 
     def propose(self, state: Any, network: Any, frames: Float[np.ndarray, "n N D"], *, step: int, key: Any = None) -> Proposal:
         """Draws prior samples and frames of one step on the host; they depend on the seed and the step alone."""
         rng = self.setting.rng(1, step)
-        data = frames[rng.integers(len(frames), size=self.setting.batch_size)]
+        data = self.setting.drawn(rng, frames)
         return Proposal(state, Ends(centred_normal(rng, data.shape, data.dtype), data), evaluations=evaluations(self.direction, len(data)))
 
     def losses(self, field: AbstractVectorField, batch: Ends) -> Float[Array, " B"]:

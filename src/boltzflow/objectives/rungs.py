@@ -126,17 +126,14 @@ def permitted(target: Target, *, trans: bool) -> Callable[[Float[Array, "N D"]],
 
 def walled(target: Target, *, trans: bool, temperature: float = 1.0) -> Target:
     """The target at another temperature, its energy infinite where a configuration is not permitted, so that no move goes there."""
-    inside = permitted(target, trans=trans)
+    inside, plain = permitted(target, trans=trans), target.at_temperature(temperature)
+    if inside is None:
+        return plain
 
     def energy(positions: Float[Array, "N D"]) -> Float[Array, ""]:
-        u = target.energy(positions) / temperature
-        return u if inside is None else jnp.where(inside(positions), u, jnp.inf)
+        return jnp.where(inside(positions), plain.energy(positions), jnp.inf)
 
-    if inside is None and temperature == 1.0:
-        return target
-    return dataclasses.replace(
-        target, energy_function=energy, exact=ExactValues(), name=f"{target.name} at {temperature:g} times its temperature"
-    )
+    return dataclasses.replace(plain, energy_function=energy, exact=ExactValues())
 
 
 class Moved(NamedTuple):

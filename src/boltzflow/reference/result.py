@@ -18,6 +18,7 @@ from boltzflow.reference.diagnostics import bulk_ess, split_r_hat
 from boltzflow.targets.base import Target
 
 R_HAT_LIMIT = 1.05
+"""R-hat above which chains count as not converged."""
 
 # Effective frames below which R-hat and the rest say little.
 _FEW = 50
@@ -126,7 +127,7 @@ def judged(observables: Mapping[str, Float[np.ndarray, "C K"]], positions: Float
         "ess": ess,
         # As data sets keep it (`datasets.loading.MEMORY`), so that it is not checked again.
         "virial": {
-            **dataclasses.asdict(check),
+            **{name: value for name, value in dataclasses.asdict(check).items() if value is not None},
             "sentence": check.sentence(),
             "memory": memory_of(positions, target.fingerprint, check),
         },

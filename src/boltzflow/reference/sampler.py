@@ -57,6 +57,9 @@ def default_temperatures(target: Target) -> tuple[float, ...]:
 
     The fluctuations of u grow like the square root of half the degrees of freedom, and neighbours must overlap in energy, so the
     number of temperatures is 1 + ln(hottest)·sqrt(degrees of freedom / 2), rounded up.
+
+    Args:
+        target: the target.
     """
     hottest = _HOTTEST.get(target.name, 3.0)
     rungs = math.ceil(math.log(hottest) * math.sqrt(target.degrees_of_freedom / 2))

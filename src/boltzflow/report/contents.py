@@ -129,6 +129,9 @@ def read(folder: Path) -> Contents:
     if target is None and isinstance(name, str):
         unknown = "exact values" if dataset and dataset.energies is not None else "energies of the reference data and exact values"
         notes.append(f"The target {name} is not registered by name and cannot be made again here, so {unknown} are missing.")
+    if dataset is not None and dataset.log_weight is not None:
+        notes.append(f"The reference data are weighted; as many frames are shown as there are ({dataset.n}), drawn by their weights.")
+        dataset = dataset.equally_weighted()
     data, structure = (None, "") if dataset is None else (dataset.positions, dataset.structure)
     meta = samples.meta if samples is not None else {}
     frames = data if data is not None else samples.positions if samples is not None else None

@@ -15,13 +15,13 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
-from boltzflow.analysis import weights
 from boltzflow.analysis.metrics import Histogram
 from boltzflow.report.page import percent
+from boltzflow.sampling import plots
+from boltzflow.sampling.plots import DATA, FLOW, LIGHT, REWEIGHTED
 
-DATA, FLOW, REWEIGHTED, LIGHT = "#7a7a7a", "#d55e00", "#0072b2", "#c8ccd0"
 STYLE: Any = {
     "svg.fonttype": "none",  # letters stay letters, a fifth of the size of outlines
     "svg.hashsalt": "boltzflow",  # the same run gives the same bytes
@@ -71,20 +71,8 @@ def histograms(shown: Mapping[str, Histogram], xlabel: str, ylabel: str = "proba
     """
     with rc_context(STYLE):
         figure, (axes,) = draw(7.6, 3.3)
-        for name, histogram in shown.items():
-            label = f"{name} (n = {histogram.n:,})".replace(",", "\u202f")
-            if name == "data":
-                axes.stairs(histogram.density, histogram.edges, fill=True, color=LIGHT, label=label)
-                axes.stairs(histogram.density, histogram.edges, color=DATA, linewidth=1.0)
-                continue
-            color = REWEIGHTED if name.startswith("reweighted") else FLOW
-            if np.isfinite(histogram.low).all():
-                axes.stairs(histogram.high, histogram.edges, baseline=histogram.low, fill=True, color=color, alpha=0.22)
-            # Where both agree the reweighted line leaves a rim of the flow's.
-            width = 1.3 if color == REWEIGHTED else 2.2
-            axes.stairs(histogram.density, histogram.edges, color=color, linewidth=width, label=label)
-        axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(float(axes.dataLim.x0), float(axes.dataLim.x1)))
-        axes.set_ylim(bottom=0)
+        plots.draw_histograms(axes, shown)
+        axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.legend()
         return svg(figure)
 
@@ -182,52 +170,13 @@ def weight_distribution(log_w: Float[np.ndarray, " n"], pareto_k: float) -> str:
         log_w: (n,) log-weights, at least one of them finite.
         pareto_k: tail shape; NaN draws no line.
     """
-    log_relative = log_w - weights.log_z(log_w).value
-    log_relative = np.sort(log_relative[np.isfinite(log_relative)])[::-1]
-    n = log_w.size
     with rc_context(STYLE):
         figure, (left, right) = draw(7.6, 3.2, columns=2)
-        low, quarter, high = np.quantile(log_relative, 0.005), np.quantile(log_relative, 0.25), log_relative[0]
-        # A few clashes, whose energies are beyond all bounds, must not flatten the others.
-        low = max(low, min(-20.0, 3.0 * quarter))
-        beyond = float(np.mean(log_relative < low - 0.05 * max(high - low, 1e-3)))
-        margin = 0.05 * max(high - low, 1e-3)
-        left.hist(log_relative, bins=np.linspace(low - margin, high + margin, 61), color=FLOW, alpha=0.85)
-        left.axvline(0.0, color="#222b33", linewidth=1.0, linestyle="--")
-        further = f" ({percent(beyond)} further left)" if beyond > 0.005 else ""
-        left.set(xlabel="log of the weight over its mean", ylabel="samples", title=f"log-weights{further}")
-
-        shown = np.unique(np.geomspace(1, log_relative.size, 400).astype(int)) - 1
-        # Far below the mean there are only bodies; the tail is what decides.
-        shown = shown[log_relative[shown] > -6]
-        tail = weights.tail_size(n)
-        right.loglog(np.exp(log_relative[shown]), (shown + 1) / n, color=LIGHT, linewidth=1.6)
-        in_tail = shown[shown < tail]
-        right.loglog(
-            np.exp(log_relative[in_tail]), (in_tail + 1) / n, color=FLOW, linewidth=0, marker="o", markersize=3, label=f"largest {tail}"
-        )
-        if math.isfinite(pareto_k) and in_tail.size:
-            _pareto_line(right, log_relative, tail, n, pareto_k)
-        # Decades can be wider than the axis; these ticks are few and readable at any range.
-        right.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
-        right.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-        right.xaxis.set_minor_locator(NullLocator())
-        right.yaxis.set_minor_locator(NullLocator())
-        right.set(xlabel="weight over its mean", ylabel="share of heavier samples", title="tail of the weights")
-        right.legend(loc="lower left")
+        beyond = plots.draw_log_weights(left, log_w)
+        left.set_title(f"log-weights{f' ({percent(beyond)} further left)' if beyond > 0.005 else ''}")
+        plots.draw_tail(right, log_w, pareto_k)
+        right.set_title("tail of the weights")
         return svg(figure)
-
-
-def _pareto_line(axes: Axes, log_relative: Float[np.ndarray, " n"], tail: int, n: int, k: float) -> None:
-    """The generalised Pareto tail of shape k that starts where the tail starts and has the tail's median excess."""
-    threshold = math.exp(log_relative[min(tail, log_relative.size - 1)])
-    excess = np.exp(log_relative[:tail]) - threshold
-    # The median excess of shape k and scale s is s (2^k - 1) / k.
-    unit = (2.0**k - 1.0) / k if abs(k) > 1e-6 else math.log(2.0)
-    scale = float(np.median(excess)) / unit
-    share = np.geomspace(1.0 / tail, 1.0, 100)
-    reach = scale * ((share**-k - 1.0) / k if abs(k) > 1e-6 else -np.log(share))
-    axes.loglog(threshold + reach, share * tail / n, color=REWEIGHTED, linewidth=1.5, label=f"Pareto tail, k = {k:.2f}")
 
 
 def planar_configurations(positions: Shaped[np.ndarray, "m N 2"], energies: Sequence[float], classes: Sequence[int], unit: str) -> str:

@@ -18,6 +18,7 @@ from boltzflow.report import health, key_figures, molecules, scorecard, structur
 from boltzflow.report.contents import MAX_SAMPLES, Contents, is_number
 from boltzflow.report.header import header
 from boltzflow.report.page import EMPTY, apart, duration, figure, filled, percent, section, sentence, short, table, thousands
+from boltzflow.sampling import plots
 
 MAX_DISTANCES = 2_000_000
 
@@ -101,28 +102,7 @@ def _energies(run: Contents) -> Markup:
         return EMPTY
     kt = run.system.temperature_in_words if run.system is not None else ""
     what = f"energies at {kt}" if kt else "energies"
-    return _histogram_section(run, "Energies", "reduced energy u = U / kT", values, _energy_edges(values), what)
-
-
-def _energy_edges(values: Mapping[str, tuple[Any, Any]]) -> Float[np.ndarray, " b_plus_1"]:
-    """Bins over the reference, and as much of the flow's tails as leaves the reference readable."""
-    finite = {name: array[np.isfinite(array)] for name, (array, _) in values.items()}
-    reference = finite.get("data", finite.get("flow"))
-    if reference is None or reference.size == 0:
-        return np.linspace(0.0, 1.0, 61)
-    low, high = np.quantile(reference, [0.001, 0.999])
-    if "data" not in finite and "reweighted flow" in values:
-        # Without data the weights tell where the target lies; clashes of the flow reach many orders of magnitude above it.
-        array, log_w = values["reweighted flow"]
-        drawn = array[weights.resample_indices(log_w, 4000, seed=0)]
-        low, high = np.quantile(drawn, [0.0, 1.0])
-        middle, spread = np.quantile(reference, 0.5), np.subtract(*np.quantile(reference, [0.75, 0.25]))
-        high = max(high, min(middle + 2.0 * spread, high + 10.0 * max(high - low, 1.0)))
-    width = max(high - low, 1e-6)
-    if "flow" in finite and finite["flow"].size:
-        flow_low, flow_high = np.quantile(finite["flow"], [0.01, 0.97])
-        low, high = max(min(low, flow_low), low - width), min(max(high, flow_high), high + width)
-    return np.linspace(low - 0.02 * width, high + 0.02 * width, 61)
+    return _histogram_section(run, "Energies", "reduced energy u = U / kT", values, plots.energy_edges(values), what)
 
 
 def _distances(run: Contents) -> Markup:

@@ -11,7 +11,9 @@ from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 from boltzflow.analysis.free_energy import Profile
 from boltzflow.analysis.metrics import Histogram
-from boltzflow.report.figures import DATA, FLOW, LIGHT, REWEIGHTED, STYLE, draw, svg
+from boltzflow.report.figures import STYLE, draw, svg
+from boltzflow.sampling import plots
+from boltzflow.sampling.plots import DATA, FLOW, LIGHT, REWEIGHTED
 
 # Densities over this many orders of magnitude are told apart.
 _DECADES = 4
@@ -30,12 +32,8 @@ def ramachandran(densities: Mapping[str, Float[np.ndarray, "b b"]], label: str) 
         figure, all_axes = draw(2.7 * len(densities) + 0.7, 3.0, columns=len(densities), sharey=True)
         images = []
         for axes, (name, density) in zip(all_axes, densities.items(), strict=True):
-            shown = np.ma.masked_less_equal(density.T, 0.0)
-            drawn = axes.imshow(shown, origin="lower", extent=(-180, 180, -180, 180), norm=scale, cmap="viridis_r", interpolation="nearest")
-            images.append(drawn)
+            images.append(plots.draw_density(axes, density, scale))
             axes.set(title=name, xlabel=f"φ of {label} / °")
-            for axis in (axes.xaxis, axes.yaxis):
-                axis.set_major_locator(MultipleLocator(90))
         all_axes[0].set_ylabel(f"ψ of {label} / °")
         figure.colorbar(images[-1], ax=list(all_axes), label="probability per rad²", shrink=0.85)
         return svg(figure)

@@ -102,7 +102,7 @@ def export(
         ending = f"the ending {suffix!r}" if suffix else "a name without ending"
         raise DataError(f"cannot export to {path}: {ending} names no known format; known are {', '.join(known)}.")
     files.require_writable(path, longest=255)
-    frames = _frames(samples, resampled, n, seed)
+    frames = frames_of(samples, resampled, n, seed)
     if suffix in TOPOLOGY_FORMATS and topology is None and not frames.structure:
         raise DataError(
             f"{suffix} needs a topology and {frames.name or 'this system'} has none; write .xyz or .extxyz, or name a file with topology= "
@@ -113,9 +113,9 @@ def export(
         raise DataError(f"there is no frame to write to {path}: no sample has weight.")
     positions = np.pad(positions, ((0, 0), (0, 0), (0, 3 - positions.shape[2])))
     if topology is not None:
-        topology = _topology(topology, positions.shape[1])
+        topology = topology_of(topology, positions.shape[1])
     elif suffix in TOPOLOGY_FORMATS:
-        topology = _stored_topology(frames, positions.shape[1], suffix)
+        topology = stored_topology(frames, positions.shape[1], suffix)
     units = units or frames.units or ("nm" if topology is not None else "reduced")
 
     # A short name, for names can be as long as a folder takes.
@@ -126,7 +126,7 @@ def export(
             if suffix in TOPOLOGY_FORMATS:
                 _write_with_mdtraj(positions, topology, temporary, suffix, frames.values)
             else:
-                symbols = _symbols(symbols, topology, frames, positions.shape[1])
+                symbols = symbols_of(symbols, topology, frames, positions.shape[1])
                 _write_text(positions, symbols, units, frames.values, suffix == ".extxyz", temporary)
             # The same bytes again do no harm.
             if path.exists() and not overwrite and not (path.is_file() and filecmp.cmp(temporary, path, shallow=False)):
@@ -150,20 +150,21 @@ class _IncompleteError(OSError):
     """A file that its writer left incomplete without a word."""
 
 
-def _frames(samples: Any, resampled: bool, n: int | None, seed: int) -> _Frames:
+def frames_of(samples: Any, resampled: bool, n: int | None, seed: int) -> _Frames:
     """The frames to write of whatever was given."""
     if isinstance(samples, Samples):
         return _of_samples(samples, resampled, n, seed)
     if isinstance(samples, Dataset):
-        if resampled:
+        if resampled and samples.log_weight is None:
             raise DataError("the frames of a data set count alike already; write them as they are.")
+        samples = samples.equally_weighted(n, seed=seed) if resampled else samples
         chosen = np.arange(samples.n)
         if n is not None and n < samples.n:
             # Evenly over all chains; where frames lie sweep by sweep, a stride of theirs might be that of the chains.
             chosen = samples.in_order_of_chains()[np.linspace(0, samples.n - 1, n).astype(np.int64)]
-        return _Frames(
-            samples.positions[chosen], {}, samples.fingerprint.partition("(")[0], samples.units, samples.structure, samples.molecule
-        )
+        values = {} if samples.log_weight is None else {"log_weight": samples.log_weight[chosen]}
+        name = samples.fingerprint.partition("(")[0]
+        return _Frames(samples.positions[chosen], values, name, samples.units, samples.structure, samples.molecule)
     if resampled:
         raise DataError("bare positions carry no weights to resample with; pass Samples, or resampled=False.")
     positions = np.asarray(samples)
@@ -215,7 +216,8 @@ def _write_text(
             file.write(f"{len(symbols)}\n{comment}\n" + body % tuple(configuration.ravel()))
 
 
-def _symbols(symbols: Sequence[str] | None, topology: Any, frames: _Frames, n_particles: int) -> Sequence[str]:
+def symbols_of(symbols: Sequence[str] | None, topology: Any, frames: _Frames, n_particles: int) -> Sequence[str]:
+    """Element symbols that are given, or those that topology or frames tell; X of what is no atom."""
     if symbols is None and topology is not None:
         return [atom.element.symbol if atom.element else "X" for atom in topology.atoms]
     if symbols is None and frames.molecule and (elements := description.read(frames.molecule).elements):
@@ -229,7 +231,8 @@ def _symbols(symbols: Sequence[str] | None, topology: Any, frames: _Frames, n_pa
     return symbols
 
 
-def _mdtraj() -> Any:
+def import_mdtraj() -> Any:
+    """The package, or a sentence where it is missing."""
     try:
         import mdtraj
     except ImportError as error:
@@ -237,8 +240,9 @@ def _mdtraj() -> Any:
     return mdtraj
 
 
-def _topology(topology: Any, n_particles: int) -> Any:
-    mdtraj = _mdtraj()
+def topology_of(topology: Any, n_particles: int) -> Any:
+    """An mdtraj topology of whatever was given, which must fit."""
+    mdtraj = import_mdtraj()
     if isinstance(topology, str | Path):
         if not Path(topology).is_file():
             raise DataError(f"there is no topology file {topology}.")
@@ -256,14 +260,14 @@ def _topology(topology: Any, n_particles: int) -> Any:
     return _fitting(topology, n_particles)
 
 
-def _stored_topology(frames: _Frames, n_particles: int, suffix: str) -> Any:
+def stored_topology(frames: _Frames, n_particles: int, suffix: str) -> Any:
     """The topology of a molecule that its samples or data set brought along; with names that fit for a PDB file."""
     known = description.read(frames.molecule) if frames.molecule else None
     if known is None or known.topology is None:
         topology = import_openmm().app.PDBFile(io.StringIO(frames.structure)).topology
     else:
         topology = description.for_pdb(known.topology, known.bonds) if suffix == ".pdb" else known.topology
-    return _fitting(_mdtraj().Topology.from_openmm(topology), n_particles)
+    return _fitting(import_mdtraj().Topology.from_openmm(topology), n_particles)
 
 
 def _fitting(topology: Any, n_particles: int) -> Any:
@@ -277,7 +281,7 @@ def _write_with_mdtraj(
 ) -> None:
     if suffix == ".h5" and importlib.util.find_spec("tables") is None:
         raise DataError(".h5 needs PyTables; install it with: pip install 'boltzflow[molecules]'.")
-    trajectory = _mdtraj().Trajectory(positions.astype(np.float32), topology)
+    trajectory = import_mdtraj().Trajectory(positions.astype(np.float32), topology)
     with _plain_name(path) as name:
         try:
             getattr(trajectory, TOPOLOGY_FORMATS[suffix])(name)
@@ -324,7 +328,7 @@ def _check_complete(name: str, suffix: str, trajectory: Any) -> None:
                 parts = np.array_split(np.arange(len(trajectory)), -(-len(trajectory) // _FRAMES_AT_ONCE))
                 whole = all(np.array_equal(_rows(file["coordinates"], part), trajectory.xyz[part]) for part in parts)
         else:
-            with _mdtraj().open(name) as file:
+            with import_mdtraj().open(name) as file:
                 count = len(file)
                 file.seek(max(0, count - 1))
                 last = np.asarray(file.read(n_frames=1)[0])[-1] / (ANGSTROM_PER_NM if suffix == ".dcd" else 1.0)

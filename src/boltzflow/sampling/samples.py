@@ -106,10 +106,16 @@ class Samples:
     _weighed: _Weighed | None = dataclasses.field(default=None, repr=False)
     _drawings: Mapping[object, Mapping[str, Any]] | None = dataclasses.field(default=None, repr=False)
 
-    # The formats know the samples, not the samples the formats: `sampling/__init__.py` binds these.
+    # Formats and plots know the samples, not the samples them: `sampling/__init__.py` binds these.
     save: ClassVar[Callable[..., None]]
     load: ClassVar[Callable[..., "Samples"]]
     export: ClassVar[Callable[..., int]]
+    plot_energy: ClassVar[Callable[..., Any]]
+    plot_weights: ClassVar[Callable[..., Any]]
+    plot_ramachandran: ClassVar[Callable[..., Any]]
+    to_mdtraj: ClassVar[Callable[..., Any]]
+    to_ase: ClassVar[Callable[..., list[Any]]]
+    reweighted: ClassVar[Callable[..., "Samples"]]
 
     def __post_init__(self) -> None:
         positions = np.asarray(self.positions)
@@ -208,18 +214,7 @@ class Samples:
 
     def _energies(self, axes: Any) -> None:
         finite = np.isfinite(self.u)
-        u, weight = self.u[finite], np.exp(self.log_weight[finite] - self.log_weight.max())
-        # The flow's few clashes would squeeze all that counts.
-        order = np.argsort(u)
-        heavy = np.searchsorted(np.cumsum(weight[order]), 0.999 * weight.sum())
-        low, high = float(u.min()), max(float(np.quantile(u, 0.95)), float(u[order[min(int(heavy), u.size - 1)]]))
-        margin = 0.02 * (high - low) or 0.5
-        edges = np.linspace(low - margin, high + margin, 51)
-        axes.hist(u, edges, weights=np.full(u.size, 1.0 / (u.size * np.diff(edges)[0])), color=display.VERMILION, alpha=0.5, label="drawn")
-        share = weight / (weight.sum() * np.diff(edges)[0])
-        axes.hist(u, edges, weights=share, histtype="step", color=display.BLUE, linewidth=1.2, label="reweighted")
-        axes.set(xlabel="energy / kT", ylabel="density", xlim=(edges[0], edges[-1]))
-        axes.legend()
+        display.energies(axes, self.u[finite], np.exp(self.log_weight[finite] - self.log_weight.max()))
 
     @property
     def has_energy(self) -> bool:
@@ -256,6 +251,9 @@ class Samples:
 
         Of samples that depend on one another it is the share of independent ones that give the mean energy with the same noise; see
         `analysis.grouped.effective`.
+
+        Args:
+            seed: of the bootstrap.
         """
         self._need_energy()
         if self.grouped:
@@ -263,7 +261,11 @@ class Samples:
         return weights.reverse_ess(self.log_weight, seed=seed)
 
     def log_z(self, *, seed: int = 0) -> Estimate:
-        """Log partition function on the zero-CoM subspace; see `analysis.weights.log_z` (of chains, which do not know it, NaN)."""
+        """Log partition function on the zero-CoM subspace; see `analysis.weights.log_z` (of chains, which do not know it, NaN).
+
+        Args:
+            seed: of the bootstrap.
+        """
         self._need_energy()
         if self.meta.get("normalised") is False:
             return Estimate(math.nan, -math.inf, math.inf, self.n, NONE, "chains know no log Z; plain and annealed samples do")
@@ -325,11 +327,19 @@ class Samples:
         """Equally weighted positions of the target, (n, N, D), drawn with the weights.
 
         Positions alone: their weights are spent, and using them again would weigh twice.
+
+        Args:
+            n: how many.
+            seed: of the draw.
         """
         return self.positions[weights.resample_indices(self.log_weight, n, seed=seed)]
 
     def take(self, indices: Any) -> "Samples":
-        """The samples at some indices (a whole number, a slice, whole numbers or booleans)."""
+        """The samples at some indices (a whole number, a slice, whole numbers or booleans).
+
+        Args:
+            indices: which.
+        """
         indices = selection.rows(indices, self.n)
         columns: dict[str, Any] = {name: getattr(self, name)[indices] for name in FIELDS | GROUPED}
         return Samples(positions=self.positions[indices], **columns, meta=self.meta, _drawings=self._drawings)
@@ -337,6 +347,9 @@ class Samples:
     @staticmethod
     def concatenate(parts: Sequence["Samples"]) -> "Samples":
         """Joins samples of one origin; keeps the first one's meta, with what adds up (`SUMMED`) added up once for each drawing.
+
+        Args:
+            parts: in the order in which they are joined.
 
         Raises:
             DataError: if there are none, or they come from different targets, or from flows of different weights or settings.
@@ -355,7 +368,11 @@ class Samples:
         return Samples(positions=positions, **columns, meta={**parts[0].meta, **summed(list(drawings.values()))}, _drawings=drawings)
 
     def summary(self, *, seed: int = 0) -> dict[str, Any]:
-        """Key figures as plain values for JSON; null where there is nothing to say."""
+        """Key figures as plain values for JSON; null where there is nothing to say.
+
+        Args:
+            seed: of the bootstrap.
+        """
         solved = self.status == Status.SOLVED
         chirality = self.n_other_stereoisomer if "other_stereoisomer" in self.meta or self.n_other_stereoisomer else None
         # The tail of the weights tells of independent draws alone.

@@ -94,6 +94,9 @@ class SamplesWriter:
     def append(self, samples: Samples) -> None:
         """Adds samples; when this returns they are on the disk.
 
+        Args:
+            samples: that follow those before.
+
         Raises:
             DataError: if the positions have another shape than those before, or belong to another target.
             RunError: if the disk is full or the folder read-only, or the writer is closed; what was written before is kept.

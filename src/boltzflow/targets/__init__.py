@@ -12,6 +12,7 @@ from boltzflow.targets.double_well import double_well as double_well
 from boltzflow.targets.from_ase import from_ase as from_ase
 from boltzflow.targets.from_ase import gfn2_xtb as gfn2_xtb
 from boltzflow.targets.from_function import from_function as from_function
+from boltzflow.targets.from_jax import from_jax as from_jax
 from boltzflow.targets.lennard_jones import lennard_jones as lennard_jones
 from boltzflow.targets.molecule_files import from_amber as from_amber
 from boltzflow.targets.molecule_files import from_charmm as from_charmm

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -143,10 +144,39 @@ class Target:
         return hashlib.sha256(repr((classes, bool(self.reflections), bonds)).encode()).hexdigest()[:8]
 
     def energy(self, positions: Float[Array, "N D"]) -> Float[Array, ""]:
-        """Reduced energy of one configuration; NaN where there is none."""
+        """Reduced energy of one configuration; NaN where there is none.
+
+        Args:
+            positions: (N, D) in the target's units.
+        """
         if self.energy_function is None:
             return jnp.full((), jnp.nan, positions.dtype)
         return self.energy_function(positions)
+
+    def at_temperature(self, factor: float) -> "Target":
+        """The same energy at another temperature.
+
+        Args:
+            factor: the temperature as a multiple of this target's.
+
+        Raises:
+            TargetError: if there is no energy, or the temperature is not positive.
+        """
+        if self.energy_function is None:
+            raise TargetError(f"target {self.name!r} has no energy, so that nothing is known of it at another temperature.")
+        if not (math.isfinite(factor) and factor > 0.0):
+            raise TargetError(f"a temperature must be positive and finite, got {factor:g} times that of target {self.name!r}.")
+        if factor == 1.0:
+            return self
+        own = self.energy_function
+        reduced = {} if self.temperature is not None else {"temperature": float(self.parameters.get("temperature", 1.0)) * factor}
+        return dataclasses.replace(
+            self,
+            energy_function=lambda positions: own(positions) / factor,
+            temperature=None if self.temperature is None else self.temperature * factor,
+            parameters={**self.parameters, **reduced},
+            exact=ExactValues(),
+        )
 
     @functools.cached_property
     def energies(self) -> Callable[[Float[Array | np.ndarray, "B N D"]], Float[Array, " B"]]:
@@ -161,7 +191,11 @@ class Target:
         return jax.jit(jax.vmap(jax.value_and_grad(self.energy)))
 
     def starting_positions(self, *, key: PRNGKeyArray) -> Float[Array, "N D"]:
-        """A configuration to start a sampler from; a unit Gaussian on the zero-CoM subspace if the target names none."""
+        """A configuration to start a sampler from; a unit Gaussian on the zero-CoM subspace if the target names none.
+
+        Args:
+            key: of the random numbers.
+        """
         if self.start is not None:
             return self.start(key)
         positions = jax.random.normal(key, (self.n_particles, self.dimension))
@@ -231,8 +265,12 @@ class Target:
         """Notes that the energy has been checked, by whoever made this target."""
         self.__dict__["_checked"] = True
 
-    def trial(self) -> Trial:
+    def trial(self, *, double: bool = True) -> Trial:
         """Random configurations with their energies in double precision, to try symmetries on.
+
+        Args:
+            double: False: in that of this process. What users have not written for double precision may trip over JAX, which remembers
+                constants of what it has traced in the other one.
 
         Raises:
             TargetError: if the energy function fails, or gives no real scalar.
@@ -243,9 +281,9 @@ class Target:
         by_hand = getattr(self.energy_function, "in_double", None)
         if by_hand is not None:
             return Trial(self.name, by_hand, DOUBLE_ROUNDING, starts, costly=True)
-        return Trial(self.name, *self._in_double(starts.shape[1:]), starts)
+        return Trial(self.name, *self._in_double(starts.shape[1:], double), starts)
 
-    def _in_double(self, shape: tuple[int, ...]) -> tuple[Energies, float]:
+    def _in_double(self, shape: tuple[int, ...], double: bool) -> tuple[Energies, float]:
         """Energies of batches in double precision where the function lets itself be computed so, and their relative rounding."""
         try:
             single = jax.eval_shape(self.energy, jax.ShapeDtypeStruct(shape, jnp.zeros(()).dtype))
@@ -260,18 +298,19 @@ class Target:
                 f"the energy function of target {self.name!r} must return a scalar for one configuration of shape "
                 f"{shape}, but returns {returned}; write it for one configuration, boltzflow batches it."
             )
-        double = True
-        try:
-            with jax.enable_x64(True):
-                found = jax.eval_shape(self.energy, jax.ShapeDtypeStruct(shape, jnp.float64))
-            double = found.dtype == jnp.float64
-        except Exception:  # some functions are written for single precision alone
-            double = False
+        if double:
+            try:
+                with jax.enable_x64(True):
+                    found = jax.eval_shape(self.energy, jax.ShapeDtypeStruct(shape, jnp.float64))
+                double = found.dtype == jnp.float64
+            except Exception:  # some functions are written for single precision alone
+                double = False
+        double = double or jnp.zeros(()).dtype == jnp.float64
         function = jax.jit(jax.vmap(self.energy))
 
         def energies(positions: Float[np.ndarray, "B N D"]) -> Float[np.ndarray, " B"]:
             parts = []
-            with jax.enable_x64(double or jnp.zeros(()).dtype == jnp.float64):
+            with jax.enable_x64(double):
                 # In batches of one size, for which it is compiled once.
                 for begin in range(0, len(positions), _BATCH):
                     batch = positions[begin : begin + _BATCH]

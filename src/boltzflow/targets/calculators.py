@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from boltzflow.blackbox.evaluator import Evaluator, Failures
-from boltzflow.blackbox.functions import Converted, Plain
+from boltzflow.blackbox.functions import Batched, Converted, Plain
 from boltzflow.blackbox.pools import GivenExecutor, OwnProcesses
 from boltzflow.blackbox.worker import Function
 from boltzflow.errors import TargetError
@@ -25,8 +25,10 @@ EnergyUnit = Literal["kT", "kJ/mol", "kcal/mol", "eV", "hartree"]
 LengthUnit = Literal["nm", "angstrom", "bohr"]
 Result = float | tuple[float, Float[np.ndarray, "N D"]]
 
-_KJ_PER_MOL = {"kJ/mol": 1.0, "kcal/mol": 4.184, "eV": 96.48533212331, "hartree": 2625.4996394799}
-_NM = {"nm": 1.0, "angstrom": 0.1, "bohr": 0.0529177210903}
+KJ_PER_MOL = {"kJ/mol": 1.0, "kcal/mol": 4.184, "eV": 96.48533212331, "hartree": 2625.4996394799}
+"""Energy units."""
+NM = {"nm": 1.0, "angstrom": 0.1, "bohr": 0.0529177210903}
+"""Length units."""
 
 # Energies in kT whose differences single precision would round by 0.00003 or more.
 _LARGE = 1000.0
@@ -44,6 +46,7 @@ def from_calculator(
     executor: Executor | None = None,
     workers: int | None = None,
     timeout: float | None = None,
+    batched: bool = False,
     classes: Sequence[int] | None = None,
     reflections: bool | None = None,
     units: str = "reduced",
@@ -77,6 +80,8 @@ def from_calculator(
             survives it.
         workers: number of processes, or how many tasks `executor` runs side by side; None: the number of cores.
         timeout: seconds that one configuration may take; None: no limit. Only for processes of our own.
+        batched: whether the function takes many configurations at once, (B, N, D) -> energies (B,), or (energies, gradients (B, N, D)); a
+            worker then calls it once for its piece of a batch, and one by one only where that fails.
         classes: interchangeability class of each particle; None: all particles are interchangeable if the energy shows it, which costs a
             few evaluations; else up to 8 of them are sorted into classes, and more are told apart one and all. The target's `about` says
             what was found.
@@ -97,7 +102,7 @@ def from_calculator(
             symmetry that is given; or inside a daemonic worker of a process pool, which may have no processes of its own.
     """
     return from_worker_function(
-        Plain(function),
+        Batched(function) if batched else Plain(function),
         (n_particles, dimension),
         name=name,
         energy_unit=energy_unit,
@@ -118,6 +123,9 @@ def from_calculator(
 
 def failures(target: Target) -> Failures:
     """How many configurations of a target of `from_calculator`, `from_ase` or `gfn2_xtb` have failed, and how the first did.
+
+    Args:
+        target: the target.
 
     Raises:
         TargetError: if the target's energy is no such calculator.
@@ -193,17 +201,17 @@ def _converted(
     function: Function, label: str, energy_unit: str, length_unit: str | None, reference: float, temperature: float | None
 ) -> tuple[Function, float]:
     """The function in the target's units, and its energy unit in kT."""
-    if energy_unit not in ("kT", *_KJ_PER_MOL) or length_unit not in (None, *_NM):
+    if energy_unit not in ("kT", *KJ_PER_MOL) or length_unit not in (None, *NM):
         raise TargetError(
-            f"{label} has energies in {energy_unit!r} and lengths in {length_unit!r}; known are {', '.join(('kT', *_KJ_PER_MOL))} and "
-            f"{', '.join(_NM)}."
+            f"{label} has energies in {energy_unit!r} and lengths in {length_unit!r}; known are {', '.join(('kT', *KJ_PER_MOL))} and "
+            f"{', '.join(NM)}."
         )
     if energy_unit != "kT" and (temperature is None or temperature <= 0):
         raise TargetError(f"{label} has energies in {energy_unit} and temperature {temperature}; pass `temperature=` in kelvin.")
     if not math.isfinite(reference):
         raise TargetError(f"{label} has the reference energy {reference}; pass a finite number, or leave it out.")
-    energy = 1.0 if energy_unit == "kT" or temperature is None else _KJ_PER_MOL[energy_unit] / (BOLTZMANN * temperature)
-    length = 1.0 if length_unit is None else _NM[length_unit]
+    energy = 1.0 if energy_unit == "kT" or temperature is None else KJ_PER_MOL[energy_unit] / (BOLTZMANN * temperature)
+    length = 1.0 if length_unit is None else NM[length_unit]
     return (function if (length, energy, reference) == (1.0, 1.0, 0.0) else Converted(function, length, energy, reference)), energy
 
 

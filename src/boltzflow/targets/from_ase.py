@@ -1,6 +1,5 @@
 """Any ASE calculator as a target, with GFN2-xTB as the one that is ready made."""
 
-import dataclasses
 import functools
 import importlib.util
 import uuid
@@ -8,18 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Float
 
 from boltzflow.blackbox.functions import AseEnergy, make_gfn2_xtb
 from boltzflow.errors import TargetError
+from boltzflow.targets._described import described, symbols_of
 from boltzflow.targets.base import Target
 from boltzflow.targets.calculators import from_worker_function
-
-# Standard deviation in nm of the noise on the coordinates of a start: chains must not start alike, nor with torn bonds.
-_START_NOISE = 0.002
 
 
 def from_ase(
@@ -41,7 +36,9 @@ def from_ase(
     """Makes a target of a molecule in vacuum or implicit solvent whose energy an ASE calculator computes.
 
     Each worker process makes its own calculator, once. See `from_calculator` for what happens to configurations that fail, and for the
-    guard that scripts need.
+    guard that scripts need. A calculator that can compute many configurations at once says so by a method
+    `evaluate_batch(positions)`, (B, N, 3) in Å -> energies (B,) in eV, or (energies, forces (B, N, 3) in eV/Å), which then gets whole
+    pieces of a batch; ASE itself has no such method.
 
     Args:
         make_calculator: makes the calculator; a function at the top level of a module, or a `functools.partial` of one.
@@ -68,27 +65,12 @@ def from_ase(
             lacks a symmetry that is given or that the target of the molecule has.
     """
     _require("ase", "an ASE calculator")
-    if isinstance(molecule, Target):
-        same, symbols = molecule, _symbols(molecule)
-        positions = same.structure if positions is None else positions
-        temperature = same.temperature if temperature is None else temperature
-        classes = same.classes if classes is None else classes
-        reflections = same.reflections if reflections is None else reflections
-        bonds = same.bonds if bonds is None else bonds
-    else:
-        same, symbols = None, tuple(molecule)
-    if positions is None or temperature is None:
-        raise TargetError(
-            f"target {name!r} needs positions= (N, 3) in nm and temperature= in kelvin, unless a target of the molecule has them."
-        )
-    geometry = np.asarray(positions, np.float64)
-    if geometry.shape != (len(symbols), 3):
-        raise TargetError(
-            f"target {name!r} has {len(symbols)} symbols but positions of shape {geometry.shape}; give one row of 3 per atom."
-        )
+    known = described(
+        molecule, name=name, positions=positions, temperature=temperature, classes=classes, reflections=reflections, bonds=bonds
+    )
     target = from_worker_function(
-        AseEnergy(make_calculator, symbols, uuid.uuid4().hex),
-        (len(symbols), 3),
+        AseEnergy(make_calculator, known.symbols, uuid.uuid4().hex),
+        (len(known.symbols), 3),
         name=name,
         energy_unit="eV",
         length_unit="angstrom",
@@ -96,19 +78,15 @@ def from_ase(
         executor=executor,
         workers=workers,
         timeout=timeout,
-        classes=range(len(symbols)) if classes is None else classes,
-        reflections=bool(reflections),
-        temperature=temperature,
-        parameters={**(parameters or {}), "symbols": "".join(symbols)},
-        bonds=tuple((int(i), int(j)) for i, j in bonds or ()),
-        elements=tuple(symbols),
-        start=functools.partial(_near, geometry - geometry.mean(axis=0)),
+        classes=range(len(known.symbols)) if known.classes is None else known.classes,
+        reflections=bool(known.reflections),
+        temperature=known.temperature,
+        parameters={**(parameters or {}), "symbols": "".join(known.symbols)},
+        bonds=known.bonds,
+        elements=known.symbols,
+        start=known.start,
     )
-    if same is None:
-        return target
-    target = dataclasses.replace(target, topology=same.topology, structure=same.structure, chiral_centres=same.chiral_centres)
-    target.mark_checked()
-    return target
+    return known.completed(target)
 
 
 def gfn2_xtb(
@@ -159,7 +137,7 @@ def gfn2_xtb(
             `positions`.
     """
     _require("tblite", "GFN2-xTB")
-    _check_electrons(name, _symbols(molecule) if isinstance(molecule, Target) else tuple(molecule), charge, multiplicity)
+    _check_electrons(name, symbols_of(molecule) if isinstance(molecule, Target) else tuple(molecule), charge, multiplicity)
     parameters: dict[str, float | int | str | bool] = {
         "solvent": solvent or "vacuum",
         "charge": int(charge),
@@ -183,12 +161,6 @@ def gfn2_xtb(
     )
 
 
-def _symbols(molecule: Target) -> tuple[str, ...]:
-    if molecule.topology is None:
-        raise TargetError(f"the target {molecule.name!r} is no molecule with a topology; give the chemical symbols and positions.")
-    return tuple(atom.element.symbol for atom in molecule.topology.atoms())
-
-
 def _check_electrons(name: str, symbols: Sequence[str], charge: int, multiplicity: int) -> None:
     """Refuses electrons that cannot be paired as the multiplicity says; the method itself would spread half an electron."""
     _require("ase", "GFN2-xTB")
@@ -205,11 +177,6 @@ def _check_electrons(name: str, symbols: Sequence[str], charge: int, multiplicit
             f"target {name!r} has {electrons} electrons, of which {int(multiplicity) - 1} unpaired ones (multiplicity {int(multiplicity)}) "
             "leave a number that cannot be paired; mend `charge` or `multiplicity` (number of unpaired electrons plus one)."
         )
-
-
-def _near(geometry: Float[np.ndarray, "N 3"], key: PRNGKeyArray) -> Float[Array, "N 3"]:
-    noisy = jnp.asarray(geometry, jnp.zeros(()).dtype) + _START_NOISE * jax.random.normal(key, geometry.shape)
-    return noisy - jnp.mean(noisy, axis=0)[None]
 
 
 def _require(package: str, purpose: str) -> None:

@@ -73,13 +73,13 @@ def from_function(
     trial = target.trial()
     trial.check_values()
     shown = trial.find(None if classes is None else target.classes, reflections)
-    _warn_if_rounded(name, check_confinement(name, trial.energies, trial.start))
+    warn_if_rounded(name, check_confinement(name, trial.energies, trial.start))
     target = dataclasses.replace(target, classes=shown.classes, reflections=shown.reflections, about=shown.found)
     target.mark_checked()
     return target
 
 
-def _warn_if_rounded(name: str, energy: float) -> None:
+def warn_if_rounded(name: str, energy: float) -> None:
     """Tells of a constant in the energy that costs the digits of its differences; JAX computes them in the precision that is set."""
     rounded = 0.5 * float(np.spacing(jnp.asarray(abs(energy), jnp.zeros(()).dtype)))
     if rounded > _ROUNDED:

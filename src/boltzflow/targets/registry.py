@@ -69,6 +69,9 @@ def get(name: str) -> Target:
 
     The same name gives the same object each time, so that what was compiled for it is used again.
 
+    Args:
+        name: as `boltzflow targets` lists it.
+
     Raises:
         TargetError: if there is none; names the nearest ones.
     """
@@ -91,6 +94,9 @@ def name_of(target: Target) -> str | None:
     """The name under which a target of the same fingerprint is registered; None if there is none.
 
     Only targets that share the target's own name, and those of plug-ins, are made to compare.
+
+    Args:
+        target: the target.
     """
     candidates = (name for name, (_, own_name, _) in _TARGETS.items() if own_name in (target.name, ""))
     return next((name for name in candidates if get(name).fingerprint == target.fingerprint), None)

@@ -73,12 +73,12 @@ def locked(folder: Path) -> files.Lock:
         raise RunError(f"the run folder {folder} cannot be written: {files.reason(error)}.") from error
 
 
-def require_same_frames(folder: Path, positions: Float[np.ndarray, "n N D"], source: str) -> None:
+def require_same_frames(folder: Path, frames: Dataset, source: str) -> None:
     """Refuses frames that are not those that a run was begun with.
 
     Args:
         folder: of the run.
-        positions: the frames that were given.
+        frames: those that were given.
         source: what they are called in the sentence.
 
     Raises:
@@ -87,13 +87,23 @@ def require_same_frames(folder: Path, positions: Float[np.ndarray, "n N D"], sou
     own = folder / "data.h5"
     if not own.is_file():
         return
-    there, given = (np.asarray(frames, np.float32) for frames in (datasets.read(own).positions, positions))
+    kept = datasets.read(own)
+    there, given = (np.asarray(part.positions, np.float32) for part in (kept, frames))
+    if np.array_equal(there, given) and not _same_weights(kept.log_weight, frames.log_weight):
+        raise RunError(
+            f"{source} have other weights than those that the run in {folder} was begun with; give the same to continue it, or choose "
+            "another folder."
+        )
     if not np.array_equal(there, given):
-        names = [f"{len(frames)} frames, SHA-256 {_hash(frames)}" for frames in (given, there)]
+        names = [f"{len(part)} frames, SHA-256 {_hash(part)}" for part in (given, there)]
         raise RunError(
             f"{source} ({names[0]}) are not those that the run in {folder} was begun with ({names[1]}); give the same frames to "
             "continue it, or choose another folder."
         )
+
+
+def _same_weights(one: Float[np.ndarray, " n"] | None, other: Float[np.ndarray, " n"] | None) -> bool:
+    return one is other or (one is not None and other is not None and np.array_equal(one, other))
 
 
 def _hash(frames: Float[np.ndarray, "n N D"]) -> str:
@@ -117,7 +127,7 @@ def open_folder(folder: Path, config: RunConfig, target: Target, resume: bool, d
             if not resume:
                 raise RunError(f"{folder} already holds a run; continue it with `boltzflow resume {folder}` or choose another folder.")
             if dataset is not None:
-                require_same_frames(folder, dataset.positions, "the frames given")
+                require_same_frames(folder, dataset, "the frames given")
             if identity(there) != identity(config):
                 raise RunError(f"{folder} holds a run of another configuration; choose another folder.")
         elif there_before - ({"config.yaml.part"} if resume else {"config.yaml.part", "data.h5"}):

@@ -1,11 +1,13 @@
 """The frames that a run learns from."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from boltzflow import datasets
+from boltzflow.analysis import weights
 from boltzflow.config import RunConfig
 from boltzflow.datasets import Dataset
 from boltzflow.errors import BoltzflowError, ConfigError, RunInterrupted
@@ -32,7 +34,15 @@ class Frames:
     seconds: float | None
 
 
-def frames_of(config: RunConfig, target: Target, folder: Path, dataset: Dataset | None, progress: Progress, there: set[str]) -> Frames:
+def frames_of(
+    config: RunConfig,
+    target: Target,
+    folder: Path,
+    dataset: Dataset | None,
+    progress: Progress,
+    there: set[str],
+    accept: Callable[[Dataset], None],
+) -> Frames:
     """The frames of a run, made or read where the folder does not hold them yet.
 
     Args:
@@ -42,6 +52,7 @@ def frames_of(config: RunConfig, target: Target, folder: Path, dataset: Dataset 
         dataset: the frames, if they are neither generated nor read from `config.data.path`.
         progress: told how far making them is.
         there: names of what was in the folder before; if there are no frames, the rest goes again.
+        accept: refuses weighted frames that are no good for this run.
 
     Raises:
         DataError: if the data cannot be used.
@@ -51,6 +62,8 @@ def frames_of(config: RunConfig, target: Target, folder: Path, dataset: Dataset 
         return Frames(none, none, none, None)
     try:
         frames, seconds = _data(config, target, folder, dataset, progress)
+        if frames.log_weight is not None:
+            accept(frames)
         return Frames(frames, *frames.split(validation=config.data.validation, seed=config.data.split_seed), seconds)
     except RunInterrupted:
         raise
@@ -76,8 +89,7 @@ def _data(config: RunConfig, target: Target, folder: Path, dataset: Dataset | No
         if dataset is not None:
             datasets.checked(dataset, target, allow_virial_mismatch=allow).save(own)
         elif config.data.path is not None:
-            atoms = {"topology": config.data.topology, "selection": config.data.selection}
-            datasets.load(config.data.path, target, **atoms, allow_virial_mismatch=allow).save(own)
+            datasets.load(config.data.path, target, **_reading(config), allow_virial_mismatch=allow).save(own)
         else:
             # A run that is killed on the way goes on from there.
             result = reference.sample(target, config.data.n, seed=config.data.seed, progress=progress, out=own, resume=True)
@@ -99,9 +111,12 @@ def require_named_frames(config: RunConfig, folder: Path, target: Target | None)
     if path is None or not Path(path).is_file() or not own.is_file() or Path(path).resolve() == own.resolve():
         return
     target = target_of(config.target, folder) if target is None else target
-    require_same_frames(
-        folder, datasets.frames_in(path, target, topology=config.data.topology, selection=config.data.selection), f"the frames in {path}"
-    )
+    require_same_frames(folder, datasets.frames_in(path, target, **_reading(config)), f"the frames in {path}")
+
+
+def _reading(config: RunConfig) -> dict[str, str | None]:
+    """What the configuration says of the file of frames beside its name."""
+    return {name: getattr(config.data, name) for name in ("topology", "selection", "log_weight")}
 
 
 def scale_of(config: RunConfig, target: Target, train_set: Dataset) -> float:
@@ -115,7 +130,10 @@ def scale_of(config: RunConfig, target: Target, train_set: Dataset) -> float:
     if target.units == "reduced":
         return 1.0
     if train_set.n:
-        return float(np.std(train_set.positions))
+        if train_set.log_weight is None:
+            return float(np.std(train_set.positions))
+        # Of centred frames the mean is zero.
+        return float(np.sqrt(np.sum(weights.normalized(train_set.log_weight) * np.mean(np.square(train_set.positions), axis=(1, 2)))))
     if target.structure is not None:
         # At any temperature a molecule is about as large as where its energy is least.
         return float(np.std(target.structure - target.structure.mean(axis=0)))

@@ -106,10 +106,15 @@ def _check(config: RunConfig, target: Target, dataset: Dataset | None, resume: b
 
 def _train(config: RunConfig, folder: Path, resume: bool, progress: Progress, target: Target, dataset: Dataset | None) -> Path:
     """`train` in a folder that is this process's own."""
-    frames = frames_of(config, target, folder, dataset, progress, open_folder(folder, config, target, resume, dataset))
+    mesh = data_mesh(config.run.devices, config.stages[0].batch_size, config.stages[0].microbatch, section="stages.0")
+
+    def accept(data: Dataset) -> None:
+        # Objectives refuse weights that they would not respect.
+        stages.parts(config, build_flow(config.flow, target, 1.0, key=jax.random.key(0)), target, mesh, data.log_weight)
+
+    frames = frames_of(config, target, folder, dataset, progress, open_folder(folder, config, target, resume, dataset), accept)
     scale = scale_of(config, target, frames.train)
     flow = build_flow(config.flow, target, scale, key=seeds.key(config.run.seed))
-    mesh = data_mesh(config.run.devices, config.stages[0].batch_size, config.stages[0].microbatch, section="stages.0")
     session = _Session(config, folder, progress, target, flow, frames, mesh)
     with contextlib.closing(session), interruptible() as interrupted:
         state, part = session.restored() if resume else (None, None)
@@ -156,7 +161,7 @@ class _Session:
     mesh: jax.sharding.Mesh
 
     def __post_init__(self) -> None:
-        self.parts = stages.parts(self.config, self.flow, self.target, self.mesh)
+        self.parts = stages.parts(self.config, self.flow, self.target, self.mesh, self.frames.train.log_weight)
         run = self.config.run
         self.checkpoints = Checkpoints(
             self.folder / "checkpoints",

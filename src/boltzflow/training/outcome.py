@@ -30,7 +30,8 @@ def periodic_evaluation(
     flow: AbstractFlow, target: Target, validation: Dataset, n: int, *, seed: int
 ) -> tuple[dict[str, Any], Evaluations]:
     """NLL of validation frames and reverse ESS, from few samples, and the evaluations of the energy that this took."""
-    from boltzflow.analysis import correlation, metrics, weights
+    from boltzflow.analysis import weights
+    from boltzflow.evaluation.frames import mean_over
     from boltzflow.sampling.enantiomers import log_images
     from boltzflow.sampling.generate import generate, log_density
 
@@ -41,11 +42,13 @@ def periodic_evaluation(
         samples = generate(flow, target, n, seed=seed)
         result["ess_reverse"], spent = weights.reverse_ess(samples.log_weight).as_dict(), Evaluations.of_meta(samples.meta)
     if validation.n:
-        solution = log_density(flow, validation.spread(n, seed=seed).positions)
+        frames = validation.spread(n, seed=seed)
+        solution = log_density(flow, frames.positions)
         log_q = np.asarray(solution.log_q, np.float64) + log_images(flow, target)
-        log_q = log_q[(np.asarray(solution.status) == Status.SOLVED) & np.isfinite(log_q)]
-        if len(log_q):
-            result["validation_nll"] = metrics.mean(-log_q, correlation=correlation.of_series(log_q)).as_dict()
+        known = (np.asarray(solution.status) == Status.SOLVED) & np.isfinite(log_q)
+        log_weight = None if frames.log_weight is None else frames.log_weight[known]
+        if known.any() and (log_weight is None or np.isfinite(log_weight).any()):
+            result["validation_nll"] = mean_over(-log_q[known], log_weight, worth=None, seed=0).as_dict()
     return result, spent or Evaluations()
 
 

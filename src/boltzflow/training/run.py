@@ -110,7 +110,15 @@ class Run:
     def sample(
         self, n: int, *, seed: int, out: str | os.PathLike[str] | None = None, resume: bool = False, progress: Wanted = None
     ) -> Samples:
-        """Draws n samples of the model; see `Model.sample`."""
+        """Draws n samples of the model; see `Model.sample`.
+
+        Args:
+            n: number of samples.
+            seed: sample i depends on the seed and i alone.
+            out: file to stream to; None: memory alone.
+            resume: continue that file.
+            progress: None: a bar where somebody looks on; False: none.
+        """
         return self.model.sample(n, seed=seed, out=out, resume=resume, progress=progress)
 
     def evaluate(
@@ -122,7 +130,15 @@ class Run:
         dynamics: Dataset | Tica | None = None,
         progress: Wanted = None,
     ) -> dict[str, Any]:
-        """The figures of the model; see `Model.evaluate`. As on the command line they are kept for the report, unless frames are given."""
+        """The figures of the model; see `Model.evaluate`. As on the command line they are kept for the report, unless frames are given.
+
+        Args:
+            n: samples to draw, and frames to compare with.
+            seed: of the samples and the bootstrap.
+            frames: of the target to judge by; None: those that the run held out.
+            dynamics: molecular dynamics, or slow modes fitted to them, for TICA-W2; None: without.
+            progress: None: a bar where somebody looks on; False: none.
+        """
         figures = self.model.evaluate(n, seed=seed, frames=frames, dynamics=dynamics, progress=progress)
         if frames is None:
             try:
@@ -132,7 +148,11 @@ class Run:
         return figures
 
     def report(self, out: str | os.PathLike[str] | None = None) -> Path:
-        """Writes the HTML report."""
+        """Writes the HTML report.
+
+        Args:
+            out: file to write; None: report.html in the folder of the run.
+        """
         from boltzflow import report
 
         return report.write(self.folder, Path(out) if out is not None else self.folder / "report.html")

@@ -117,7 +117,7 @@ class Part:
             yield state, metrics, proposal
 
     def _from_host(
-        self, advance: StepFunction, state: TrainState, frames: Float[np.ndarray, "n N D"], stop: int, mesh: jax.sharding.Mesh
+        self, advance: StepFunction, state: TrainState, frames: Any, stop: int, mesh: jax.sharding.Mesh
     ) -> Iterator[tuple[TrainState, StepMetrics, Proposal]]:
         """Steps up to `stop`, their batches made ahead on the host."""
         for proposal in prefetch(lambda step: self.objective.propose((), None, frames, step=step, key=None), int(state.step), stop):
@@ -171,11 +171,24 @@ def identity(stage: config.Stage) -> str:
     return hashlib.sha256(json.dumps(config.differences(stage), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def parts(run: config.RunConfig, flow: AbstractFlow, target: Target, mesh: jax.sharding.Mesh) -> tuple[Part, ...]:
+def parts(
+    run: config.RunConfig,
+    flow: AbstractFlow,
+    target: Target,
+    mesh: jax.sharding.Mesh,
+    log_weight: Float[np.ndarray, " n"] | None = None,
+) -> tuple[Part, ...]:
     """The stages of a run.
 
+    Args:
+        run: its configuration.
+        flow: the flow before the first step.
+        target: the target.
+        mesh: devices with one axis, "data".
+        log_weight: of the frames that train; None where they count alike.
+
     Raises:
-        ConfigError: if an objective cannot work with this flow and target.
+        ConfigError: if an objective cannot work with this flow and target, or would not respect the weights.
     """
     # The processor has nothing else to do while an accelerator trains.
     threads = 1 if jax.default_backend() == "cpu" else max(1, available_cores() - 1)
@@ -183,7 +196,7 @@ def parts(run: config.RunConfig, flow: AbstractFlow, target: Target, mesh: jax.s
     for index, stage in enumerate(run.completed().stages):
         if stage.objective is None:
             raise AssertionError("completed")
-        setting = Setting(flow, target, stage.batch_size, run.run.seed, threads, mesh)
+        setting = Setting(flow, target, stage.batch_size, run.run.seed, threads, mesh, log_weight)
         objective, end = made(stage.objective, setting), end + stage.steps
         every = (1, _EXPENSIVE_CHECKPOINT) if objective.expensive else (run.run.log_every, run.run.checkpoint_every)
         found.append(Part(index, stage, objective, end, *every))

@@ -179,7 +179,7 @@ def _sums(
 
     def cast(leaf: Array) -> Array:
         leaf = leaf.astype(parameters.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-        return leaf.reshape(-1, size, *leaf.shape[1:])
+        return leaf.reshape(leaf.shape[0] // size, size, *leaf.shape[1:])
 
     chunks = jax.tree.map(cast, own)
     unfolded = with_parameters(network, parameters)

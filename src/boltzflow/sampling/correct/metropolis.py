@@ -152,6 +152,9 @@ def metropolis(
 def judged(samples: Samples) -> dict[str, float | int | None]:
     """What tells whether to trust chains.
 
+    Args:
+        samples: of `metropolis`.
+
     Returns:
         `acceptance` of the flow's proposals, `local_acceptance` of the moves, `longest_stay` (steps of a chain without a proposal that was
         taken), `autocorrelation_time` of the energy in steps, its split `r_hat` over the chains and its bulk effective sample size `ess`;

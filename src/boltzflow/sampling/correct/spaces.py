@@ -94,12 +94,16 @@ class Space(eqx.Module):
         noise = coordinates[self.freedom :].reshape(self._noise_shape)
         return self._augmented.with_copies(self.positions(coordinates) / self.flow.scale, noise)
 
+    def coordinates_of(self, channels: Float[Array, "N K D"]) -> Float[Array, " M"]:
+        """The coordinates that `channels` makes these of."""
+        noise = (channels[:, 1:] - channels[:, :1]) / self._augmented.noise
+        return jnp.concatenate([self.coordinates(channels[:, 0] * self.flow.scale), noise.ravel()])
+
     def draw(self, *, key: PRNGKeyArray) -> Drawn:
         """A configuration of the flow, on the side of the mirror that is meant."""
         if self._copied:
             channels, log_q = self._augmented.sample_joint(key=key)
-            noise = (channels[:, 1:] - channels[:, :1]) / self._augmented.noise
-            coordinates = jnp.concatenate([self.coordinates(channels[:, 0] * self.flow.scale), noise.ravel()])
+            coordinates = self.coordinates_of(channels)
             solved = jnp.isfinite(log_q)
         else:
             key, key_copies = jax.random.split(key)

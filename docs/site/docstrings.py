@@ -1,0 +1,57 @@
+"""Docstrings of the package are plain text with `code` in single backticks; here they are made ready for reStructuredText."""
+
+import re
+from typing import Any
+
+import public
+from docutils import nodes
+from sphinx.errors import ExtensionError
+
+_CODE = re.compile(r"(``[^`]+``|`[^`]+`)")
+# What reStructuredText would take for emphasis, a substitution or a reference.
+_SPECIAL = re.compile(r"([*|\\]|_(?!\w))")
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Connects the steps; docstrings are escaped before Napoleon reads their sections."""
+    app.connect("builder-inited", _complete)
+    app.connect("autodoc-process-docstring", _escape, priority=400)
+    app.connect("autodoc-skip-member", _shown)
+    app.connect("missing-reference", _elsewhere)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def escaped(line: str) -> str:
+    """A line with code as reStructuredText marks it, and the rest as it stands."""
+    parts = _CODE.split(line)
+    return "".join(f"``{part.strip('`')}``" if index % 2 else _SPECIAL.sub(r"\\\1", part) for index, part in enumerate(parts))
+
+
+def _escape(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = [escaped(line) for line in lines]
+
+
+def _shown(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Fields of named tuples stand under `Attributes:` of their class already."""
+    return True if type(obj).__name__ == "_tuplegetter" else None
+
+
+def _complete(app: Any) -> None:
+    faults = public.faults()
+    if faults:
+        raise ExtensionError("; ".join(faults))
+
+
+def _elsewhere(app: Any, env: Any, node: Any, content: nodes.Element) -> nodes.Element | None:
+    """A short name, such as that of an error, leads to the one object that has it; what is not ours is left as text."""
+    if node["refdomain"] != "py":
+        return None
+    domain, wanted = env.get_domain("py"), node["reftarget"].split(".")[-1]
+    found = [name for name in domain.objects if name.split(".")[-1] == wanted]
+    ours = node["reftarget"].startswith("boltzflow.")
+    if len({domain.objects[name].node_id for name in found}) != 1:
+        return None if ours else content
+    entry = domain.objects[found[0]]
+    return nodes.reference(
+        "", "", content, internal=True, refuri=app.builder.get_relative_uri(env.docname, entry.docname) + "#" + entry.node_id
+    )
