@@ -16,8 +16,8 @@ Results = TypeVar("Results")
 
 # Configurations that are worked on together on a CPU: enough to fill vector registers, few enough for the cache.
 _CHUNK = 64
-# Of large molecules fewer, for each array has a number for every pair of atoms: chignolin (138 atoms, obc1, float64) takes 2.5 times as long
-# with 64 as with 16, while hexa-alanine (63 atoms, 1 953 pairs) takes the same.
+# Of large molecules fewer, for each array has a number for every pair of atoms: chignolin (138 atoms, obc1, float64) takes 2.5 times as
+# long with 64 as with 16, while hexa-alanine (63 atoms, 1 953 pairs) takes the same.
 _CHUNK_OF_LARGE, _MANY_PAIRS = 16, 2_500
 
 
