@@ -31,6 +31,7 @@ from boltzflow.objectives.flow_matching import FlowMatching
 from boltzflow.objectives.maximum_likelihood import MaximumLikelihood
 from boltzflow.objectives.path_gradient import PathGradient
 from boltzflow.report import contents
+from boltzflow.sampling.export import export
 from boltzflow.targets import molecule_folder
 from boltzflow.training.frames import require_named_frames, scale_of
 from boltzflow.training.outcome import periodic_evaluation
@@ -86,7 +87,7 @@ class TestReading:
             datasets.of(x, target, log_weight=log_weight),
             datasets.of(datasets.of(x, target, allow_virial_mismatch=True), target, log_weight=log_weight),
         ):
-            np.testing.assert_allclose(found.log_weight, log_weight, rtol=1e-12)
+            np.testing.assert_allclose(np.asarray(found.log_weight), log_weight, rtol=1e-12)
         # Up to a constant: all alike is none.
         assert datasets.of(x * math.sqrt(SOFT), target, log_weight=np.full(400, -7.0)).log_weight is None
 
@@ -145,7 +146,7 @@ class TestReading:
         meta = {"fingerprint": target.fingerprint}
         samples = bf.Samples(x, -u - log_weight, u, failed, np.zeros(2_000, int), np.zeros(2_000), meta)
         found = datasets.of(samples, target)
-        np.testing.assert_allclose(found.log_weight, log_weight[3:])
+        np.testing.assert_allclose(np.asarray(found.log_weight), log_weight[3:])
         assert "virial check passed" in str(found.provenance["virial_check"])
         other = targets.from_function(lambda x: jnp.sum((x - jnp.mean(x, axis=0)[None]) ** 2), N, DIMENSION, name="others")
         with pytest.raises(DataError, match=r"the samples belong to springs.*but the target is others"):
@@ -332,7 +333,7 @@ class TestTraining:
         assert any("weighted; as many frames are shown" in note for note in shown.notes)
         # The same frames with other weights are another run.
         with pytest.raises(RunError, match="have other weights than those that the run"):
-            bf.fit(target, dataclasses.replace(few, log_weight=few.log_weight + 1e-3 * np.arange(200)), **options, resume=True)
+            bf.fit(target, dataclasses.replace(few, log_weight=np.asarray(few.log_weight) + 1e-3 * np.arange(200)), **options, resume=True)
 
     def test_a_file_of_other_weights_is_no_file_of_the_run(self, data, target, tmp_path):
         few = data[:200]
@@ -340,7 +341,7 @@ class TestTraining:
         config = RunConfig("springs", data=DataConfig(path=str(tmp_path / "frames.npz")))
         datasets.load(tmp_path / "frames.npz", target).save(tmp_path / "data.h5")
         require_named_frames(config, tmp_path, target)
-        np.savez(tmp_path / "frames.npz", positions=few.positions, log_weight=few.log_weight[::-1])
+        np.savez(tmp_path / "frames.npz", positions=few.positions, log_weight=np.asarray(few.log_weight)[::-1])
         with pytest.raises(RunError, match="have other weights"):
             require_named_frames(config, tmp_path, target)
 
@@ -383,9 +384,9 @@ class TestFiles:
         data = Dataset(frames.astype(np.float32), molecule.fingerprint, "nm", **texts, log_weight=log_weight)
         for ending in (".extxyz", ".h5"):
             path = tmp_path / f"frames{ending}"
-            bf.sampling.export.export(data, path)
+            export(data, path)
             found = datasets.frames_in(path, molecule)
-            np.testing.assert_allclose(found.log_weight, log_weight, atol=1e-6)
+            np.testing.assert_allclose(np.asarray(found.log_weight), log_weight, atol=1e-6)
             np.testing.assert_allclose(found.positions, frames - frames.mean(axis=1, keepdims=True), atol=1e-5)
             assert found.provenance["order"] == "time"
         text = (tmp_path / "frames.extxyz").read_text()
@@ -396,7 +397,7 @@ class TestFiles:
         with pytest.raises(DataError, match="holds 'weight', which is not read"):
             datasets.frames_in(tmp_path / "plain.extxyz", molecule)
         # Frames that count alike, drawn by weight.
-        assert bf.sampling.export.export(data, tmp_path / "alike.extxyz", resampled=True, n=50) == 50
+        assert export(data, tmp_path / "alike.extxyz", resampled=True, n=50) == 50
         assert "log_weight" not in (tmp_path / "alike.extxyz").read_text()
 
 

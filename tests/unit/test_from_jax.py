@@ -61,6 +61,7 @@ def test_a_molecule_brings_what_the_function_does_not_know():
     pytest.importorskip("openmm")
     amber = targets.get("alanine-dipeptide")
     target = targets.from_jax(lambda x: KT * amber.energy(x), amber, energy_unit="kJ/mol", name="again")
+    assert amber.structure is not None
     for name in ("classes", "reflections", "bonds", "elements", "chiral_centres", "temperature", "topology"):
         assert getattr(target, name) == getattr(amber, name), name
     np.testing.assert_allclose(target.energies(amber.structure[None]), amber.energies(amber.structure[None]), rtol=1e-4)

@@ -27,7 +27,7 @@ VERBS = {
     "resume": "Continue a run that was interrupted, or give it another stage.",
     "sample": "Draw samples with their exact probability from a run or a model.",
     "average": "Average the copies of an augmented flow out of the weights of its samples.",
-    "log-prob": "Weigh your own frames with a run or a model: log q, weights, NLL, forward ESS, distances.",
+    "log-prob": "Weigh your own frames with a run or a model: log q, weights, NLL, distances.",
     "evaluate": "Measure a run or a model: NLL, ESS, log Z, distances, path length, times.",
     "report": "Write the HTML report of a run.",
     "export": "Write samples or reference data as a trajectory that other programs read.",

@@ -33,7 +33,7 @@ def run(
     precision: Annotated[arguments.MaybePrecision, tyro.conf.arg(help_behavior_hint="(default: that of the run)")] = None,
     plugin: arguments.Plugin = arguments.Words(),  # noqa: B008 (a tuple)
 ) -> None:
-    """Weigh your own frames with a run or a model: log q, weights, NLL, forward ESS, distances.
+    """Weigh your own frames with a run or a model: log q, weights, NLL, distances.
 
     Each frame gets its log density under the model, its energy and its weight exp(-u - log q); together they tell how well the model fits
     them, with 95 % intervals. With `-n` fresh samples of the model are compared with the frames: energies, pair distances, torsions.

@@ -10,7 +10,7 @@ from boltzflow import datasets
 from boltzflow.analysis import weights
 from boltzflow.config import RunConfig
 from boltzflow.datasets import Dataset
-from boltzflow.errors import BoltzflowError, ConfigError
+from boltzflow.errors import BoltzflowError, ConfigError, RunInterrupted
 from boltzflow.progress import Progress
 from boltzflow.targets import Target
 from boltzflow.targets.molecule_folder import FILES, target_of
@@ -65,6 +65,8 @@ def frames_of(
         if frames.log_weight is not None:
             accept(frames)
         return Frames(frames, *frames.split(validation=config.data.validation, seed=config.data.split_seed), seconds)
+    except RunInterrupted:
+        raise
     except BoltzflowError:
         # The folder is free again for a run with better data.
         for name in {"config.yaml", "versions.json", "data.h5", *FILES} - there:
@@ -89,9 +91,9 @@ def _data(config: RunConfig, target: Target, folder: Path, dataset: Dataset | No
         elif config.data.path is not None:
             datasets.load(config.data.path, target, **_reading(config), allow_virial_mismatch=allow).save(own)
         else:
-            result = reference.sample(target, config.data.n, seed=config.data.seed, progress=progress)
+            # A run that is killed on the way goes on from there.
+            result = reference.sample(target, config.data.n, seed=config.data.seed, progress=progress, out=own, resume=True)
             progress.message(result.sentence())
-            result.dataset.save_or_rescue(own)
     # Always as it is read back: a resumed run must see the same bits, and reading centres the frames once more.
     frames = datasets.load(own, target, allow_virial_mismatch=allow)
     seconds = frames.provenance.get("seconds")
