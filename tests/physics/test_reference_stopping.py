@@ -130,6 +130,7 @@ def test_an_interrupt_keeps_the_frames_and_the_way_on(spring: targets.Target, tm
     partial = datasets.load(partial_of(path), spring)
     assert partial.n == 2 * 15 * 8  # six chunks of 15 draws
     assert partial.provenance["interrupted"]
+    assert partial.energies is not None
     np.testing.assert_allclose(partial.energies, np.asarray(spring.energies(jnp.asarray(partial.positions))), rtol=1e-4, atol=1e-5)
     result = reference.sample(spring, 700, **LADDER, out=path, resume=True)
     np.testing.assert_array_equal(result.dataset.positions, whole.dataset.positions)

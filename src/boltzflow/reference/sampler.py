@@ -259,7 +259,9 @@ def _run(plan: _Plan, steps: journal.Journal | None) -> _Drawn:
             pace = time.perf_counter() - mark
             keep(drawn[-1])
         times = {name: autocorrelation_time(values) for name, values in _slow(join(drawn[:pilots])).items()}
-        thin = min(math.ceil(max(times.values())), spent.most_thin or math.inf)
+        thin = math.ceil(max(times.values()))
+        if spent.most_thin is not None:
+            thin = min(thin, spent.most_thin)
         watch = _Watch(plan, thin, pace)
         for part in drawn[pilots:]:
             watch.see(part)
