@@ -121,7 +121,7 @@ def test_an_effective_number_is_reached_again_after_kills(spring: targets.Target
 def test_an_interrupt_keeps_the_frames_and_the_way_on(spring: targets.Target, tmp_path: Path):
     whole = reference.sample(spring, 700, **LADDER)
     path = tmp_path / "frames.h5"
-    with pytest.raises(RunInterrupted, match=r"interrupted before the first frames; continue with resume") as early:
+    with pytest.raises(RunInterrupted, match="interrupted in the warm-up, of which nothing is kept; begin again with resume") as early:
         reference.sample(spring, 700, **LADDER, out=path, progress=_Interrupting(0, word="warm-up"))
     assert early.value.signal == signal.SIGINT
     with pytest.raises(RunInterrupted, match=r"the \d+ frames that there are, not yet judged, are in .*frames\.partial\.h5; continue with"):
@@ -130,6 +130,7 @@ def test_an_interrupt_keeps_the_frames_and_the_way_on(spring: targets.Target, tm
     partial = datasets.load(partial_of(path), spring)
     assert partial.n == 2 * 15 * 8  # six chunks of 15 draws
     assert partial.provenance["interrupted"]
+    assert partial.energies is not None
     np.testing.assert_allclose(partial.energies, np.asarray(spring.energies(jnp.asarray(partial.positions))), rtol=1e-4, atol=1e-5)
     result = reference.sample(spring, 700, **LADDER, out=path, resume=True)
     np.testing.assert_array_equal(result.dataset.positions, whole.dataset.positions)

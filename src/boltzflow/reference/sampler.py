@@ -259,7 +259,9 @@ def _run(plan: _Plan, steps: journal.Journal | None) -> _Drawn:
             pace = time.perf_counter() - mark
             keep(drawn[-1])
         times = {name: autocorrelation_time(values) for name, values in _slow(join(drawn[:pilots])).items()}
-        thin = min(math.ceil(max(times.values())), spent.most_thin or math.inf)
+        thin = math.ceil(max(times.values()))
+        if spent.most_thin is not None:
+            thin = min(thin, spent.most_thin)
         watch = _Watch(plan, thin, pace)
         for part in drawn[pilots:]:
             watch.see(part)
@@ -314,6 +316,8 @@ def _kept(plan: _Plan, steps: journal.Journal, path: Path) -> str:
     """Writes the frames of an interrupted run, and says what is kept."""
     parts = [_unpacked(steps.read(number)) for number in range(1 + plan.pilots, steps.done)]
     go_on = f"continue with resume (--resume): what is done is in {journal.folder_of(path)}"
+    if not steps.done:
+        return "interrupted in the warm-up, of which nothing is kept; begin again with resume (--resume)."
     if not parts:
         return f"interrupted before the first frames; {go_on}."
     positions = _frames(plan, join(parts))

@@ -10,7 +10,7 @@ from boltzflow import datasets
 from boltzflow.analysis import weights
 from boltzflow.config import RunConfig
 from boltzflow.datasets import Dataset
-from boltzflow.errors import BoltzflowError, ConfigError, RunInterrupted
+from boltzflow.errors import BoltzflowError, ConfigError
 from boltzflow.progress import Progress
 from boltzflow.targets import Target
 from boltzflow.targets.molecule_folder import FILES, target_of
@@ -65,10 +65,15 @@ def frames_of(
         if frames.log_weight is not None:
             accept(frames)
         return Frames(frames, *frames.split(validation=config.data.validation, seed=config.data.split_seed), seconds)
-    except RunInterrupted:
-        raise
     except BoltzflowError:
+        from boltzflow.reference import journal
+
+        own = folder / "data.h5"
+        if any(journal.folder_of(own).glob("*.npz")):
+            # Interrupted, or the disk is full: the run goes on from there.
+            raise
         # The folder is free again for a run with better data.
+        journal.remove(own)
         for name in {"config.yaml", "versions.json", "data.h5", *FILES} - there:
             (folder / name).unlink(missing_ok=True)
         raise
