@@ -248,10 +248,14 @@ class TestPage:
         monkeypatch.chdir(tmp_path)
         tutorial = (Path(__file__).parents[2] / "docs" / "molecule.md").read_text(encoding="utf-8")
         (tmp_path / "nma.pdb").write_text(re.findall(r"^```pdb\n(.*?)^```$", tutorial, flags=re.MULTILINE | re.DOTALL)[0])
-        code, count = re.subn(r"^STEPS, FRAMES = .*$", "STEPS, FRAMES = 600, 400", self.BLOCKS[2], flags=re.MULTILINE)
+        code, count = re.subn(
+            r"^STEPS, FRAMES = .*$", "STEPS, FRAMES = 400, 200", self.BLOCKS[2].replace("steps=200", "steps=60"), flags=re.MULTILINE
+        )
         assert count == 1
         found: dict[str, Any] = {}
-        exec(code, found)
+        # As it is for users.
+        with jax.numpy_rank_promotion("allow"):
+            exec(code, found)
         assert found["explained"] > 0.9
         network, amber = found["network"], found["amber"]
         assert network.classes == amber.classes

@@ -128,7 +128,7 @@ def frames_in(
         target: the target.
         topology: file with the atoms of a trajectory that has none; None: the target's.
         selection: MDTraj's words for the atoms to take; None: all.
-        log_weight: (n,) log-weights of the frames; None: those of the file, or all alike.
+        log_weight: as for `load`.
 
     Raises:
         DataError: as `load`.

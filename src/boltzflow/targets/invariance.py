@@ -248,7 +248,9 @@ class Trial:
 
     def _which_pair(self, members: Int[np.ndarray, " m"], number: int) -> str:
         """Names the exchange of the class's first particle that changes the energy most."""
-        changes = self._changes([_exchanged(self.frames[0], members[0], other) for other in members[1:]], [0] * (len(members) - 1))
+        changes = self._changes(
+            [_exchanged(self.frames[0], int(members[0]), int(other)) for other in members[1:]], [0] * (len(members) - 1)
+        )
         worst = int(np.argmax(changes))
         pair = f"particles {members[0]} and {members[1 + worst]}" if changes[worst] > 0 else f"particles {_listed(members)}"
         return f"when {pair} change places, but both are in class {number}; give particles that differ different numbers in classes="
