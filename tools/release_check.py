@@ -1,6 +1,6 @@
 """Builds what is released and tries it where nothing else is: `make release-check`.
 
-    python tools/release_check.py                      # every Python of 3.11 to 3.13 that is found, core installation
+    python tools/release_check.py                      # every Python from 3.11 to 3.13 that is there, core installation
     python tools/release_check.py --extras molecules   # and once more with an extra
     python tools/release_check.py --only build         # without installing
 
@@ -23,12 +23,12 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PYTHONS = ("python3.11", "python3.12", "python3.13")
+PYTHONS = ("3.11", "3.12", "3.13")
 MOST_MB = 400
 MOST_SECONDS = 60.0
-IN_ARCHIVE = ("README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "pyproject.toml", "tests/", "docs/", "examples/")
+IN_ARCHIVE = ("README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "pyproject.toml", "tests/", "docs/", "examples/", "tools/")
 # Addresses of package indices and folders of machines have no place in what is released.
-FOREIGN = re.compile(rb"/work/|/root/|/home/\w|index-url|files\.pythonhosted|/simple/")
+FOREIGN = re.compile(rb"/work/\w|/root/\w|/home/(?!someone)\w|index-url|files\.pythonhosted|/simple/")
 
 faults: list[str] = []
 
@@ -91,18 +91,33 @@ def _foreign(name: str, content: bytes) -> bool:
 
 
 def twine(files: list[Path]) -> None:
-    """Metadata and README, as an index would show them."""
-    if subprocess.run([sys.executable, "-m", "twine", "--version"], capture_output=True, check=False).returncode:
-        print("--    twine is not installed: metadata and README were not rendered")
-        return
-    done = subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *files], capture_output=True, text=True, check=False)
-    check(done.returncode == 0, f"twine check: {done.stdout.strip().splitlines()[-1:]}")
+    """Metadata and README, as an index would show them; by twine, installed or fetched by uv."""
+    for words in ([sys.executable, "-m", "twine"], *([["uvx", "--quiet", "twine"]] if shutil.which("uvx") else [])):
+        if subprocess.run([*words, "--version"], capture_output=True, check=False).returncode == 0:
+            done = subprocess.run([*words, "check", "--strict", *files], capture_output=True, text=True, check=False)
+            check(done.returncode == 0, f"twine check: {' '.join(done.stdout.split())[-200:]}")
+            return
+    print("--    twine is not installed: metadata and README were not rendered")
 
 
-def tried(wheel: Path, python: str, extra: str, folder: Path) -> None:
+def interpreter(version: str) -> str | None:
+    """A Python of that version, of the PATH or among those of pyenv; None if there is none."""
+    root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    for name in (f"python{version}", *sorted(map(str, root.glob(f"{version}.*/bin/python")))):
+        # A name on the PATH may be a shim of something that is not there.
+        if shutil.which(name) and subprocess.run([name, "-c", ""], capture_output=True, check=False).returncode == 0:
+            return name
+    return None
+
+
+def tried(wheel: Path, version: str, extra: str, folder: Path) -> None:
     """Installs the wheel where nothing else is, and runs what a user would run first."""
-    label = f"{python}{f' [{extra}]' if extra else ''}"
-    place = folder / f"{python}-{extra}"
+    label = f"Python {version}{f' [{extra}]' if extra else ''}"
+    python = interpreter(version)
+    if python is None:
+        print(f"--    {label}: there is none here")
+        return
+    place = folder / f"{version}-{extra}"
     subprocess.run([python, "-m", "venv", place], check=True)
     inside = place / "bin" / "python"
     named = f"{wheel}[{extra}]" if extra else str(wheel)
@@ -119,7 +134,7 @@ def tried(wheel: Path, python: str, extra: str, folder: Path) -> None:
     check(bool(extra) or size <= MOST_MB, f"{label}: {size:.0f} MB installed{'' if extra else f', at most {MOST_MB}'}")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "BOLTZFLOW"))}
     environment |= {"HOME": str(folder), "BOLTZFLOW_CACHE": str(folder / "cache"), "JAX_PLATFORMS": "cpu"}
-    work = folder / f"work-{python}-{extra}"
+    work = folder / f"work-{version}-{extra}"
     work.mkdir()
     for arguments in (("--version",), ("models",), ("presets",), ("targets",), ("sample", "dw4", "-n", "1000", "-o", "samples.h5")):
         began = time.perf_counter()
@@ -137,7 +152,7 @@ def main() -> int:
     """Checks all of it; 1 if anything does not hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=("build", "all"), default="all")
-    parser.add_argument("--python", nargs="+", default=[name for name in PYTHONS if shutil.which(name)])
+    parser.add_argument("--python", nargs="+", default=list(PYTHONS), help="versions")
     parser.add_argument("--extras", nargs="*", default=[])
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

@@ -1,10 +1,12 @@
 """Docstrings of the package are plain text with `code` in single backticks; here they are made ready for reStructuredText."""
 
+import inspect
 import re
 from typing import Any
 
 import public
 from docutils import nodes
+from sphinx.domains.python import PyObject
 from sphinx.errors import ExtensionError
 
 _CODE = re.compile(r"(``[^`]+``|`[^`]+`)")
@@ -16,7 +18,11 @@ def setup(app: Any) -> dict[str, bool]:
     """Connects the steps; docstrings are escaped before Napoleon reads their sections."""
     app.connect("builder-inited", _complete)
     app.connect("autodoc-process-docstring", _escape, priority=400)
+    app.connect("autodoc-process-signature", _signature)
     app.connect("autodoc-skip-member", _shown)
+    for kind in PyObject.doc_field_types:
+        if kind.name == "variable":
+            kind.label = "Attributes"
     app.connect("missing-reference", _elsewhere)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -34,6 +40,27 @@ def _escape(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[
 def _shown(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
     """Fields of named tuples stand under `Attributes:` of their class already."""
     return True if type(obj).__name__ == "_tuplegetter" else None
+
+
+def _signature(app: Any, what: str, name: str, obj: Any, options: Any, signature: str, returns: str) -> tuple[str, str] | None:
+    """Of a class: names and defaults, whose types stand with the attributes; of all else what autodoc has found."""
+    if what != "class" or not signature:
+        return None
+    words, keywords = [], False
+    for parameter in inspect.signature(obj).parameters.values():
+        if parameter.name.startswith("_"):
+            continue
+        if parameter.kind is parameter.KEYWORD_ONLY and not keywords:
+            words, keywords = [*words, "*"], True
+        words.append(parameter.name + ("" if parameter.default is parameter.empty else f"={_short(parameter.default)}"))
+    return f"({', '.join(words)})", ""
+
+
+def _short(default: Any) -> str:
+    """A default in a word."""
+    if isinstance(default, bool | int | float | str | type(None)) or default == ():
+        return repr(default)
+    return "..." if type(default).__module__.startswith("dataclasses") else f"{type(default).__name__}()"
 
 
 def _complete(app: Any) -> None:

@@ -1,11 +1,20 @@
 """Formulas as MathML, which browsers set by themselves: pages need no script and no font for them, and work offline."""
 
+import re
 from typing import Any
 
 from docutils import nodes
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.errors import ExtensionError
+
+# A letter with an accent and an index: docutils sets the index below the letter, as if it were a limit.
+_ACCENT = re.compile(
+    r"<munderover>\s*(<mi>[^<]*</mi>)\s*(<mi>[^<]*</mi>|<mrow>.*?</mrow>)\s*(<mo[^>]*>[˙ˆ¯˜]</mo>)\s*</munderover>", re.DOTALL
+)
+
+# Functions need a space before what they act on, which docutils leaves out.
+_FUNCTION = re.compile(r"(\\(?:ln|det|tanh|sin|cos)|\\operatorname\{tr\})\s+(?=[A-Za-z\\])")
 
 
 def setup(app: Any) -> dict[str, bool]:
@@ -22,8 +31,9 @@ def converted(tex: str, *, block: bool) -> str:
     """
     if block and "\\\\" in tex and "\\begin" not in tex:
         tex = f"\\begin{{aligned}}{tex}\\end{{aligned}}"
+    tex = _FUNCTION.sub(r"\1\\, ", tex)
     try:
-        return str(tex2mathml(tex, as_block=block))
+        return _ACCENT.sub(r'<msub><mover accent="true">\1\3</mover>\2</msub>', str(tex2mathml(tex, as_block=block)))
     except MathError as error:
         raise ExtensionError(f"a formula cannot be set: {error}: {tex}") from error
 

@@ -112,7 +112,7 @@ def thumbnail(draw: "Callable[[Axes], None]", alternative: str) -> str:
     return f'<img alt="{escape(alternative)}" {size} src="data:image/png;base64,{data}">'
 
 
-def energies(axes: "Axes", u: Any, weight: Any) -> None:
+def energies(axes: Any, u: Any, weight: Any) -> None:
     """Histograms of energies as drawn and reweighted, over the range that counts.
 
     Args:

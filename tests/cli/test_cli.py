@@ -283,7 +283,8 @@ def test_devices_are_set_up_before_a_molecule_uses_them(monkeypatch):
     monkeypatch.setattr("boltzflow.runtime.configure", lambda *settings: configured.append(settings))
     monkeypatch.setattr("boltzflow.cli.molecules.made", made)
     with pytest.raises(Recorded) as caught:
-        cli.main(["train", "molecule.pdb", "--set", "run.devices=4", "precision=double"])
+        described = ["--force-field", "amber14-all.xml", "--temperature", "300"]
+        cli.main(["train", "molecule.pdb", *described, "--set", "run.devices=4", "precision=double"])
     assert caught.value.args == ([("double", 4)],)
 
 

@@ -348,6 +348,7 @@ def finished(words, tmp_path_factory) -> Path:
 class TestAugmentedCouplingFlow:
     """The other family, chosen by its name, and what trains it, on the preset of a continuous flow."""
 
+    @pytest.mark.slow
     def test_a_killed_run_ends_bit_identical(self, finished, words, tmp_path):
         folder = tmp_path / "killed"
         code, _ = ended_at((*words, "-o", folder), lambda: last_step(folder) >= 20, signal.SIGKILL)

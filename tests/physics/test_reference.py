@@ -201,6 +201,10 @@ def test_progress_is_told(spring):
 def test_bad_arguments(spring):
     with pytest.raises(DataError, match="must be positive, got 0"):
         reference.sample(spring, 0)
+    with pytest.raises(DataError, match="effective number of reference frames must be positive, got 0"):
+        reference.sample(spring, effective=0)
+    with pytest.raises(DataError, match="say how many reference frames to make"):
+        reference.sample(spring)
     with pytest.raises(DataError, match="chains must be positive"):
         reference.sample(spring, 10, chains=0)
     for ladder in ((2.0, 3.0), (1.0, 1.0), (1.0, 3.0, 2.0), ()):

@@ -20,7 +20,7 @@ from boltzflow import reference, targets
 from boltzflow.analysis import weights
 from boltzflow.errors import TargetError
 from boltzflow.progress import Silent
-from boltzflow.reference import sampler
+from boltzflow.reference import effort
 from boltzflow.sampling.samples import Samples
 from boltzflow.targets.calculators import failures, from_calculator
 from boltzflow.targets.from_ase import from_ase, gfn2_xtb
@@ -314,13 +314,15 @@ def test_the_first_frames_of_an_expensive_energy_come_soon(potentials: ModuleTyp
         reference.sample(target, 100, seed=0, progress=Listener())
     # A minute of two processes where an energy takes 4 ms.
     assert failures(target).evaluated - before < 30_000
-    assert said[:3] == ["compiling", "warm-up, part 1 of 3", "warm-up, part 2 of 3"]
+    assert said[0] == "measuring what an energy costs"
+    assert said[1].startswith("starting and compiling 4 chains at ")
+    assert said[2:4] == ["warm-up, part 1 of 3", "warm-up, part 2 of 3"]
     assert " s in all" in said[-1] or ":" in said[-1]
 
 
 def test_a_short_warm_up_finds_the_step_sizes(monkeypatch: pytest.MonkeyPatch):
     # The schedule of expensive energies, tried with one that is cheap.
-    monkeypatch.setattr(sampler, "is_expensive", lambda target: True)
+    monkeypatch.setattr(effort, "is_expensive", lambda target: True)
     target = targets.get("dw4")
     found = reference.sample(target, 600, seed=0).diagnostics
     assert found["chains"] == 4

@@ -225,7 +225,7 @@ class TestRungs:
         assert found.figures["temperature"] == 4.0
         assert int(hot.done) == 1
         assert found.evaluations.gradients > 256
-        assert objective.frames_in(hot).shape == (256, 3, 2)
+        assert np.shape(objective.frames_in(hot)) == (256, 3, 2)
         u = np.asarray(target.energies(jnp.asarray(objective.frames_in(hot))))
         assert u.mean() / 4.0 == pytest.approx(2.0, abs=0.5)
         # A flow of exactly this temperature: the next one keeps half of the samples.
@@ -312,7 +312,7 @@ class TestTempered:
         state = objective.init(key=jax.random.key(0))
         for number, temperature in enumerate((4.0, 2.0, 1.0, 1.0)):
             state = objective._rung(state, frames[number], temperature, 0.1, {})
-        ladder = objective.frames_in(state)
+        ladder = cast(objectives.Ladder, objective.frames_in(state))
         np.testing.assert_array_equal(ladder.temperatures, [1.0, 2.0, 4.0])
         assert [rung[0, 2, 0] for rung in ladder.frames] == [3.0, 1.0, 0.0]
         # Half of the steps are of the present rung, and each batch is told its temperature.

@@ -84,7 +84,8 @@ def test_samples_count_theirs_and_keep_the_count(target: bf.Target, tmp_path):
     assert Evaluations.of_meta(Samples.concatenate([samples[:5], samples[5:]]).meta) == (11, 0)
 
 
-@pytest.mark.parametrize("direction", ["reverse", pytest.param("both", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("direction", ["reverse", "both"])
 def test_training_counts_and_the_card_tells(target: bf.Target, tmp_path, direction: Literal["reverse", "both"]):
     data = reference.sample(target, 24, chains=2, temperatures=(1.0,), seed=3).dataset
     stage = config.Stage(

@@ -15,7 +15,9 @@ from boltzflow.errors import TargetError
 
 pytest.importorskip("openmm")
 import openmm as mm  # noqa: E402
-from openmm import app, unit  # noqa: E402
+from openmm import app  # noqa: E402
+
+unit: Any = mm.unit  # its units are made when it is imported
 
 KT = 8.31446261815324e-3 * 300.0
 
@@ -199,18 +201,9 @@ def test_charmm(solvent: str | None, tmp_path: Path):
     target = targets.from_charmm(files["psf"], files["crd"], parameters, temperature=300, implicit_solvent=solvent, cutoff=2.0)
     assert target.bonds == ((0, 1), (1, 2), (2, 3))
     assert f"implicit_solvent='{solvent or 'none'}'" in target.fingerprint
-    options = {"implicitSolvent": None if solvent is None else getattr(app, solvent)}
-    agrees(
-        target,
-        app.CharmmPsfFile(str(files["psf"])).createSystem(
-            app.CharmmParameterSet(*map(str, parameters)),
-            nonbondedMethod=app.CutoffNonPeriodic,
-            nonbondedCutoff=2.0 * unit.nanometer,
-            constraints=None,
-            rigidWater=False,
-            **options,
-        ),
-    )
+    options: dict[str, Any] = {"implicitSolvent": None if solvent is None else getattr(app, solvent)}
+    options |= {"nonbondedMethod": app.CutoffNonPeriodic, "nonbondedCutoff": 2.0 * unit.nanometer, "constraints": None, "rigidWater": False}
+    agrees(target, app.CharmmPsfFile(str(files["psf"])).createSystem(app.CharmmParameterSet(*map(str, parameters)), **options))
 
 
 def test_charmm_files_that_cannot_be_read(tmp_path: Path):

@@ -15,12 +15,14 @@ from boltzflow.errors import TargetError
 
 pytest.importorskip("openmm")
 import openmm as mm  # noqa: E402
+from openmm import app  # noqa: E402
 
 from boltzflow.chemistry.openmm_systems import Mechanics  # noqa: E402
 from boltzflow.chemistry.peptide_geometry import letters  # noqa: E402
 from boltzflow.chemistry.peptides import build_peptide, read_sequence  # noqa: E402
 from boltzflow.chemistry.systems import create_system, load_force_field  # noqa: E402
 
+unit: Any = mm.unit  # its units are made when it is imported
 FAST = {"xla_backend_optimization_level": 0}
 # As published peptides are simulated: amber14 with obc1 and a cut-off of 2 nm.
 PUBLISHED = ("amber14-all.xml", "implicit/obc1.xml")
@@ -86,7 +88,7 @@ def test_a_cut_off_is_part_of_the_fingerprint():
     assert abs(float(short.energies(x)[0] - far.energies(x)[0])) > 1.0
 
 
-@pytest.mark.parametrize("cutoff", [0.0, -1.0, float("nan"), "far", mm.unit.Quantity(2.0, mm.unit.picosecond)])
+@pytest.mark.parametrize("cutoff", [0.0, -1.0, float("nan"), "far", unit.Quantity(2.0, unit.picosecond)])
 def test_bad_cut_offs(cutoff: Any):
     with pytest.raises(TargetError, match="cut-off must be a positive number of nm|given where one in nanometer"):
         targets.peptide("A", AMBER, cutoff=cutoff)
@@ -376,11 +378,11 @@ def test_a_peptide_on_the_command_line(tmp_path, monkeypatch):
 def test_polarisable_force_fields():
     with pytest.raises(TargetError, match=r"Amoeba\w+: its force field is polarisable.*pool of worker processes with energies=\"openmm\""):
         targets.peptide("G", "amoeba2018.xml")
-    system, topology = mm.System(), mm.app.Topology()
+    system, topology = mm.System(), app.Topology()
     residue = topology.addResidue("X", topology.addChain())
     for _ in range(2):
         system.addParticle(1.0)
-        topology.addAtom("H", mm.app.element.hydrogen, residue)
+        topology.addAtom("H", app.element.hydrogen, residue)
     drude = mm.DrudeForce()
     drude.addParticle(1, 0, -1, -1, -1, -1.0, 0.001, 1.0, 1.0)
     system.addForce(drude)

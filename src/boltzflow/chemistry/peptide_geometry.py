@@ -194,12 +194,13 @@ def closed(residues: Sequence[Residue], bridges: Sequence[tuple[int, int]], *, c
         moved = misfit(np.concatenate([values[None], values + _STEP * np.eye(len(values))]), omegas)
         return (moved[1:] - moved[:1]).T / _STEP
 
+    jacobian: Any = slopes  # which SciPy's stubs take for a word
     for start in range(_STARTS):
         # Of four residues trans and cis may take turns, in smaller rings all are cis.
         omegas = np.where(cis & ((n < 4) | (np.arange(n) % 2 == start % 2)), 0.0, 180.0)
         phi = usual + np.minimum(freedom, 60.0) * rng.standard_normal(n)
         psi, chi = rng.uniform(-180.0, 180.0, n), rng.choice([-60.0, 60.0, 180.0], n)
-        fit = least_squares(misfit, np.concatenate([phi, psi, omegas, chi]), slopes, args=(omegas,), max_nfev=60, x_scale=30.0)
+        fit = least_squares(misfit, np.concatenate([phi, psi, omegas, chi]), jacobian, args=(omegas,), max_nfev=60, x_scale=30.0)
         torsions = Torsions(*fit.x.reshape(4, n))
         last = float(torsions.omega[0])
         chain = place(residues, torsions, side_chains=False, last_omega=last)

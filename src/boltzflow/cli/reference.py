@@ -1,7 +1,6 @@
 """`boltzflow reference`."""
 
 import math
-from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -9,13 +8,18 @@ import tyro
 from boltzflow.cli import arguments, molecules, output
 from boltzflow.errors import ConfigError
 
+_FRAMES = 20_000
 _METHODS = ("tempering", "molecular-dynamics")
 
 
 def run(
     target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")],
     out: Annotated[arguments.MaybeText, tyro.conf.arg(aliases=["-o"], metavar="FILE", help_behavior_hint="(default: TARGET.h5)")] = None,
-    n: arguments.Count = 20_000,
+    n: Annotated[
+        arguments.MaybeInt,
+        tyro.conf.arg(aliases=["-n"], metavar="N", help_behavior_hint="(default: 20000; with --effective 50 times as many)"),
+    ] = None,
+    effective: Annotated[arguments.MaybeInt, tyro.conf.arg(metavar="N", help_behavior_hint="(only for tempering)")] = None,
     seed: int = 0,
     method: Annotated[str, tyro.conf.arg(metavar="NAME")] = "tempering",
     chains: Annotated[
@@ -30,6 +34,16 @@ def run(
     ] = None,
     force_field: arguments.ForceField = arguments.Words(),  # noqa: B008 (a tuple)
     temperature: arguments.Temperature = None,
+    cutoff: arguments.Cutoff = None,
+    caps: arguments.Caps = None,
+    ph: arguments.Ph = None,
+    disulfides: arguments.Disulfides = arguments.Words(),  # noqa: B008 (a tuple)
+    coordinates: arguments.Coordinates = None,
+    parameters: arguments.Parameters = arguments.Words(),  # noqa: B008 (a tuple)
+    implicit_solvent: arguments.Solvent = None,
+    include: arguments.Include = None,
+    small_molecules: arguments.SmallMolecules = None,
+    energies: arguments.Energies = None,
     precision: arguments.Precision = "single",
     resume: arguments.Flag = False,
     plugin: arguments.Plugin = arguments.Words(),  # noqa: B008 (a tuple)
@@ -40,10 +54,16 @@ def run(
     frames; for molecules also plain Langevin dynamics with OpenMM. Convergence figures and the virial check are printed and stored
     with the frames.
 
+    What the tempering sampler has done is kept in FILE.parts until the file is whole, so that a run that is killed goes on with `--resume`;
+    Ctrl-C writes the frames so far into FILE.partial.h5 as well.
+
     Args:
-        target: Name of a target (`boltzflow targets` lists them), or a molecule's PDB or mmCIF file.
+        target: Name of a target (`boltzflow targets` lists them), or a molecule: its file (PDB, mmCIF, prmtop,
+            GROMACS .top, CHARMM .psf), `peptide:` and a sequence (small letters are D amino acids), or `smiles:` and a SMILES.
         out: Data file to write (HDF5).
-        n: Frames to make.
+        n: Frames to make; with `--effective` the most.
+        effective: Effective number of frames to reach, instead of a number of frames: sampling ends when energy, size and torsions have it,
+            and R-hat is at most 1.05.
         seed: Seed of the sampler.
         method: The sampler: tempering, molecular-dynamics, or one of a plug-in.
         chains: Chains that run side by side: ladders of temperatures, or trajectories.
@@ -51,16 +71,30 @@ def run(
         platform: OpenMM's platform, such as Reference or CPU.
         force_field: Files of OpenMM's force field, such as `amber14-all.xml implicit/gbn2.xml`.
         temperature: Temperature of the molecule.
+        cutoff: Cut-off of charges, Lennard-Jones and implicit solvent.
+        caps: Ends of a peptide: ace-nme, zwitterion, neutral or cyclic.
+        ph: Which hydrogens a peptide's side chains have; adds those that a file lacks.
+        disulfides: Cysteines of a peptide that are bound to each other, such as `1-6`.
+        coordinates: File of the positions beside a topology.
+        parameters: CHARMM's files of parameters.
+        implicit_solvent: Generalised Born solvent: HCT, OBC1, OBC2, GBn or GBn2.
+        include: Folder of GROMACS' force fields.
+        small_molecules: Force field of openmmforcefields for a SMILES, such as openff-2.2.0 or gaff-2.11.
+        energies: Who computes energies: compiled (JAX), or openmm in worker processes, which is slower and knows all forces.
         precision: Floating-point precision.
         resume: Continue a run of the tempering sampler that was interrupted; it ends bit-identical to one that was not.
         plugin: Modules, or .py files, that add targets, networks, objectives and more.
     """
+    described = molecules.options(locals())
     arguments.given(target, "TARGET")
     if interval is not None and not 0 < interval < math.inf:
         raise ConfigError(f"--interval must be a positive number of picoseconds, got {interval:g}.")
-    path = arguments.new_file(f"{Path(target).stem}.h5" if out is None else out, endings=(".h5", ".hdf5"), option="")
+    path = arguments.new_file(f"{molecules.stem(target)}.h5" if out is None else out, endings=(".h5", ".hdf5"), option="")
     arguments.count(n)
-    arguments.at_least(1, chains=chains)
+    arguments.at_least(1, chains=chains, effective=effective)
+    if effective is not None and method != "tempering":
+        raise ConfigError("--effective is for --method tempering; of others give the number of frames, -n.")
+    n = _FRAMES if n is None and effective is None else n
     arguments.seed(seed)
     if interval is not None and method != "molecular-dynamics":
         raise ConfigError("--interval is for --method molecular-dynamics; the tempering sampler measures how far apart frames must be.")
@@ -68,6 +102,7 @@ def run(
         raise ConfigError("--resume is for --method tempering; others are begun anew.")
     if platform is not None and method != "molecular-dynamics":
         raise ConfigError("--platform is for --method molecular-dynamics; the tempering sampler does not run in OpenMM.")
+    molecule = molecules.described(target, described)
     from boltzflow import plugins, register
 
     for name in plugin:
@@ -80,13 +115,13 @@ def run(
     runtime.configure(precision)
     from boltzflow import reference, targets
 
-    system = molecules.from_words(target, force_field, temperature) or targets.get(target)
-    arguments.room(n, system.n_particles * system.dimension, path)
+    system = molecules.made(molecule) or targets.get(target)
+    arguments.room(n or 0, system.n_particles * system.dimension, path)
     with progress.shown() as bar:
         if method in own:
             result = own[method](system, n, seed=seed, progress=bar)
         elif method == "tempering":
-            result = reference.sample(system, n, seed=seed, chains=chains, progress=bar, out=path, resume=resume)
+            result = reference.sample(system, n, effective=effective, seed=seed, chains=chains, progress=bar, out=path, resume=resume)
         else:
             options = {"chains": chains, "interval": interval, "platform": platform}
             given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}

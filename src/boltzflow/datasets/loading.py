@@ -233,7 +233,12 @@ def checked(dataset: Dataset, target: Target, *, allow_virial_mismatch: bool = F
 
 
 def checked_before(path: str | os.PathLike[str], target: Target) -> bool:
-    """Whether a file knows the outcome of the virial check of its frames for this target, so that `load` computes no energies."""
+    """Whether a file knows the outcome of the virial check of its frames for this target, so that `load` computes no energies.
+
+    Args:
+        path: the file.
+        target: the target.
+    """
     return holds(path) and _remembered(read(path), target, allow_virial_mismatch=True)
 
 

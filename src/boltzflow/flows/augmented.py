@@ -94,7 +94,11 @@ class AugmentedCouplingFlow(AbstractFlow):
         return self.marginal_draws
 
     def with_draws(self, count: int) -> Self:
-        """The same flow with another number of `marginal_draws`."""
+        """The same flow with another number of `marginal_draws`.
+
+        Args:
+            count: of draws.
+        """
         return dataclasses.replace(self, marginal_draws=count)
 
     @property

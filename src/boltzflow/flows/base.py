@@ -88,6 +88,9 @@ class AbstractFlow(eqx.Module):
     def with_draws(self, count: int) -> Self:
         """The same flow, its `log_prob` averaging over another number of draws.
 
+        Args:
+            count: of draws.
+
         Raises:
             ConfigError: if it takes none.
         """

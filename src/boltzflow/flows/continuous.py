@@ -78,7 +78,11 @@ class ContinuousFlow(AbstractFlow):
         return self.field.log_temperature is not None
 
     def at_temperature(self, temperature: float | Float[Array, ""]) -> Self:
-        """The flow whose vector field is that of another temperature, as a multiple of the target's."""
+        """The flow whose vector field is that of another temperature, as a multiple of the target's.
+
+        Args:
+            temperature: as a multiple of the target's.
+        """
         if not self.tempered:
             return super().at_temperature(temperature)
         return self.with_network(self.field.at(jnp.log(jnp.asarray(temperature))))

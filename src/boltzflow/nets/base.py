@@ -26,6 +26,9 @@ class AbstractVectorField(eqx.Module):
     def at(self, log_temperature: Float[Array, ""]) -> Self:
         """The field of another temperature.
 
+        Args:
+            log_temperature: logarithm of the temperature as a multiple of the target's.
+
         Raises:
             ValueError: if it knows of none.
         """

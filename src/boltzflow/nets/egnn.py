@@ -184,7 +184,11 @@ class EGNN(AbstractSparseVectorField):
         return self.temperature
 
     def at(self, log_temperature: Float[Array, ""]) -> Self:
-        """The field of another temperature."""
+        """The field of another temperature.
+
+        Args:
+            log_temperature: logarithm of the temperature as a multiple of the target's.
+        """
         if self.temperature is None:
             return super().at(log_temperature)
         return eqx.tree_at(lambda field: field.temperature, self, jnp.asarray(log_temperature, self.temperature.dtype))

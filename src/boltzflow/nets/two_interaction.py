@@ -141,7 +141,11 @@ class TwoInteraction(AbstractSparseVectorField):
         return self.time.log_temperature
 
     def at(self, log_temperature: Float[Array, ""]) -> Self:
-        """The field of another temperature."""
+        """The field of another temperature.
+
+        Args:
+            log_temperature: logarithm of the temperature as a multiple of the target's.
+        """
         if self.time.log_temperature is None:
             return super().at(log_temperature)
         return eqx.tree_at(lambda field: field.time.log_temperature, self, jnp.asarray(log_temperature, self.time.log_temperature.dtype))

@@ -61,7 +61,12 @@ class Setting:
         return energy_that_counts(self.flow, self.target)
 
     def drawn(self, rng: np.random.Generator, frames: Float[np.ndarray, "n N D"]) -> Float[np.ndarray, "B N D"]:
-        """The frames of a batch, drawn with replacement, by their weights where they do not count alike."""
+        """The frames of a batch, drawn with replacement, by their weights where they do not count alike.
+
+        Args:
+            rng: random numbers of the step.
+            frames: (n, N, D) in units of the prior.
+        """
         if self.log_weight is None:
             return frames[rng.integers(len(frames), size=self.batch_size)]
         shares, last = self._shares

@@ -11,13 +11,12 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Float
 
-from boltzflow.analysis import internal_coordinates
-from boltzflow.analysis.observables import radius_of_gyration
 from boltzflow.counting import Evaluations
 from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError, TargetError
 from boltzflow.progress import FractionOf, Wanted, told
 from boltzflow.reference import dynamics_worker as dynamics
+from boltzflow.reference.observables import observables
 from boltzflow.reference.result import (
     ReferenceResult,
     apply_symmetries,
@@ -85,8 +84,8 @@ def molecular_dynamics(
         progress: told how far it is; None: a bar where somebody looks on (`progress.chosen`).
 
     Returns:
-        Frames and diagnostics: R-hat and effective sample size of the energy, the radius of gyration, and the sine and cosine of all
-        backbone torsions. A failed convergence is told in `diagnostics["converged"]` and `sentence()`, not raised.
+        Frames and diagnostics: R-hat and effective sample size of the energy, the radius of gyration, and the sine and cosine of the
+        torsions about bonds that turn. A failed convergence is told in `diagnostics["converged"]` and `sentence()`, not raised.
 
     Raises:
         DataError: if a number is not positive, or the interval is shorter than the time step.
@@ -119,10 +118,10 @@ def molecular_dynamics(
     positions = np.concatenate(frames, axis=1)
     positions -= positions.mean(axis=2, keepdims=True)
     energy = np.concatenate(energies, axis=1) / (BOLTZMANN * settings.temperature)
-    observables = {"energy": energy, "radius_of_gyration": radius_of_gyration(positions), **_torsions(positions, target)}
+    observed = observables(energy, positions, target)
     ordered = positions.swapaxes(0, 1).reshape(-1, target.n_particles, 3)[chain_by_chain(draws, chains, n)]
     ordered = apply_symmetries(ordered, target, generator=generator)
-    found = judged(observables, ordered, target)
+    found = judged(observed, ordered, target)
     # A gradient at each step of each chain; the trial of the platforms, which takes as many as it has time for, is not counted.
     made = chains * (max(1, round(equilibration / time_step)) + draws * steps)
     evaluations = found.pop("evaluations") + Evaluations(chains * (draws + 1), made)
@@ -235,13 +234,3 @@ class _Chains:
             ) from error
         except import_openmm().OpenMMException as error:
             raise TargetError(f"OpenMM refuses the dynamics on its platform {self._settings.platform} ({one_line(error)}).") from error
-
-
-def _torsions(positions: Float[np.ndarray, "C K N 3"], target: Target) -> dict[str, Float[np.ndarray, "C K"]]:
-    """Sine and cosine of all backbone torsions, the slow coordinates of a peptide."""
-    found = {}
-    for residue in internal_coordinates.backbones(target.topology):
-        for name, atoms in (("phi", residue.phi), ("psi", residue.psi)):
-            angle = internal_coordinates.torsions(positions, np.array([atoms]))[..., 0]
-            found |= {f"sin_{name}_{residue.label}": np.sin(angle), f"cos_{name}_{residue.label}": np.cos(angle)}
-    return found

@@ -21,13 +21,6 @@ ISLANDS = 4
 # long for a chain.
 _ISLAND_PAIRS = 50_000
 _ACCEPTANCE = 0.85
-# Chosen from a few settings tried with one seed each, not optimised. Gradients per independent frame at acceptance 0.8, as mean leapfrog
-# steps × HMC steps between swaps: DW4 393 (6×2), 492 (12×1), 717 (12×2), 872 (24×1); LJ13 with four temperatures up to 2 595 (12×1),
-# 622 (12×2), 684 (24×1), a difference within the noise. LJ13 without tempering needed 178 to 245, so tempering costs there and buys safety.
-_LEAPFROG_STEPS = 12
-# Bonds force short steps, a hundredth of what torsions need to turn. Alanine dipeptide: 2 000 gradients at each temperature from one
-# independent frame to the next, by the radius of gyration (one setting, one seed).
-_LEAPFROG_STEPS_OF_MOLECULES = 48
 _HMC_STEPS = 1
 _SNAPSHOT = ("coordinates", "energy", "gradient", "log_steps", "key")
 _COUNTED = "gradients_in_all"
@@ -39,10 +32,9 @@ class _Programs(NamedTuple):
 
 
 @functools.lru_cache(maxsize=4)
-def _programs(target: Target, temperatures: tuple[float, ...]) -> _Programs:
+def _programs(target: Target, temperatures: tuple[float, ...], leapfrog_steps: int) -> _Programs:
     """The compiled programs of a ladder, kept for the next call with the same target object."""
-    steps = _LEAPFROG_STEPS if target.topology is None else _LEAPFROG_STEPS_OF_MOLECULES
-    ladder = Ladder(target, temperatures, leapfrog_steps=steps, hmc_steps=_HMC_STEPS)
+    ladder = Ladder(target, temperatures, leapfrog_steps=leapfrog_steps, hmc_steps=_HMC_STEPS)
 
     def start(key: PRNGKeyArray, chains: int) -> LadderState:
         keys = jax.random.split(key, (len(temperatures), chains))
@@ -70,11 +62,13 @@ class Islands:
         gradients: evaluations of the energy, each with its gradient, from the start on.
     """
 
-    def __init__(self, target: Target, temperatures: tuple[float, ...], chains: int, draws: int, *, key: PRNGKeyArray) -> None:
+    def __init__(
+        self, target: Target, temperatures: tuple[float, ...], chains: int, draws: int, leapfrog_steps: int, *, key: PRNGKeyArray
+    ) -> None:
         # Energies outside JAX have processes of their own, which large batches serve best.
         together = jax.default_backend() != "cpu" or is_expensive(target)
         groups = 1 if together else island_count(chains, target.n_particles)
-        self._programs = _programs(target, temperatures)
+        self._programs = _programs(target, temperatures, leapfrog_steps)
         self._draws = draws
         self._keys = list(jax.random.split(key, groups))
         self._states = [self._programs.start(self._next_key(group), chains // groups) for group in range(groups)]
@@ -95,8 +89,9 @@ class Islands:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._threads.shutdown(cancel_futures=True)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # An interrupted run does not wait for the programs that still run; the process does, when it ends.
+        self._threads.shutdown(wait=kind is None, cancel_futures=True)
 
     def step_sizes(self) -> Float[np.ndarray, " T"]:
         """Step sizes of the temperatures, averaged over the groups."""

@@ -71,6 +71,14 @@ class Journal:
         self.done += 1
 
 
+def stated(path: Path) -> Mapping[str, Any]:
+    """What the interrupted computation towards a file depends on; empty where there is none."""
+    try:
+        return json.loads((folder_of(path) / _IDENTITY).read_text())
+    except (OSError, ValueError):
+        return {}
+
+
 @contextlib.contextmanager
 def opened(path: Path, identity: Mapping[str, Any], *, resume: bool) -> Iterator[Journal]:
     """The journal of the computation that makes a file, for this process alone while the block runs.

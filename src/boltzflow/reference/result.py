@@ -30,10 +30,11 @@ class ReferenceResult:
 
     Attributes:
         dataset: the frames; its provenance holds the diagnostics.
-        diagnostics: `r_hat` and `ess` (by observable: energy, radius_of_gyration, and of molecular dynamics sine and cosine of backbone
-            torsions), `chains`, `virial` (value, standard_error, expected, ok), `mean_energy`, `mean_energy_error`, `seconds`,
+        diagnostics: `r_hat` and `ess` (by observable: energy, radius_of_gyration, and of molecules sine and cosine of the torsions about
+            bonds that turn), `chains`, `virial` (value, standard_error, expected, ok), `mean_energy`, `mean_energy_error`, `seconds`,
             `converged`. Of the tempering sampler also `acceptance`, `step_sizes` (by temperature), `swap_rates` (of neighbouring
-            temperatures), `temperatures`, `autocorrelation_sweeps`, `thin`; of molecular dynamics `interval`, `time_step`, `friction`,
+            temperatures), `temperatures`, `autocorrelation_sweeps`, `thin`, and `effective_wanted` where an effective number was asked
+            for; of molecular dynamics `interval`, `time_step`, `friction`,
             `equilibration` and `sampled_time` (of all chains together), in ps. Of both `energy_evaluations` and
             `gradient_evaluations`, all that was spent, warm-up and pilot too (`counting.Evaluations`). Of a density without energy only
             `available`, the number of its frames.
@@ -65,6 +66,13 @@ class ReferenceResult:
         )
         if (spent := Evaluations.of_meta(found)) is not None:
             text += f" {spent.sentence()}"
+        wanted = found.get("effective_wanted")
+        if wanted is not None and not effective >= wanted:
+            slow = min(found["ess"], key=lambda name: found["ess"][name])
+            text += (
+                f" WARNING: the effective sample size of {slow} is {found['ess'][slow]:.0f} where {wanted} were asked for; raise the most "
+                "frames that may be made (n, -n)."
+            )
         if not found["converged"]:
             text += f" WARNING: the chains have not converged (R-hat {worst:.3f}, limit {R_HAT_LIMIT}); {remedy}."
         return text[:1].upper() + text[1:]
@@ -81,13 +89,17 @@ def given_frames(target: Target, n: int, *, seed: int) -> ReferenceResult:
     return ReferenceResult(Dataset(positions, target.fingerprint, target.units, provenance), {"available": len(frames)})
 
 
-def check_numbers(n: int, chains: int | None) -> None:
-    """Checks the numbers of frames and of chains, if these were given.
+def check_numbers(n: int | None, chains: int | None, effective: int | None = None) -> None:
+    """Checks the numbers of frames, of chains and of effective frames, if these were given.
 
     Raises:
-        DataError: if one is not positive.
+        DataError: if one is not positive, or nothing is asked for.
     """
-    if n < 1:
+    if n is None and effective is None:
+        raise DataError("say how many reference frames to make: n of them, or an effective number of them.")
+    if effective is not None and effective < 1:
+        raise DataError(f"the effective number of reference frames must be positive, got {effective}.")
+    if n is not None and n < 1:
         raise DataError(f"the number of reference frames must be positive, got {n}.")
     if chains is not None and chains < 1:
         raise DataError(f"the number of chains must be positive, got {chains}.")
@@ -106,8 +118,7 @@ def judged(observables: Mapping[str, Float[np.ndarray, "C K"]], positions: Float
         data set keeps, with the `evaluations` that they took.
     """
     check, energies = check_with_energies(positions, target)
-    r_hat = {name: split_r_hat(values) for name, values in observables.items()}
-    draws = {name: bulk_ess(values) for name, values in observables.items()}
+    r_hat, draws = convergence(observables)
     # Of the frames, which may be fewer than the draws; where draws alternate about the mean they are worth more than their number.
     ess = {name: min(value, float(len(positions))) for name, value in draws.items()}
     energy = observables["energy"]
@@ -126,6 +137,14 @@ def judged(observables: Mapping[str, Float[np.ndarray, "C K"]], positions: Float
         "mean_energy_error": float(energy.std() / math.sqrt(min(draws["energy"], float(energy.size)))),
         "converged": all(value <= R_HAT_LIMIT for value in r_hat.values()) and check.ok,
     }
+
+
+def convergence(observables: Mapping[str, Float[np.ndarray, "C K"]]) -> tuple[dict[str, float], dict[str, float]]:
+    """Split R-hat and bulk effective sample size of each observable of C chains with K draws."""
+    return (
+        {name: split_r_hat(values) for name, values in observables.items()},
+        {name: bulk_ess(values) for name, values in observables.items()},
+    )
 
 
 def chain_by_chain(draws: int, chains: int, n: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -15,19 +16,22 @@ import numpy as np
 from jaxtyping import Float
 
 from boltzflow import seeds
-from boltzflow.analysis.observables import radius_of_gyration
 from boltzflow.counting import Evaluations
 from boltzflow.datasets import Dataset
-from boltzflow.errors import DataError, RunError
+from boltzflow.errors import DataError, RunError, RunInterrupted
 from boltzflow.progress import FractionOf, Wanted, duration, told
-from boltzflow.reference import journal
+from boltzflow.reference import effort, journal
 from boltzflow.reference.diagnostics import autocorrelation_time
+from boltzflow.reference.effort import Effort
 from boltzflow.reference.islands import ISLANDS, Islands, join
+from boltzflow.reference.observables import observables
 from boltzflow.reference.result import (
+    R_HAT_LIMIT,
     ReferenceResult,
     apply_symmetries,
     chain_by_chain,
     check_numbers,
+    convergence,
     given_frames,
     judged,
     provenance,
@@ -35,19 +39,17 @@ from boltzflow.reference.result import (
 from boltzflow.reference.tempering import Draws, SweepInfo
 from boltzflow.targets import molecule_folder
 from boltzflow.targets.base import Target
-from boltzflow.targets.calculators import is_expensive
+
+SAMPLER = "parallel tempering with Hamiltonian Monte Carlo (blackjax)"
 
 _CHAINS = 256
 _DRAWS_PER_CHAIN = 32
-# Draws between two states that are kept; a kill loses no more.
-_CHUNK = 16
-_WARM_UP_SWEEPS = 400
-_PILOT_SWEEPS = 256
-# Of an energy outside JAX, whose calls take milliseconds where compiled ones take microseconds.
-_EXPENSIVE_CHAINS = 4
-_EXPENSIVE_PILOT_SWEEPS = 32
+# Frames for each effective one at most, if only effective ones are asked for.
+_PATIENCE = 50
 # Hottest temperature of the default ladder in units of the target's: hot enough to cross the barriers of that target.
 _HOTTEST = {"double_well": 4.0, "lennard_jones": 1.5}
+# Shares of the work, for the bar.
+_WARMED, _MEASURED = 0.05, 0.1
 
 
 def default_temperatures(target: Target) -> tuple[float, ...]:
@@ -66,8 +68,9 @@ def default_temperatures(target: Target) -> tuple[float, ...]:
 
 def sample(
     target: Target,
-    n: int,
+    n: int | None = None,
     *,
+    effective: int | None = None,
     seed: int = 0,
     temperatures: Sequence[float] | None = None,
     chains: int | None = None,
@@ -77,61 +80,83 @@ def sample(
 ) -> ReferenceResult:
     """Draws decorrelated configurations by parallel tempering with Hamiltonian Monte Carlo.
 
-    Chains of ladders run side by side, compiled as a whole; of an energy outside JAX, which is expensive, few chains with a short warm-up,
-    so that the first frames come soon. A warm-up fits the step size of each temperature and is thrown away; a
-    pilot run with frozen step sizes measures the autocorrelation of energy and radius of gyration; then every chain gives a frame each
-    time that this many sweeps have passed. Each frame is at last moved by a random symmetry of the target (rotation, reflection where
-    that is one, permutation within the classes), which leaves the density as it is.
+    Chains of ladders run side by side, compiled as a whole; of an energy outside JAX, which is expensive, few chains with a short warm-up
+    and short trajectories, fitted to the time that the energy takes (`effort`), so that the first frames come soon. A warm-up fits the step
+    size of each temperature and is thrown away; a pilot run with frozen step sizes measures the autocorrelation of energy and radius of
+    gyration; then every chain gives a frame each time that this many sweeps have passed. Each frame is at last moved by a random symmetry
+    of the target (rotation, reflection where that is one, permutation within the classes), which leaves the density as it is.
+
+    The chains are judged by energy, radius of gyration, and the torsions about bonds that turn.
 
     Frames are ordered chain by chain. A density without energy has its frames already: n of them (all if there are fewer) are returned in
     random order.
 
     Args:
         target: the target.
-        n: number of frames.
-        seed: the same seed on the same machine gives the same frames.
+        n: number of frames; with `effective` the most that are drawn.
+        effective: effective number of frames to reach: sampling ends when that of each observable is as large and R-hat is at most 1.05.
+            Without n, 50 times as many frames are drawn at most.
+        seed: the same seed on the same machine gives the same frames; of an energy outside JAX if it takes the same time, too.
         temperatures: ladder as multiples of the target's temperature, ascending from 1; None: `default_temperatures`.
         chains: ladders side by side; None: up to 256, with about 32 frames or more of each, or 4 of an energy outside JAX.
         progress: told how far it is; None: a bar where somebody looks on (`progress.chosen`).
         out: data file that is written at the end. What is done on the way to it lies in a folder beside it, so that a run that was
-            killed goes on with `resume`, bit-identical to one that was not; the folder goes when the file is there.
+            killed goes on with `resume`, bit-identical to one that was not; the folder goes when the file is there. Ctrl-C writes the
+            frames that there are into a file NAME.partial.h5 beside it.
         resume: continue the interrupted run towards `out`, if there is one.
 
     Returns:
         Frames and diagnostics. A failed convergence is told in `diagnostics["converged"]` and `sentence()`, not raised.
 
     Raises:
-        DataError: if n or chains is not positive, or the temperatures do not ascend from 1.
+        DataError: if n, effective or chains is not positive, neither n nor effective is given, or the temperatures do not ascend from 1.
         RunError: if `out` is there already or cannot be written, is being made by another process, or was begun with other arguments.
+        RunInterrupted: by Ctrl-C, if there is an `out`; says what is kept and how to go on.
         TargetError: if the energy of a starting configuration is not finite, or lacks a symmetry that the target states.
     """
-    check_numbers(n, chains)
+    check_numbers(n, chains, effective)
     seed = seeds.checked(seed)
     if not target.has_energy:
+        if n is None:
+            raise DataError(f"target {target.name!r} is known by its frames, which are independent; give their number n.")
         result = given_frames(target, n, seed=seed)
         if out is not None:
             result.dataset.save_or_rescue(Path(out))
         return result
     target.check_energy()
-    if out is not None and Path(out).exists():
-        raise RunError(f"{out} exists already; choose another file, or delete it to make the frames again.")
-    if chains is None and is_expensive(target):
-        chains = _EXPENSIVE_CHAINS
-    elif chains is None:
-        chains = ISLANDS * max(1, min(_CHAINS, n // _DRAWS_PER_CHAIN) // ISLANDS)
+    path = None if out is None else Path(out)
+    if path is not None and path.exists():
+        raise RunError(f"{path} exists already; choose another file, or delete it to make the frames again.")
     rungs = default_temperatures(target) if temperatures is None else tuple(float(t) for t in temperatures)
     if not rungs or rungs[0] != 1.0 or any(hot <= cold for cold, hot in zip(rungs, rungs[1:], strict=False)):
         raise DataError(f"temperatures are multiples of the target's that ascend from 1, such as 1,1.5,2; got {rungs}.")
     with told(progress) as bar:
-        plan = _Plan(target, n, seed, rungs, chains, FractionOf(bar, f"reference frames of {target.name}"))
-        if out is None:
+        report = FractionOf(bar, f"reference frames of {target.name}")
+        known = journal.stated(path).get("effort") if path is not None and resume else None
+        report(0.0, "measuring what an energy costs")
+        spent = effort.of_name(known, target) if known is not None else effort.fitting(target, len(rungs))
+        wanted = n if n is not None else _PATIENCE * (effective or 0)
+        plan = _Plan(target, wanted, effective, seed, rungs, chains or spent.chains or _usual_chains(effective or wanted), spent, report)
+        if path is None:
             return _finished(plan, _run(plan, None))
-        path = Path(out)
         with journal.opened(path, plan.identity, resume=resume) as steps:
-            result = _finished(plan, _run(plan, steps))
+            try:
+                result = _finished(plan, _run(plan, steps))
+            except KeyboardInterrupt as error:
+                raise RunInterrupted(_kept(plan, steps, path), signal.SIGINT) from error
             result.dataset.save_or_rescue(path)
+            partial_of(path).unlink(missing_ok=True)
             journal.remove(path)
     return result
+
+
+def partial_of(path: Path) -> Path:
+    """Where the frames of an interrupted run towards a file are."""
+    return path.with_name(f"{path.stem}.partial{path.suffix}")
+
+
+def _usual_chains(frames: int) -> int:
+    return ISLANDS * max(1, min(_CHAINS, frames // _DRAWS_PER_CHAIN) // ISLANDS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,18 +165,22 @@ class _Plan:
 
     Attributes:
         target: the target.
-        n: frames.
+        n: frames; the most of them if an effective number is to be reached.
+        effective: effective number of frames to reach, if that is what is asked for.
         seed: seed.
         rungs: temperatures as multiples of the target's.
         chains: ladders side by side.
+        effort: how much is spent.
         report: told the fraction done and what is being done.
     """
 
     target: Target
     n: int
+    effective: int | None
     seed: int
     rungs: tuple[float, ...]
     chains: int
+    effort: Effort
     report: FractionOf
 
     @property
@@ -162,7 +191,7 @@ class _Plan:
     @property
     def chunks(self) -> int:
         """Calls of the compiled program, after each of which the state can be kept."""
-        return -(-self.draws // _CHUNK)
+        return -(-self.draws // self.effort.chunk)
 
     @property
     def chunk(self) -> int:
@@ -172,16 +201,7 @@ class _Plan:
     @property
     def pilots(self) -> int:
         """Calls that measure the autocorrelation."""
-        return -(-(_EXPENSIVE_PILOT_SWEEPS if is_expensive(self.target) else _PILOT_SWEEPS) // self.chunk)
-
-    @property
-    def warm_up(self) -> tuple[tuple[int, float], ...]:
-        """Sweeps of the warm-up and how fast step sizes are fitted in them, part by part: first fast and then averaged.
-
-        The first sweeps of few must be fast to find the size at all.
-        """
-        half = _WARM_UP_SWEEPS // 2
-        return ((16, 2.0), (16, 0.5), (16, 0.1)) if is_expensive(self.target) else ((half, 0.5), (half, 0.1))
+        return -(-self.effort.pilot // self.chunk)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -189,9 +209,11 @@ class _Plan:
         return {
             "target": self.target.fingerprint,
             "number of frames": self.n,
+            "effective number of frames": self.effective,
             "seed": self.seed,
             "temperatures": list(self.rungs),
             "chains": self.chains,
+            "effort": self.effort.name,
             "precision": str(jnp.zeros(()).dtype),
             "versions": ", ".join(f"{package} {metadata.version(package)}" for package in ("boltzflow", "jax", "blackjax")),
         }
@@ -210,12 +232,12 @@ def _run(plan: _Plan, steps: journal.Journal | None) -> _Drawn:
     """Warm-up, pilot and sampling; each call's draws and the state after it go into the journal, and what is there is not done again."""
     began, before = time.perf_counter(), 0.0
     key_run = jax.random.split(seeds.key(plan.seed))[0]
-    pilots = plan.pilots
+    pilots, spent = plan.pilots, plan.effort
     found = [steps.read(number) for number in range(steps.done)] if steps is not None else []
     drawn = [_unpacked(arrays) for arrays in found[1:]]
     pace = None
-    plan.report(0.0, "compiling")
-    with Islands(plan.target, plan.rungs, plan.chains, plan.chunk, key=key_run) as islands:
+    plan.report(0.0, f"starting and compiling {plan.chains} chains at {len(plan.rungs)} temperatures")
+    with Islands(plan.target, plan.rungs, plan.chains, plan.chunk, spent.leapfrog_steps, key=key_run) as islands:
         if found:
             islands.restore(found[-1])
             before = float(found[-1]["seconds"])
@@ -226,36 +248,106 @@ def _run(plan: _Plan, steps: journal.Journal | None) -> _Drawn:
                 steps.write({**islands.snapshot(), **(_packed(draws) if draws is not None else {}), "seconds": seconds})
 
         if not found:
-            for number, (sweeps, gain) in enumerate(plan.warm_up, start=1):
-                plan.report(0.0, f"warm-up, part {number} of {len(plan.warm_up)}")
+            for number, (sweeps, gain) in enumerate(spent.warm_up):
+                plan.report(_WARMED * number / len(spent.warm_up), f"warm-up, part {number + 1} of {len(spent.warm_up)}")
                 islands.warm_up(sweeps, gain)
             keep(None)
         while len(drawn) < pilots:
-            plan.report(0.05, "measuring the autocorrelation")
+            plan.report(_WARMED + (_MEASURED - _WARMED) * len(drawn) / pilots, "measuring the autocorrelation")
             mark = time.perf_counter()
             drawn.append(islands.produce(1))
             pace = time.perf_counter() - mark
             keep(drawn[-1])
-        times = {name: autocorrelation_time(values) for name, values in _observables(join(drawn[:pilots])).items()}
+        times = {name: autocorrelation_time(values) for name, values in _slow(join(drawn[:pilots])).items()}
         thin = math.ceil(max(times.values()))
-        about = "" if pace is None else f", about {duration(pace * thin * (pilots + plan.chunks - len(drawn)))} in all"
-        while len(drawn) < pilots + plan.chunks:
-            plan.report(0.1 + 0.9 * (len(drawn) - pilots) / plan.chunks, f"sampling, a frame every {thin} sweeps{about}")
+        if spent.most_thin is not None:
+            thin = min(thin, spent.most_thin)
+        watch = _Watch(plan, thin, pace)
+        for part in drawn[pilots:]:
+            watch.see(part)
+        while len(drawn) < pilots + plan.chunks and not watch.enough():
+            watch.report()
             drawn.append(islands.produce(thin))
             keep(drawn[-1])
+            watch.see(drawn[-1])
         step_sizes, gradients = islands.step_sizes(), islands.gradients
     return _Drawn(join(drawn[pilots:]), times, thin, step_sizes, before + time.perf_counter() - began, gradients)
 
 
+class _Watch:
+    """Looks on while frames are drawn: how many there are, what they are worth, and when it is enough."""
+
+    def __init__(self, plan: _Plan, thin: int, pace: float | None) -> None:
+        self._plan, self._thin, self._done = plan, thin, 0
+        self._seconds = None if pace is None else pace * thin * plan.chunks
+        self._seen: list[dict[str, Float[np.ndarray, "C K"]]] = []
+        self._r_hat, self._effective = math.nan, 0.0
+
+    def see(self, part: Draws) -> None:
+        """Takes note of a chunk."""
+        self._done += 1
+        if self._plan.effective is None:
+            return
+        self._seen.append(_observed(part, self._plan.target))
+        joined = {name: np.concatenate([seen[name] for seen in self._seen], axis=1) for name in self._seen[0]}
+        r_hat, ess = convergence(joined)
+        # What is not a number, as of too few draws, stays so.
+        self._r_hat, self._effective = float(np.max(list(r_hat.values()))), float(np.min(list(ess.values())))
+
+    def enough(self) -> bool:
+        """Whether the effective number is reached by chains that agree; what is not a number, of few draws, is not enough."""
+        return self._plan.effective is not None and self._effective >= self._plan.effective and self._r_hat <= R_HAT_LIMIT
+
+    def report(self) -> None:
+        """Tells how far it is."""
+        plan = self._plan
+        frames = f"{min(self._done * plan.chunk * plan.chains, plan.n)} frames, one every {self._thin} sweeps"
+        if plan.effective is None:
+            about = "" if self._seconds is None else f", about {duration(self._seconds)} in all"
+            share, words = self._done / plan.chunks, f"{frames}{about}"
+        else:
+            known = math.isfinite(self._r_hat) and math.isfinite(self._effective)
+            share = min(self._effective / plan.effective, 0.99) if known else 0.0
+            words = f"{frames}, worth {self._effective:.0f} of {plan.effective}, R-hat {self._r_hat:.3f}" if known else frames
+        plan.report(_MEASURED + (1.0 - _MEASURED) * share, f"sampling, {words}")
+
+
+def _kept(plan: _Plan, steps: journal.Journal, path: Path) -> str:
+    """Writes the frames of an interrupted run, and says what is kept."""
+    parts = [_unpacked(steps.read(number)) for number in range(1 + plan.pilots, steps.done)]
+    go_on = f"continue with resume (--resume): what is done is in {journal.folder_of(path)}"
+    if not steps.done:
+        return "interrupted in the warm-up, of which nothing is kept; begin again with resume (--resume)."
+    if not parts:
+        return f"interrupted before the first frames; {go_on}."
+    positions = _frames(plan, join(parts))
+    energies = np.asarray(join(parts).energy, np.float64).ravel()[chain_by_chain(len(join(parts).energy), plan.chains, plan.n)]
+    origin: dict[str, str | float | int] = {"sampler": SAMPLER, "seed": plan.seed, "n": len(positions), "interrupted": True}
+    texts, target = molecule_folder.texts(plan.target), plan.target
+    partial = partial_of(path)
+    try:
+        Dataset(positions, target.fingerprint, target.units, origin, **texts, energies=energies).save(partial, overwrite=True)
+    except (OSError, DataError) as error:
+        return f"interrupted, and the frames so far cannot be written ({error}); {go_on}."
+    return f"interrupted; the {len(positions)} frames that there are, not yet judged, are in {partial}; {go_on}."
+
+
+def _frames(plan: _Plan, draws: Draws) -> Float[np.ndarray, "n N D"]:
+    """The draws chain by chain, each moved by a symmetry."""
+    target = plan.target
+    key = jax.random.split(seeds.key(plan.seed))[1]
+    chosen = chain_by_chain(len(draws.energy), plan.chains, plan.n)
+    positions = np.asarray(draws.positions).reshape(-1, target.n_particles, target.dimension)[chosen]
+    return apply_symmetries(positions, target, generator=np.random.default_rng(np.asarray(jax.random.key_data(key))))
+
+
 def _finished(plan: _Plan, drawn: _Drawn) -> ReferenceResult:
     """Frames, each moved by a symmetry, and what can be said of them."""
-    target, chains = plan.target, plan.chains
-    key_symmetry = jax.random.split(seeds.key(plan.seed))[1]
-    draws = len(drawn.draws.energy)
-    observables, info = _observables(drawn.draws), drawn.draws.info
-    positions = np.asarray(drawn.draws.positions).reshape(-1, target.n_particles, target.dimension)[chain_by_chain(draws, chains, plan.n)]
-    positions = apply_symmetries(positions, target, generator=np.random.default_rng(np.asarray(jax.random.key_data(key_symmetry))))
-    found = judged(observables, positions, target)
+    target = plan.target
+    observed, info = _observed(drawn.draws, target), drawn.draws.info
+    plan.report(1.0, "computing energies of the frames for the virial check")
+    positions = _frames(plan, drawn.draws)
+    found = judged(observed, positions, target)
     frame_energies, evaluations = found.pop("frame_energies"), found.pop("evaluations") + Evaluations(gradients=drawn.gradients)
     diagnostics = {
         **found,
@@ -265,12 +357,13 @@ def _finished(plan: _Plan, drawn: _Drawn) -> ReferenceResult:
         "temperatures": list(plan.rungs),
         "autocorrelation_sweeps": drawn.times,
         "thin": drawn.thin,
-        "chains": chains,
+        "chains": plan.chains,
         "seconds": drawn.seconds,
+        **({} if plan.effective is None else {"effective_wanted": plan.effective}),
         **evaluations.as_meta(),
     }
-    sampler, packages = "parallel tempering with Hamiltonian Monte Carlo (blackjax)", ("boltzflow", "jax", "blackjax", "numpy")
-    origin = provenance(sampler, packages, jax.devices()[0].device_kind, diagnostics, seed=plan.seed, n=plan.n)
+    packages = ("boltzflow", "jax", "blackjax", "numpy")
+    origin = provenance(SAMPLER, packages, jax.devices()[0].device_kind, diagnostics, seed=plan.seed, n=len(positions))
     dataset = Dataset(positions, target.fingerprint, target.units, origin, **molecule_folder.texts(target), energies=frame_energies)
     plan.report(1.0, "done")
     return ReferenceResult(dataset, diagnostics)
@@ -286,8 +379,14 @@ def _unpacked(arrays: Mapping[str, np.ndarray]) -> Draws:
     return Draws(positions, energy, SweepInfo(*info))  # pyright: ignore[reportArgumentType] (arrays of the host)
 
 
-def _observables(draws: Draws) -> dict[str, Float[np.ndarray, "C K"]]:
-    return {
-        "energy": np.asarray(draws.energy, np.float64).T,
-        "radius_of_gyration": radius_of_gyration(np.asarray(draws.positions, np.float64)).T,
-    }
+def _observed(draws: Draws, target: Target) -> dict[str, Float[np.ndarray, "C K"]]:
+    """Observables of all chains."""
+    return observables(np.asarray(draws.energy).T, np.swapaxes(np.asarray(draws.positions), 0, 1), target)
+
+
+def _slow(draws: Draws) -> dict[str, Float[np.ndarray, "C K"]]:
+    """What the sweeps between two frames are measured by: a pilot is too short for torsions."""
+    from boltzflow.analysis.observables import radius_of_gyration
+
+    positions = np.asarray(draws.positions, np.float64)
+    return {"energy": np.asarray(draws.energy, np.float64).T, "radius_of_gyration": radius_of_gyration(positions).T}

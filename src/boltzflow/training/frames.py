@@ -66,7 +66,14 @@ def frames_of(
             accept(frames)
         return Frames(frames, *frames.split(validation=config.data.validation, seed=config.data.split_seed), seconds)
     except BoltzflowError:
+        from boltzflow.reference import journal
+
+        own = folder / "data.h5"
+        if any(journal.folder_of(own).glob("*.npz")):
+            # Interrupted, or the disk is full: the run goes on from there.
+            raise
         # The folder is free again for a run with better data.
+        journal.remove(own)
         for name in {"config.yaml", "versions.json", "data.h5", *FILES} - there:
             (folder / name).unlink(missing_ok=True)
         raise
@@ -89,9 +96,9 @@ def _data(config: RunConfig, target: Target, folder: Path, dataset: Dataset | No
         elif config.data.path is not None:
             datasets.load(config.data.path, target, **_reading(config), allow_virial_mismatch=allow).save(own)
         else:
-            result = reference.sample(target, config.data.n, seed=config.data.seed, progress=progress)
+            # A run that is killed on the way goes on from there.
+            result = reference.sample(target, config.data.n, seed=config.data.seed, progress=progress, out=own, resume=True)
             progress.message(result.sentence())
-            result.dataset.save_or_rescue(own)
     # Always as it is read back: a resumed run must see the same bits, and reading centres the frames once more.
     frames = datasets.load(own, target, allow_virial_mismatch=allow)
     seconds = frames.provenance.get("seconds")
