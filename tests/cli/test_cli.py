@@ -282,8 +282,8 @@ def test_devices_are_set_up_before_a_molecule_uses_them(monkeypatch):
     configured: list = []
     monkeypatch.setattr("boltzflow.runtime.configure", lambda *settings: configured.append(settings))
     monkeypatch.setattr("boltzflow.cli.molecules.made", made)
+    described = ["--force-field", "amber14-all.xml", "--temperature", "300"]
     with pytest.raises(Recorded) as caught:
-        described = ["--force-field", "amber14-all.xml", "--temperature", "300"]
         cli.main(["train", "molecule.pdb", *described, "--set", "run.devices=4", "precision=double"])
     assert caught.value.args == ([("double", 4)],)
 

@@ -114,24 +114,24 @@ class RunConfig(Options):
 
     Attributes:
         target: name of a registered target; that of the molecule where one is made.
-        molecule: a molecule that is made, in place of a registered target.
         plugins: modules, or .py files, that add targets, networks, objectives and more; they are imported first.
         data: the frames.
         flow: the flow.
         stages: what is done one after the other.
         run: the loop.
         precision: "single" or "double".
+        molecule: a molecule that is made, in place of a registered target.
         description: a sentence for `boltzflow presets`.
     """
 
     target: str
-    molecule: Molecule = Molecule()
     data: DataConfig = DataConfig()
     flow: Flow = ECNF()
     stages: tuple[Stage, ...] = (Stage(),)
     run: RunOptions = RunOptions()
     precision: Precision = "single"
     plugins: tuple[str, ...] = ()
+    molecule: Molecule = Molecule()
     description: str = ""
 
     def problems(self) -> Iterator[tuple[str, str]]:
