@@ -11,7 +11,7 @@ from boltzflow import files
 from boltzflow.datasets import frame_weights, trajectories
 from boltzflow.datasets.dataset import IN_TIME, Dataset
 from boltzflow.datasets.frames import array_of, with_right_enantiomer
-from boltzflow.datasets.stored import is_trajectory, read, read_numpy
+from boltzflow.datasets.stored import holds, is_trajectory, read, read_numpy
 from boltzflow.datasets.virial import VirialCheck, check_with_energies, memory_of, virial_check
 from boltzflow.errors import DataError
 from boltzflow.targets import molecule_folder
