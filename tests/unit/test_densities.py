@@ -157,7 +157,7 @@ def test_files_keep_the_columns(ending, target, frames, tmp_path):
             assert json.loads(str(file.attrs["figures"]))["frames"] == 9
     assert set(kept) == {"log_q", "log_q_error", "u", "log_weight"}
     for name, column in kept.items():
-        np.testing.assert_array_equal(column, getattr(found, name))
+        np.testing.assert_array_equal(column, getattr(found, str(name)))
     before = path.read_bytes()
     with pytest.raises(RunError, match="exists already"):
         found.save(path)

@@ -373,7 +373,7 @@ class TestCutOffs:
     """What pairs far apart, just inside and just beyond a cut-off give."""
 
     @staticmethod
-    def two(force) -> mm.System:
+    def two(force):
         system = mm.System()
         for _ in range(2):
             system.addParticle(12.0)

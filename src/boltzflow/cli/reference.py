@@ -125,7 +125,7 @@ def run(
         else:
             options = {"chains": chains, "interval": interval, "platform": platform}
             given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
-            result = reference.molecular_dynamics(system, n, seed=seed, progress=bar, **given)
+            result = reference.molecular_dynamics(system, n or _FRAMES, seed=seed, progress=bar, **given)
     if method != "tempering":
         # A sampler of a plug-in may give the frames alone.
         dataset: Any = getattr(result, "dataset", result)
