@@ -101,7 +101,7 @@ def test_free_energies_of_torsions(capsys: pytest.CaptureFixture[str]) -> None:
     zero = np.zeros(200)
     samples = Samples(positions, zero, zero, (np.arange(200) == 0).astype(int), np.zeros(200, int), zero)
     found: dict = {"target": SimpleNamespace(topology=topology), "samples": samples}
-    code = blocks("python")[1]
+    code = next(block for block in blocks("python") if "free_energy_difference" in block)
     exec(code, found)
     assert "np.array([[4, 6, 8, 14]])" in code
     assert found["residue"].phi == (4, 6, 8, 14)

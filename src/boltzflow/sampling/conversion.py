@@ -26,7 +26,7 @@ def to_mdtraj(samples: Samples | Dataset, topology: Any = None, *, resampled: bo
     Raises:
         DataError: if there is no topology or it does not fit, the particles are not in three dimensions, or mdtraj is not installed.
     """
-    frames = export.frames_of(samples, resampled, n, seed)
+    frames = export.frames_of(samples, resampled, n, seed=seed)
     positions = np.asarray(frames.positions)
     if positions.shape[2] != 3:
         raise DataError(f"a trajectory is of atoms in three dimensions, but these have {positions.shape[2]}.")
@@ -53,7 +53,7 @@ def to_ase(samples: Samples | Dataset, *, resampled: bool = False, n: int | None
         from ase import Atoms  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise DataError("ASE's atoms need the package ase; install it with: pip install 'boltzflow[xtb]'.") from error
-    frames = export.frames_of(samples, resampled, n, seed)
+    frames = export.frames_of(samples, resampled, n, seed=seed)
     positions = np.asarray(frames.positions, np.float64)
     positions = np.pad(positions, ((0, 0), (0, 0), (0, 3 - positions.shape[2])))
     symbols = export.symbols_of(None, None, frames, positions.shape[1])

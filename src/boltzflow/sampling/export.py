@@ -102,7 +102,7 @@ def export(
         ending = f"the ending {suffix!r}" if suffix else "a name without ending"
         raise DataError(f"cannot export to {path}: {ending} names no known format; known are {', '.join(known)}.")
     files.require_writable(path, longest=255)
-    frames = frames_of(samples, resampled, n, seed)
+    frames = frames_of(samples, resampled, n, seed=seed)
     if suffix in TOPOLOGY_FORMATS and topology is None and not frames.structure:
         raise DataError(
             f"{suffix} needs a topology and {frames.name or 'this system'} has none; write .xyz or .extxyz, or name a file with topology= "
@@ -150,7 +150,7 @@ class _IncompleteError(OSError):
     """A file that its writer left incomplete without a word."""
 
 
-def frames_of(samples: Any, resampled: bool, n: int | None, seed: int) -> _Frames:
+def frames_of(samples: Any, resampled: bool, n: int | None, *, seed: int) -> _Frames:
     """The frames to write of whatever was given."""
     if isinstance(samples, Samples):
         return _of_samples(samples, resampled, n, seed)
