@@ -248,14 +248,14 @@ def test_a_peptide_is_judged_by_phi_and_psi():
     assert observables(np.zeros((2, 3)), x, target)["sin_phi_ALA2"][0, 0] < -0.3
 
 
-# Energies that are dear.
+# Energies that are expensive.
 
 
 def test_the_effort_is_fitted_to_the_cost(monkeypatch: pytest.MonkeyPatch):
     target = targets.get("dw4")
     assert effort.fitting(target, 4).name == "compiled"
     monkeypatch.setattr(effort, "is_expensive", lambda target: True)
-    for seconds, name in ((0.001, "outside JAX"), (1.0, "dear")):
+    for seconds, name in ((0.001, "outside JAX"), (1.0, "expensive")):
         monkeypatch.setattr(effort, "seconds_of_batch", lambda target, size, seconds=seconds: seconds)
         spent = effort.fitting(target, 4)
         assert spent.name == name

@@ -465,4 +465,4 @@ class TestStages:
 
 def test_the_command_line_is_for_molecules(capsys):
     assert main(["train", "dw4", "--energies-only"]) == 2
-    assert "--energies-only is for the file of a molecule" in capsys.readouterr().err
+    assert "--energies-only is for a molecule" in capsys.readouterr().err

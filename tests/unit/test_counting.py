@@ -11,6 +11,7 @@ import pytest
 import boltzflow as bf
 from boltzflow import config, reference, targets
 from boltzflow.counting import META, Evaluations
+from boltzflow.errors import RunInterrupted
 from boltzflow.flows.build import build_flow
 from boltzflow.sampling.generate import generate
 from boltzflow.sampling.samples import Samples
@@ -64,7 +65,7 @@ def test_a_resumed_reference_run_counts_the_whole(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr("boltzflow.reference.sampler.autocorrelation_time", stop)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(RunInterrupted, match="continue with resume"):
             reference.sample(targets.get("dw4"), 64, seed=1, out=tmp_path / "part.h5")
     resumed = reference.sample(targets.get("dw4"), 64, seed=1, out=tmp_path / "part.h5", resume=True).dataset.provenance
     assert [resumed[key] for key in META] == [whole[key] for key in META]

@@ -191,7 +191,7 @@ def test_targets_without_gradients_train_on_frames(tmp_path):
 def test_the_virial_check_is_made_once_and_remembered_with_its_frames(target, tmp_path, monkeypatch):
     counted: list[int] = []
     real = loading_module.check_with_energies
-    monkeypatch.setattr(loading_module, "check_with_energies", lambda x, t: (counted.append(len(x)), real(x, t))[1])
+    monkeypatch.setattr(loading_module, "check_with_energies", lambda x, *rest: (counted.append(len(x)), real(x, *rest))[1])
     once = datasets.checked(data(target), target)
     assert counted == [60]
     assert once.energies is not None

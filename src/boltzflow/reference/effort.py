@@ -16,8 +16,11 @@ _LEAPFROG_STEPS = 12
 # Bonds force short steps, a hundredth of what torsions need to turn. Alanine dipeptide: 2 000 gradients at each temperature from one
 # independent frame to the next, by the radius of gyration (one setting, one seed).
 _LEAPFROG_STEPS_OF_MOLECULES = 48
-# Of a dear energy, seconds of work before the first frames.
+# Of an expensive energy, seconds of work before the first frames.
 _PATIENCE = 20.0
+
+# Batches by which the cost of an energy is measured: one to start workers and compile, and one that is timed.
+_BATCHES = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +56,7 @@ def of_name(name: str, target: Target) -> Effort:
         ),
         # Few chains with a short warm-up, so that the first frames come soon.
         "outside JAX": Effort("outside JAX", 4, _LEAPFROG_STEPS, ((16, 2.0), (16, 0.5), (16, 0.1)), 32, 2),
-        "dear": Effort("dear", 4, _LEAPFROG_STEPS // 2, ((8, 2.0), (8, 0.5), (8, 0.1)), 16, 1, 8),
+        "expensive": Effort("expensive", 4, _LEAPFROG_STEPS // 2, ((8, 2.0), (8, 0.5), (8, 0.1)), 16, 1, 8),
     }[name]
 
 
@@ -69,12 +72,22 @@ def fitting(target: Target, temperatures: int) -> Effort:
     usual = of_name("outside JAX", target)
     sweeps = sum(number for number, _ in usual.warm_up) + usual.pilot
     calls = sweeps * usual.leapfrog_steps
-    return usual if calls * seconds_of_batch(target, (usual.chains or 1) * temperatures) < _PATIENCE else of_name("dear", target)
+    return usual if calls * seconds_of_batch(target, (usual.chains or 1) * temperatures) < _PATIENCE else of_name("expensive", target)
+
+
+def spent_on_measuring(target: Target, temperatures: int) -> int:
+    """Energies with gradients that `fitting` evaluates.
+
+    Args:
+        target: the target.
+        temperatures: of the ladder.
+    """
+    return _BATCHES * (of_name("outside JAX", target).chains or 1) * temperatures if is_expensive(target) else 0
 
 
 def seconds_of_batch(target: Target, size: int) -> float:
     """What energies and gradients of some configurations take together, workers started."""
-    keys: Any = jax.random.split(jax.random.key(0), (2, size))
+    keys: Any = jax.random.split(jax.random.key(0), (_BATCHES, size))
     # Others the second time: calculators remember what they have computed.
     first, second = jax.vmap(jax.vmap(lambda key: target.starting_positions(key=key)))(keys)
     evaluate = jax.jit(jax.vmap(jax.value_and_grad(target.energy)))

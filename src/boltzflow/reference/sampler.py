@@ -349,6 +349,7 @@ def _finished(plan: _Plan, drawn: _Drawn) -> ReferenceResult:
     positions = _frames(plan, drawn.draws)
     found = judged(observed, positions, target)
     frame_energies, evaluations = found.pop("frame_energies"), found.pop("evaluations") + Evaluations(gradients=drawn.gradients)
+    evaluations += Evaluations(gradients=effort.spent_on_measuring(plan.target, len(plan.rungs)))
     diagnostics = {
         **found,
         "acceptance": [float(a) for a in info.acceptance.mean(axis=0)],
