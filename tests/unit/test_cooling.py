@@ -32,6 +32,7 @@ from boltzflow.config import (
     Vector,
 )
 from boltzflow.config import io as config_io
+from boltzflow.datasets import has_gradient
 from boltzflow.errors import ConfigError, DataError, TargetError
 from boltzflow.flows.build import build_flow
 from boltzflow.flows.continuous import ContinuousFlow
@@ -39,6 +40,7 @@ from boltzflow.objectives import cooling as objectives
 from boltzflow.objectives import rungs
 from boltzflow.objectives.base import Setting
 from boltzflow.objectives.making import made
+from boltzflow.targets.calculators import failures, is_expensive
 from boltzflow.training.loop import train
 from boltzflow.training.run import Run, fit
 from corrections import normal
@@ -375,6 +377,15 @@ class TestRefusals:
         assert "acceptance" not in found.figures
         u = np.sum(np.asarray(objective.frames_in(found.state), np.float64) ** 2, axis=(1, 2))
         assert u.mean() == pytest.approx(2.0, abs=0.5)
+
+    def test_an_energy_outside_jax_stays_one_at_every_temperature(self):
+        with ThreadPoolExecutor(2) as threads:
+            dark = targets.from_calculator(outside, 3, 2, name="dark", executor=threads)
+            for hot in (dark.at_temperature(2.0), dark.at_temperature(2.0).at_temperature(1.5)):
+                assert is_expensive(hot)
+                assert not has_gradient(hot)
+                assert failures(hot) is failures(dark)
+        assert not is_expensive(targets.get("dw4").at_temperature(2.0))
 
     @pytest.mark.parametrize(
         ("words", "sentence"),

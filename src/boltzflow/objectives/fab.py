@@ -93,8 +93,9 @@ class FAB(config.FAB, AbstractObjective):
     """-log q(x, a) of points drawn from a buffer of annealed draws of the flow, whose density is p²/q; or their path gradients.
 
     With z the latent point of x, and r(z) = log p(x) - log q(x), the gradient of the divergence ∫p²/q is 2 E[∂r/∂z · dz/dθ] over p²/q
-    but for a factor: what hangs on θ at fixed z is turned into a path by partial integration, as for the reverse divergence (Geffner and
-    Domke, ICML 2021, arXiv:2006.14435; Vaitl et al., ICLR 2024, arXiv:2403.15881). It is zero at each point where the flow is exact.
+    but for a factor: what hangs on θ at fixed z is turned into a path by partial integration, as in doubly reparametrised gradients
+    (Tucker, Lawson, Gu and Maddison, ICLR 2019, arXiv:1810.04152; paths from the target: Vaitl et al., ICLR 2024, arXiv:2403.15881). It
+    is zero at each point where the flow is exact.
     """
 
     needs: ClassVar[Needs] = Needs(frames=False, energy=True, gradient=True)

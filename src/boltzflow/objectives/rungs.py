@@ -6,7 +6,7 @@ Temperatures are multiples of the target's, so that a configuration of reduced e
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import equinox as eqx
 import jax
@@ -18,7 +18,7 @@ from boltzflow.chemistry.amides import amide_torsions
 from boltzflow.flows.images import volumes
 from boltzflow.sampling.correct.moves import Parts, Walker, walk
 from boltzflow.sampling.correct.spaces import Space
-from boltzflow.targets.base import ExactValues, Target
+from boltzflow.targets.base import DerivedEnergy, ExactValues, Target
 
 # Halvings of the interval in which the next temperature lies.
 _BISECTIONS = 40
@@ -133,7 +133,7 @@ def walled(target: Target, *, trans: bool, temperature: float = 1.0) -> Target:
     def energy(positions: Float[Array, "N D"]) -> Float[Array, ""]:
         return jnp.where(inside(positions), plain.energy(positions), jnp.inf)
 
-    return dataclasses.replace(plain, energy_function=energy, exact=ExactValues())
+    return dataclasses.replace(plain, energy_function=DerivedEnergy(cast(Any, plain.energy_function), energy), exact=ExactValues())
 
 
 class Moved(NamedTuple):

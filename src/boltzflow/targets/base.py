@@ -49,6 +49,28 @@ class ExactValues:
     source: str = ""
 
 
+class DerivedEnergy:
+    """An energy made of another one, and computed where that one is: outside JAX if it is, with the same count of failures.
+
+    Attributes:
+        evaluator: that of the other energy, if it is outside JAX (`calculators.CalculatorEnergy`); else None.
+    """
+
+    def __init__(self, source: Callable[..., Any], energy: Callable[[Float[Array, "N D"]], Float[Array, ""]]) -> None:
+        """The energy, and the one that it is made of.
+
+        Args:
+            source: the other energy.
+            energy: reduced energy of one configuration, (N, D) -> ().
+        """
+        self.evaluator = getattr(source, "evaluator", None)
+        self._energy = energy
+
+    def __call__(self, positions: Float[Array, "N D"]) -> Float[Array, ""]:
+        """Reduced energy of one configuration."""
+        return self._energy(positions)
+
+
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Target:
     """A Boltzmann density exp(-u(x)) of N particles in D dimensions on the zero-CoM subspace.
@@ -169,14 +191,19 @@ class Target:
         if factor == 1.0:
             return self
         own = self.energy_function
+        energy = DerivedEnergy(own, lambda positions: own(positions) / factor)
         reduced = {} if self.temperature is not None else {"temperature": float(self.parameters.get("temperature", 1.0)) * factor}
-        return dataclasses.replace(
+        other = dataclasses.replace(
             self,
-            energy_function=lambda positions: own(positions) / factor,
+            energy_function=energy,
             temperature=None if self.temperature is None else self.temperature * factor,
             parameters={**self.parameters, **reduced},
             exact=ExactValues(),
         )
+        # It has the symmetries that this one has.
+        if self.__dict__.get("_checked"):
+            other.mark_checked()
+        return other
 
     @functools.cached_property
     def energies(self) -> Callable[[Float[Array | np.ndarray, "B N D"]], Float[Array, " B"]]:
@@ -237,7 +264,7 @@ class Target:
         draw, alternative = None, "the structure"
         if self.structure is not None:
             draw = shown.structure(self.structure, self.bonds, self.elements, self.classes, self.units)
-        elif self.has_energy and getattr(self.energy_function, "in_double", None) is None:
+        elif self.has_energy and getattr(self.energy_function, "evaluator", None) is None:
             # Code of users runs here, and may fail; the table is shown all the same.
             with contextlib.suppress(Exception):
                 alternative = "energy of a configuration that is scaled"

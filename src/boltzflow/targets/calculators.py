@@ -130,9 +130,10 @@ def failures(target: Target) -> Failures:
     Raises:
         TargetError: if the target's energy is no such calculator.
     """
-    if not isinstance(target.energy_function, CalculatorEnergy):
+    evaluator = getattr(target.energy_function, "evaluator", None)
+    if evaluator is None:
         raise TargetError(f"the energy of target {target.name!r} is computed by JAX, so it keeps no count of failures.")
-    return target.energy_function.evaluator.failures
+    return evaluator.failures
 
 
 def from_worker_function(
@@ -304,4 +305,4 @@ def _differentiable(energy_of: CalculatorEnergy, label: str) -> Callable[[Float[
 
 def is_expensive(target: Target) -> bool:
     """Whether the energy is computed outside JAX, so that configurations that have no use for one are worth leaving out."""
-    return isinstance(target.energy_function, CalculatorEnergy)
+    return getattr(target.energy_function, "evaluator", None) is not None
