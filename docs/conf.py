@@ -15,7 +15,7 @@ project = "boltzflow"
 author = copyright = "The boltzflow authors"
 version = release = boltzflow.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml", "docstrings"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml", "docstrings"]
 exclude_patterns = ["_build", "figures", "site"]
 nitpicky = True
 # Type variables, and what only the package itself makes.
@@ -25,6 +25,14 @@ nitpick_ignore = [
     ("py:class", "boltzflow.targets.invariance.Trial"),
 ]
 nitpick_ignore_regex = [("py:class", r"boltzflow\.flows\.coupling\..*")]
+
+# Notebooks are text, and executed when the site is built; what has not changed since is taken from the cache.
+nb_execution_mode = "cache"
+nb_execution_cache_path = str(Path(__file__).parent / "_build" / "notebooks")
+nb_execution_in_temp = True
+nb_execution_timeout = 300
+nb_execution_raise_on_error = True
+nb_merge_streams = True
 
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_dmath_double_inline = True

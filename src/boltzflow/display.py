@@ -97,9 +97,15 @@ def thumbnail(draw: "Callable[[Axes], None]", alternative: str) -> str:
     Args:
         draw: draws on the axes that it is given.
         alternative: what is to be seen, for those who cannot.
+
+    Returns:
+        HTML; empty where matplotlib, of the extra `report`, is not installed.
     """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        return ""
 
     # A figure of its own, which pyplot's state, and the user's plots, know nothing of.
     with rc_context(_STYLE):
@@ -133,6 +139,17 @@ def energies(axes: Any, u: Any, weight: Any) -> None:
     axes.hist(u, edges, weights=share, histtype="step", color=BLUE, linewidth=1.2, label="reweighted")
     axes.set(xlabel="energy / kT", ylabel="density", xlim=(edges[0], edges[-1]))
     axes.legend()
+
+
+def likelihoods(axes: Any, values: Any) -> None:
+    """A histogram of negative log densities.
+
+    Args:
+        axes: where to draw.
+        values: (n,) finite values of -log q.
+    """
+    axes.hist(values, bins=50, density=True, color=VERMILION)
+    axes.set(xlabel="-log q / nats", ylabel="density")
 
 
 def unit(name: str) -> str:

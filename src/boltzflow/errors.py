@@ -32,6 +32,10 @@ class RunError(BoltzflowError):
     """A run folder cannot be written, or holds another run."""
 
 
+class MissingExtraError(BoltzflowError):
+    """A package is missing that an extra of the installation brings."""
+
+
 class RunInterrupted(RunError):
     """A run was interrupted by a signal; its state is saved.
 

@@ -28,7 +28,7 @@ from boltzflow.sampling.generate import log_importance_ratios
 
 SOURCE = Path(bf.__file__).parent
 # The front door, and what only the package itself uses.
-INTERNAL = {"cli", "__main__", "command", "display", "files", "selection"}
+INTERNAL = {"cli", "__main__", "command", "display", "extras", "files", "selection"}
 FLOW = ECNF(EGNN(layers=1, hidden=4), GaussLegendre(2))
 STAGE = Stage(
     objective=bf.FlowMatching(pairing="independent"),  # pyright: ignore[reportArgumentType]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from boltzflow import extras
 from boltzflow.analysis.correlation import Correlation
 from boltzflow.analysis.estimate import Estimate, as_column, bracket, percentile_interval
 from boltzflow.errors import DataError
@@ -178,7 +179,8 @@ def _bar() -> Any:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        from pymbar.other_estimators import bar
+        with extras.of("evaluate", "Bennett's ratio"):
+            from pymbar.other_estimators import bar
     finally:
         logger.setLevel(level)
     return bar

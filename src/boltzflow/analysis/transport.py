@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from boltzflow import extras
 from boltzflow.analysis import distances, tails
 from boltzflow.analysis.correlation import Correlation
 from boltzflow.analysis.distances import Distance
@@ -291,7 +292,7 @@ def _transported(costs: Float[np.ndarray, "a b"], shares: Float[np.ndarray, " a"
     """W2 of two weighted sets, exactly (POT's network simplex)."""
     import warnings
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), extras.of("evaluate", "exact transport"):
         # POT's docstrings have escapes that newer Pythons warn of when they compile them.
         warnings.simplefilter("ignore")
         import ot

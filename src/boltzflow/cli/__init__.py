@@ -31,7 +31,7 @@ VERBS = {
     "evaluate": "Measure a run or a model: NLL, ESS, log Z, distances, path length, times.",
     "report": "Write the HTML report of a run.",
     "export": "Write samples or reference data as a trajectory that other programs read.",
-    "demo": "DW4 from nothing to the report in a few minutes.",
+    "demo": "DW4 from nothing to the report, and a molecule, in a few minutes.",
 }
 
 USAGE_ERROR = 2

@@ -52,7 +52,9 @@ def run(
         arguments.given(data, "the name after --data")
     if dynamics is not None:
         arguments.given(dynamics, "the name after --dynamics")
-    from boltzflow import plugins, progress, runtime
+    from boltzflow import extras, plugins, progress, runtime
+
+    extras.require("evaluate", "an evaluation")
 
     for name in plugin:
         plugins.load(name)

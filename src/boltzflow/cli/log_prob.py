@@ -62,7 +62,10 @@ def run(
     arguments.given(model, "RUN|MODEL")
     arguments.given(frames, "FRAMES")
     path = None if out is None else arguments.new_file(out, endings=ENDINGS, option="")
-    from boltzflow import plugins, progress, runtime
+    from boltzflow import extras, plugins, progress, runtime
+
+    if n is not None:
+        extras.require("evaluate", "comparing samples with frames")
 
     for name in plugin:
         plugins.load(name)

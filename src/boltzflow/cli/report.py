@@ -27,7 +27,10 @@ def run(
     """
     path = runs.folder_of(folder)
     page = arguments.new_file(path / "report.html" if out is None else out, endings=(".html", ".htm"), replace=True)
-    from boltzflow import report, runtime
+    from boltzflow import extras, runtime
+
+    extras.require("report", "a report")
+    from boltzflow import report
 
     runtime.configure()
     report.write(path, page, say=output.say)

@@ -22,11 +22,12 @@ def run(
         set: Add a stage, change one that has not begun, or how often is logged and saved.
         plugin: Modules, or .py files, that the run needs.
     """
-    from boltzflow import files, plugins, progress
+    from boltzflow import extras, files, plugins, progress
     from boltzflow.cli.train import train
     from boltzflow.config import io as config_io
 
     path = runs.folder_of(folder)
+    extras.require("train", "training")
     files.require_writable(path / "model.safetensors")
     for name in plugin:
         plugins.load(name)

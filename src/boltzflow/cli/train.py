@@ -67,9 +67,11 @@ def run(
     arguments.seed(seed)
     arguments.given(preset, "PRESET")
     folder = arguments.new_folder(f"runs/{molecules.stem(preset)}" if out is None else out)
-    from boltzflow import plugins, progress, runtime
+    from boltzflow import extras, plugins, progress, runtime
     from boltzflow.config import io as config_io
     from boltzflow.errors import ConfigError
+
+    extras.require("train", "training")
 
     loaded = [plugins.load(name) for name in plugin]
     overrides = [*set, *([] if seed is None else [f"run.seed={seed}"])]

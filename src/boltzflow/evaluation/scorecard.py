@@ -24,7 +24,6 @@ from boltzflow.datasets import Dataset
 from boltzflow.errors import DataError
 from boltzflow.evaluation import slow_modes
 from boltzflow.flows.status import Status
-from boltzflow.geometry import matching
 from boltzflow.progress import Wanted, told
 from boltzflow.runtime import available_cores
 from boltzflow.sampling.enantiomers import energies
@@ -278,6 +277,8 @@ def _aligned(known: _Frames, target: Target, floors: dict[bytes, np.ndarray], pa
         return "it is made for particles; torsions tell more of a molecule"
     if target.dimension not in (2, 3):
         return "configurations are aligned in two and three dimensions"
+    from boltzflow.geometry import matching
+
     least = functools.partial(
         matching.least_squares, classes=np.asarray(target.classes), reflections=target.reflections, threads=available_cores()
     )

@@ -4,7 +4,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import numba
+from boltzflow import extras
+
+with extras.of("train", "matching particles"):
+    import numba
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -23,6 +23,14 @@ def header(run: Contents) -> Markup:
     return filled("header.html", target=run.target_name, system=system, facts=facts)
 
 
+def chapter(run: Contents) -> Markup:
+    """The head of the sections of samples alone."""
+    temperature = run.system.temperature_in_words if run.system is not None else ""
+    count = thousands(run.samples.n) if run.samples is not None else "no"
+    about = str(run.card.get("description", "")).partition(";")[0]
+    return filled("chapter.html", target=run.target_name, samples=count, description=about, temperature=temperature)
+
+
 def _date(run: Contents) -> str:
     """When the run was begun; of runs that have not noted it, when their configuration was written."""
     noted = run.versions.get("date")

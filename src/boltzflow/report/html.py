@@ -1,7 +1,7 @@
 """The page: its sections, and the figures in them."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,14 @@ from boltzflow.errors import RunError
 from boltzflow.report import contents as run_contents
 from boltzflow.report import health, key_figures, molecules, scorecard, structures
 from boltzflow.report.contents import MAX_SAMPLES, Contents, is_number
-from boltzflow.report.header import header
+from boltzflow.report.header import chapter, header
 from boltzflow.report.page import EMPTY, apart, duration, figure, filled, percent, section, sentence, short, table, thousands
-from boltzflow.sampling import plots
+from boltzflow.sampling import plots, views
 
 MAX_DISTANCES = 2_000_000
 
 
-def write(run_dir: str | Path, out: str | Path, *, say: Callable[[str], None] | None = None) -> Path:
+def write(run_dir: str | Path, out: str | Path, *, say: Callable[[str], None] | None = None, also: Sequence[str | Path] = ()) -> Path:
     """Writes the report of a run as one HTML page that needs nothing else, no network either.
 
     Reads only files of the run folder; what is missing is left out and said in a sentence.
@@ -32,6 +32,7 @@ def write(run_dir: str | Path, out: str | Path, *, say: Callable[[str], None] | 
         run_dir: the run folder.
         out: the page; its folder is made if need be, an existing page is replaced.
         say: told each sentence about what is missing or cannot be read, which the page has, too.
+        also: folders with the samples of shipped models (samples.h5 and the card, model.json), whose sections follow.
 
     Returns:
         The path of the page.
@@ -42,7 +43,7 @@ def write(run_dir: str | Path, out: str | Path, *, say: Callable[[str], None] | 
     out = files.named(out)
     run = run_contents.read(files.named(run_dir, "the name of the run folder"))
     files.require_writable(out)
-    page = render(run)
+    page = render(run, [run_contents.read(files.named(folder, "the name of the folder")) for folder in also])
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         files.replace(out, page)
@@ -54,26 +55,46 @@ def write(run_dir: str | Path, out: str | Path, *, say: Callable[[str], None] | 
     return out
 
 
-def render(run: Contents) -> str:
-    """The page of a run as text."""
+def render(run: Contents, others: Sequence[Contents] = ()) -> str:
+    """The page of a run as text, and of samples of shipped models after it."""
     parts = [header(run), key_figures.tiles(run), *_sections(run)]
+    for other in others:
+        # What is missing of a run is missing of samples alone by their nature.
+        other.notes.clear()
+        parts += [chapter(other), key_figures.tiles(other), *_drawn(other, _chapter(run, other))]
+        run.notes.extend(other.notes)
     return filled("page.html", target=run.target_name, parts=parts, notes=run.notes, folder=run.folder.resolve().name)
 
 
 def _sections(run: Contents) -> Iterator[Markup]:
-    for make in (
-        key_figures.figures_table,
-        scorecard.table,
-        _energies,
-        *molecules.sections(run),
-        _distances,
-        _view,
-        _weights,
-        _training,
-        health.figures_of_rungs,
-        _durations,
-        _configuration,
-    ):
+    yield from _drawn(
+        run,
+        (
+            key_figures.figures_table,
+            scorecard.table,
+            _energies,
+            *molecules.sections(run),
+            _distances,
+            _view,
+            _weights,
+            _training,
+            health.figures_of_rungs,
+            _durations,
+            _configuration,
+        ),
+    )
+
+
+def _chapter(run: Contents, other: Contents) -> Iterator[Callable[[Contents], Markup]]:
+    """The functions that make the sections of samples alone; a page has one 3-D view."""
+    yield from (_energies, *molecules.sections(other))
+    if run.samples is None or run.samples.positions.shape[2] != 3:
+        yield _view
+    yield _weights
+
+
+def _drawn(run: Contents, makers: Iterable[Callable[[Contents], Markup]]) -> Iterator[Markup]:
+    for make in makers:
         try:
             yield make(run)
         # One section that fails, on files of another version say, must not cost the reader the others.
@@ -190,7 +211,7 @@ def _view(run: Contents) -> Markup:
         return EMPTY
     from boltzflow.report import figures
 
-    indices = structures.representatives(run.samples)
+    indices = views.representatives(run.samples)
     if len(indices) == 0:
         return EMPTY
     positions, energies = run.samples.positions[indices], [float(u) for u in run.samples.u[indices]]

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from markupsafe import Markup
 
 from boltzflow.analysis import correlation, free_energy, internal_coordinates, metrics, ramachandran, weights
+from boltzflow.analysis.estimate import Estimate
 from boltzflow.analysis.internal_coordinates import Backbone
 from boltzflow.report.contents import MAX_SAMPLES, Contents
 from boltzflow.report.page import EMPTY, apart, figure, numbers, percent, section, sentence, thousands
@@ -82,6 +83,7 @@ def _profiles(run: Contents) -> Markup:
             parts += [f"no band of {name}: {note}"] if note else []
             values = internal_coordinates.torsions(positions, np.array([residue.phi]))[:, 0]
             parts.append(_side_difference(run.system, name, values, np.zeros(len(values)) if log_w is None else log_w))
+        parts += _known(run)
         alternative = f"Free-energy profiles along phi and psi of {residue.label}"
         content += figure(molecule_figures.profiles(panels, run.system.kilojoules), sentence(parts), alternative)
     return section("Free energy along the torsions", content) if content else EMPTY
@@ -136,6 +138,16 @@ def _side_difference(system: System, name: str, values: Float[np.ndarray, " n"],
         return f"{name}: all of the weight lies on one side of φ = 0{f' ({found.note})' if found.note else ''}"
     others = "; ".join(part for part in (system.energy_in_words(found.value), found.note) if part)
     return f"F(φ > 0) − F(φ < 0) of {name}: {value} kT {interval}{f' ({others})' if others else ''}"
+
+
+def _known(run: Contents) -> list[str]:
+    """The same of the reference frames that a shipped model learned from, as its card has it."""
+    entry = (run.card.get("reference") or {}).get("phi_difference")
+    if not isinstance(entry, dict) or run.data is not None or len(_residues(run)) != 1:
+        return []
+    known = Estimate.from_dict(entry)
+    value, interval = numbers(known)
+    return [f"of {thousands(known.n)} reference frames: {value} kT {interval}"]
 
 
 def _lengths(run: Contents) -> Markup:

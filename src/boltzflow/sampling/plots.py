@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from boltzflow import display
+from boltzflow import display, extras
 from boltzflow.analysis import internal_coordinates, metrics, ramachandran, weights
 from boltzflow.analysis.metrics import Histogram
 from boltzflow.chemistry.openmm_systems import import_openmm
@@ -103,7 +103,8 @@ def plot_ramachandran(samples: Samples, axes: "Axes | None" = None, *, residue: 
     Raises:
         DataError: if the samples are of no molecule, it has no such residue, or no sample has weight.
     """
-    from matplotlib.colors import LogNorm
+    with extras.of("report", "a plot"):
+        from matplotlib.colors import LogNorm
 
     residues = internal_coordinates.backbones(_topology(samples))
     if not -len(residues) <= residue < len(residues):
@@ -122,7 +123,8 @@ def _axes(axes: "Axes | None") -> "Axes":
     """The axes given, or those of a new figure, which a notebook shows."""
     if axes is not None:
         return axes
-    from matplotlib import pyplot
+    with extras.of("report", "a plot"):
+        from matplotlib import pyplot
 
     return pyplot.subplots(layout="constrained")[1]
 

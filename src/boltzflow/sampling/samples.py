@@ -113,6 +113,7 @@ class Samples:
     plot_energy: ClassVar[Callable[..., Any]]
     plot_weights: ClassVar[Callable[..., Any]]
     plot_ramachandran: ClassVar[Callable[..., Any]]
+    view: ClassVar[Callable[..., Any]]
     to_mdtraj: ClassVar[Callable[..., Any]]
     to_ase: ClassVar[Callable[..., list[Any]]]
     reweighted: ClassVar[Callable[..., "Samples"]]
@@ -203,7 +204,9 @@ class Samples:
         finite = np.isfinite(self.u)
         if not self.has_energy:
             shown = -self.log_q[np.isfinite(self.log_q)]
-            return display.page("Samples", rows, display.thumbnail(lambda axes: _likelihoods(axes, shown), "-log q") if shown.size else "")
+            return display.page(
+                "Samples", rows, display.thumbnail(lambda axes: display.likelihoods(axes, shown), "-log q") if shown.size else ""
+            )
         if not np.isfinite(self.log_weight).any():
             return display.page("Samples", rows)
         rows += figure_rows({"ess_reverse": self.ess(), "log_z": self.log_z()}, ("ess_reverse", "log_z"))
@@ -393,8 +396,3 @@ class Samples:
             "path_length": float(length.mean()) if np.isfinite(length).any() else None,
             "seconds": self.meta.get("seconds"),
         }
-
-
-def _likelihoods(axes: Any, values: Float[np.ndarray, " n"]) -> None:
-    axes.hist(values, bins=50, density=True, color=display.VERMILION)
-    axes.set(xlabel="-log q / nats", ylabel="density")

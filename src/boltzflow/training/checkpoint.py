@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from boltzflow import files
+from boltzflow import extras, files
 from boltzflow.errors import CheckpointError, RunError
 
 
@@ -30,7 +30,8 @@ class Checkpoints:
             identity: what the run is; a checkpoint of another identity is refused.
             keep_steps: steps whose checkpoints are kept whatever comes after them.
         """
-        import orbax.checkpoint as ocp
+        with extras.of("train", "training"):
+            import orbax.checkpoint as ocp
 
         # Orbax logs every step of its work; what goes wrong it raises, and that is told here.
         logging.getLogger("absl").setLevel(logging.CRITICAL)

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from boltzflow import datasets, files, runtime, seeds
+from boltzflow import datasets, extras, files, runtime, seeds
 from boltzflow.config import RunConfig
 from boltzflow.config import io as config_io
 from boltzflow.counting import Evaluations
@@ -74,6 +74,7 @@ def train(
         with runtime.precision(config.precision):
             if target is None:
                 config, target = target_for(config, folder)
+            extras.require("train", "training")
             _check(config, target, dataset, resume)
             with locked(folder):
                 return _train(config, folder, resume, bar, target, dataset)
