@@ -34,7 +34,12 @@ def escaped(line: str) -> str:
 
 
 def _escape(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    lines[:] = [escaped(line) for line in lines]
+    shown = False
+    for place, line in enumerate(lines):
+        # Examples, and what they print, stand as they are.
+        shown = line.lstrip().startswith((">>>", "...")) or (shown and bool(line.strip()))
+        if not shown:
+            lines[place] = escaped(line)
 
 
 def _shown(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:

@@ -11,6 +11,11 @@ from typing import Any, NamedTuple
 class Evaluations(NamedTuple):
     """Evaluations of a reduced energy, one per configuration.
 
+    Example:
+        >>> spent = bf.counting.Evaluations(energies=100, gradients=20)
+        >>> spent.total
+        120
+
     Attributes:
         energies: of the energy alone.
         gradients: of the energy with its gradient.

@@ -29,7 +29,17 @@ class Stream(Protocol):
 
 @runtime_checkable
 class Progress(Protocol):
-    """What long work tells while it runs."""
+    """What long work tells while it runs.
+
+    Example:
+        >>> class Quiet:
+        ...     def start(self, total, description): ...
+        ...     def update(self, done, **fields): ...
+        ...     def message(self, text): ...
+        ...     def stop(self): ...
+        >>> isinstance(Quiet(), bf.progress.Progress)
+        True
+    """
 
     def start(self, total: int, description: str) -> None:
         """Begins a piece of work of `total` units; ends the piece before it, if any.

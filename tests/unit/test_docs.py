@@ -11,7 +11,14 @@ import pytest
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 THEORY = sorted((DOCS / "theory").glob("*.md"))
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md")), *sorted((DOCS / "api").glob("*.md")), *THEORY]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(DOCS.glob("*.md")),
+    *sorted((DOCS / "api").glob("*.md")),
+    *sorted((DOCS / "notebooks").glob("*.md")),
+    *THEORY,
+]
 FILE = re.compile(r"`((?:[\w-]+/)+[\w.-]+\.py)((?:::\w+)*)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 

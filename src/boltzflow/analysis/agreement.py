@@ -22,6 +22,12 @@ _LEAST = 5.0
 class Agreement:
     """How far two histograms of the same bins are apart, in units of their noise.
 
+    Example:
+        >>> a, b = np.random.default_rng(0).normal(size=(2, 1_000))
+        >>> found = bf.analysis.agreement.of_histograms(a, b, np.linspace(-3, 3, 13), replicas=200)
+        >>> found.within <= found.bins, 0.0 <= found.p_value <= 1.0
+        (True, True)
+
     Attributes:
         chi_square: sum over the bins of the squared difference of their probabilities, each divided by its variance.
         expected: its mean over bootstrap replicas of two sets of the same density; neighbouring bins need not be independent.

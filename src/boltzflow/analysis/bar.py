@@ -26,6 +26,11 @@ _REPLICAS = 200
 class Bar:
     """What both sets together say.
 
+    Example:
+        >>> joined = model.bar(samples, data)
+        >>> joined.log_weight.shape, 0.0 <= joined.overlap <= 1.0
+        ((128,), True)
+
     Attributes:
         log_z: log partition function of the target on the zero-CoM subspace, with a bootstrap interval.
         standard_error: of log Z, by the covariance of the method, which takes all samples for independent.

@@ -27,6 +27,13 @@ _SEEN = 1.75
 class Correlation:
     """What samples in the order of their chains are worth.
 
+    Example:
+        >>> from boltzflow.analysis import correlation
+        >>> noise = np.random.default_rng(0).normal(size=4_000)
+        >>> smooth = np.convolve(noise, np.ones(20), mode="same")
+        >>> correlation.of_series(smooth).n_effective < 1_000
+        True
+
     Attributes:
         n: number of samples.
         n_effective: number of independent samples whose mean is as noisy; at most n.

@@ -26,6 +26,13 @@ _FURTHEST = 30.0
 class Distance(Estimate):
     """A distance with its interval.
 
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> edges = np.linspace(-3, 3, 13)
+        >>> found = bf.analysis.metrics.total_variation_distance(rng.normal(size=500), rng.normal(size=500), edges)
+        >>> found.value <= found.seen, found.low
+        (True, 0.0)
+
     Attributes:
         value: the true distance that would give the seen one in half of all cases; 0 where chance alone would.
         seen: the plain distance of the two sets as they are.

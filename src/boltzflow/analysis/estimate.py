@@ -24,6 +24,13 @@ _CHUNK_ELEMENTS = 1 << 18  # counts of this size stay in the cache, four times a
 class Estimate:
     """A value with its 95 % interval, or with what can be said in place of one.
 
+    Example:
+        >>> found = samples.log_z()
+        >>> found.low < found.value < found.high, found.n
+        (True, 64)
+        >>> bf.Estimate(0.405, 0.389, 0.423, n=10_000).scaled(100.0).texts()
+        ('40.5', '[38.9, 42.3]')
+
     Attributes:
         value: the estimate.
         low: lower end of the interval; NaN where there are too few samples for one, -inf (or the least possible value) where nothing is

@@ -19,6 +19,11 @@ from boltzflow.errors import DataError
 class Profile:
     """Free energy along a coordinate, -ln of its density, zero at its minimum.
 
+    Example:
+        >>> profile = bf.analysis.free_energy.profile(np.zeros(1_000), np.random.default_rng(0).normal(size=1_000), bins=10)
+        >>> profile.centers.shape, float(profile.free_energy.min())
+        ((10,), 0.0)
+
     Attributes:
         edges: (b + 1,) edges of the bins, in units of the coordinate.
         free_energy: (b,) in kT; inf in bins without weight.

@@ -11,6 +11,11 @@ from boltzflow.analysis.observables import checked
 class Backbone(NamedTuple):
     """The two torsions of a residue that a Ramachandran plot shows.
 
+    Example:
+        >>> from boltzflow.analysis.internal_coordinates import Backbone
+        >>> Backbone("ALA2", phi=(4, 6, 8, 14), psi=(6, 8, 14, 16)).phi
+        (4, 6, 8, 14)
+
     Attributes:
         label: name and number of the residue.
         phi: atoms of phi, C-N-CA-C.

@@ -22,6 +22,11 @@ TOLERABLE_ERROR = 0.1
 class Histogram:
     """A normalised histogram with its 95 % bootstrap band.
 
+    Example:
+        >>> shown = bf.analysis.metrics.histogram(np.random.default_rng(0).normal(size=1_000), np.linspace(-4, 4, 21))
+        >>> round(float(np.sum(shown.density * np.diff(shown.edges))), 2), shown.n
+        (1.0, 1000)
+
     Attributes:
         edges: (b + 1,) edges of the bins.
         density: (b,) probability per unit of the value; integrates to 1 minus `outside`.

@@ -30,6 +30,13 @@ _PAIRS_PER_FEATURE = 5
 class Tica:
     """Maps configurations to their two slowest coordinates.
 
+    Example:
+        >>> from boltzflow.analysis.tica import Tica
+        >>> pairs = np.array([[0, 1], [2, 3]])
+        >>> slow = Tica("mine", np.zeros((0, 4), int), pairs, np.zeros(2), np.eye(2), lag_time=1.0, timescales=np.ones(2), n=1_000)
+        >>> slow.coordinates(np.random.default_rng(0).normal(size=(64, 4, 3))).shape
+        (64, 2)
+
     Attributes:
         fingerprint: fingerprint of the target whose dynamics it was fitted on.
         torsions: (t, 4) atoms of the torsions whose sines and cosines are features.

@@ -252,6 +252,11 @@ def expectation(log_w: Any, values: Any, *, seed: int = 0, correlation: Correlat
 class Verdict:
     """Whether figures that rest on the weights can be trusted.
 
+    Example:
+        >>> verdict = bf.analysis.weights.verdict(np.random.default_rng(0).normal(scale=0.3, size=1_000))
+        >>> verdict.trusted
+        True
+
     Attributes:
         trusted: None where there are too few samples to tell.
         k: Pareto k; NaN where the tail cannot be fitted, inf where too few samples carry all the weight for that.

@@ -23,6 +23,11 @@ _PIECES_PER_WORKER = 4
 class Failures:
     """How many configurations have failed.
 
+    Example:
+        >>> from boltzflow.blackbox.evaluator import Failures
+        >>> Failures(evaluated=10, failed=1, first="it took too long").failed
+        1
+
     Attributes:
         evaluated: configurations evaluated so far.
         failed: those of them that raised, crashed, took too long or had an energy or a gradient that is not finite.

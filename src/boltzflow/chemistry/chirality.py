@@ -19,6 +19,10 @@ class ChiralCentre:
 
     The sign is relative to the order of the atoms; it says which chirality the reference has, not R or S.
 
+    Example:
+        >>> bf.targets.ChiralCentre(atom=8, neighbours=(6, 9, 10, 14), sign=1).sign
+        1
+
     Attributes:
         atom: index of the centre.
         neighbours: indices (a, b, c, d) of its four neighbours, ascending.

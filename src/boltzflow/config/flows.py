@@ -1,151 +1,33 @@
-"""Options of the flows, their networks and solvers."""
+"""Options of the flows and their networks."""
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 from boltzflow.config.options import Options
-from boltzflow.config.ranges import AtLeastOne, Count, CountOrNone, NotNegative, Positive
+from boltzflow.config.ranges import Count, CountOrNone, NotNegative, Positive
+from boltzflow.config.solvers import Dopri5, Solver
 
 _REACH, _EXTENT = 6.0, 10.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Divergence(Options, kind="divergence"):
-    """How the divergence of the vector field is computed."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Exact(Divergence, name="exact"):
-    """The fastest exact way that the vector field has."""
-
-
-@dataclasses.dataclass(frozen=True)
-class BruteForce(Divergence, name="brute-force"):
-    """N·D Jacobian-vector products."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Hutchinson(Divergence, name="hutchinson"):
-    """An unbiased estimate of log q; reweighting with it is biased.
-
-    Attributes:
-        probes: probe vectors.
-    """
-
-    probes: Count = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Solver(Options, kind="solver"):
-    """How the flow's ODE is integrated.
-
-    Attributes:
-        divergence: how the divergence of the vector field is computed: "exact", the fastest exact way that the field has, "brute-force",
-            N·D Jacobian-vector products, or "hutchinson", an unbiased estimate of log q (reweighting with it is biased).
-    """
-
-    divergence: Divergence = dataclasses.field(default=Exact(), kw_only=True)
-
-    def finer(self) -> Self:
-        """A solver to judge this one by: twice the steps or nodes, a tenth of the tolerances, and the exact divergence."""
-        return dataclasses.replace(self, divergence=Exact(), **self._finer())
-
-    def _finer(self) -> dict[str, Any]:
-        raise NotImplementedError
-
-    @property
-    def unsaid(self) -> str:
-        """Settings that decide log q and that `str` leaves out."""
-        return f"probes {self.divergence.probes}" if isinstance(self.divergence, Hutchinson) else ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Adaptive(Solver):
-    """A solver that adapts its steps and carries the divergence through every stage.
-
-    Attributes:
-        rtol: relative tolerance.
-        atol: absolute tolerance, in units of the prior's standard deviation.
-        max_steps: a solve that needs more than this has failed.
-    """
-
-    rtol: Positive = 1e-4
-    atol: Positive = 1e-4
-    max_steps: Count = 256
-
-    def _finer(self) -> dict[str, Any]:
-        return {"rtol": 0.1 * self.rtol, "atol": 0.1 * self.atol, "max_steps": 4 * self.max_steps}
-
-    def __str__(self) -> str:
-        """The method with its tolerances."""
-        return f"{self.variant}, rtol {self.rtol:g}, atol {self.atol:g}"
-
-    @property
-    def unsaid(self) -> str:
-        """Probes and the largest number of steps."""
-        return super().unsaid + f"max_steps {self.max_steps}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Dopri5(Adaptive, name="dopri5"):
-    """The method of Dormand and Prince."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Tsit5(Adaptive, name="tsit5"):
-    """The method of Tsitouras."""
-
-
-@dataclasses.dataclass(frozen=True)
-class RK4(Solver, name="rk4"):
-    """The classical Runge-Kutta method, which carries the divergence through every stage.
-
-    Attributes:
-        steps: equal steps.
-    """
-
-    steps: Count = 20
-
-    def _finer(self) -> dict[str, Any]:
-        return {"steps": 2 * self.steps}
-
-    def __str__(self) -> str:
-        """The method with its steps."""
-        return f"rk4, {self.steps} steps"
-
-
-@dataclasses.dataclass(frozen=True)
-class GaussLegendre(Solver, name="gauss-legendre"):
-    """Runge-Kutta steps between the nodes of a Gauss-Legendre rule, at which alone the divergence is evaluated.
-
-    Several times cheaper than the others for the same error.
-
-    Attributes:
-        nodes: nodes of the rule.
-        grading: exponent that moves the nodes towards the data, where the bonds of molecules take their length and the divergence is
-            largest; 1: evenly spread, 1.5 suits molecules.
-    """
-
-    nodes: Count = 20
-    grading: AtLeastOne = 1.0
-
-    def _finer(self) -> dict[str, Any]:
-        return {"nodes": 2 * self.nodes}
-
-    def __str__(self) -> str:
-        """The method with its nodes."""
-        return f"gauss-legendre, {self.nodes} nodes" + (f", grading {self.grading:g}" if self.grading != 1.0 else "")
-
-
-@dataclasses.dataclass(frozen=True)
 class Network(Options, kind="network"):
-    """The network that is the vector field."""
+    """The network that is the vector field.
+
+    Example:
+        >>> isinstance(bf.EGNN(hidden=64), bf.config.Network)
+        True
+    """
 
 
 @dataclasses.dataclass(frozen=True)
 class EGNN(Network, name="egnn"):
     """The EGNN of Satorras et al. (2021).
+
+    Example:
+        >>> bf.EGNN(hidden=64, layers=4, radial=16).reached
+        6.0
 
     Attributes:
         layers: message-passing layers.
@@ -179,6 +61,10 @@ class EGNN(Network, name="egnn"):
 class TwoInteraction(Network, name="two-interaction"):
     """Two interactions by radial functions, and vector and rank-2 sums over neighbours, whose exact divergence costs a few forward passes.
 
+    Example:
+        >>> bf.ECNF(network=bf.TwoInteraction(hidden=48, fine_time="both")).network.variant
+        'two-interaction'
+
     Attributes:
         depth: residual blocks of the node-wise network.
         hidden: width of the networks.
@@ -207,12 +93,21 @@ class TwoInteraction(Network, name="two-interaction"):
 
 @dataclasses.dataclass(frozen=True)
 class Projection(Options, kind="projection"):
-    """How a coupling layer sees a particle."""
+    """How a coupling layer sees a particle.
+
+    Example:
+        >>> [kind.variant for kind in (bf.Cartesian, bf.Spherical, bf.Vector, bf.NoProjection)]
+        ['cartesian', 'spherical', 'vector', 'none']
+    """
 
 
 @dataclasses.dataclass(frozen=True)
 class Equivariant(Projection):
     """A layer that knows the symmetries.
+
+    Example:
+        >>> isinstance(bf.Spherical(width=64), bf.Equivariant)
+        True
 
     Attributes:
         width: width of messages and hidden layers.
@@ -231,6 +126,10 @@ class Equivariant(Projection):
 class Spherical(Equivariant, name="spherical"):
     """Spherical coordinates in a learned frame.
 
+    Example:
+        >>> bf.EACF(projection=bf.Spherical(mirror=True)).projection.mirror
+        True
+
     Attributes:
         mirror: let the frame follow reflections, so that the density is the same for mirror images.
     """
@@ -241,6 +140,10 @@ class Spherical(Equivariant, name="spherical"):
 @dataclasses.dataclass(frozen=True)
 class Cartesian(Projection, name="cartesian"):
     """Cartesian coordinates in a learned frame.
+
+    Example:
+        >>> bf.EACF(projection=bf.Cartesian(bins=0)).projection.variant
+        'cartesian'
 
     Attributes:
         width: width of messages and hidden layers.
@@ -262,27 +165,51 @@ class Cartesian(Projection, name="cartesian"):
 
 @dataclasses.dataclass(frozen=True)
 class Vector(Equivariant, name="vector"):
-    """Distance from a learned origin; such a layer cannot tell mirror images apart."""
+    """Distance from a learned origin; such a layer cannot tell mirror images apart.
+
+    Example:
+        >>> bf.EACF(projection=bf.Vector(width=16)).projection.bins
+        8
+    """
 
 
 @dataclasses.dataclass(frozen=True)
 class NoProjection(Projection, name="none"):
-    """The baseline that is not equivariant."""
+    """The baseline that is not equivariant.
+
+    Example:
+        >>> bf.EACF(projection=bf.NoProjection()).projection.variant
+        'none'
+    """
 
 
 @dataclasses.dataclass(frozen=True)
 class Base(Options, kind="base"):
-    """Density of the latent positions."""
+    """Density of the latent positions.
+
+    Example:
+        >>> isinstance(bf.Harmonic(), bf.config.Base)
+        True
+    """
 
 
 @dataclasses.dataclass(frozen=True)
 class Normal(Base, name="normal"):
-    """The standard normal."""
+    """The standard normal.
+
+    Example:
+        >>> bf.EACF(base=bf.Normal()).base.variant
+        'normal'
+    """
 
 
 @dataclasses.dataclass(frozen=True)
 class Harmonic(Base, name="harmonic"):
     """The bonds of the target are springs.
+
+    Example:
+        >>> bf.EACF(base=bf.Harmonic(stiffness=2.0)).base.stiffness
+        2.0
 
     Attributes:
         stiffness: of the springs, in units of the prior.
@@ -294,6 +221,10 @@ class Harmonic(Base, name="harmonic"):
 @dataclasses.dataclass(frozen=True)
 class Flow(Options, kind="flow"):
     """The flow.
+
+    Example:
+        >>> [kind.natural_objective for kind in (bf.ECNF, bf.EACF)]
+        ['flow-matching', 'augmented-likelihood']
 
     Attributes:
         scale: length in data units that is one unit of the prior; null: the data's standard deviation per coordinate if the units are
@@ -308,6 +239,11 @@ class Flow(Options, kind="flow"):
 @dataclasses.dataclass(frozen=True)
 class ECNF(Flow, name="ecnf"):
     """The equivariant continuous normalizing flow (Köhler et al., 2020).
+
+    Example:
+        >>> flow = bf.ECNF(network=bf.EGNN(hidden=16), solver=bf.GaussLegendre(nodes=8))
+        >>> str(flow.solver)
+        'gauss-legendre, 8 nodes'
 
     Attributes:
         network: the vector field.
@@ -328,6 +264,10 @@ class EACF(Flow, name="eacf"):
     """The equivariant augmented coupling flow (Midgley, Stimper et al., 2023).
 
     The sizes are chosen for CPUs; the presets `lj13-eacf-published` and `qm9-eacf-published` have those of the paper.
+
+    Example:
+        >>> bf.EACF(projection=bf.Spherical(), blocks=4).blocks
+        4
 
     Attributes:
         projection: how a particle is seen by a layer: "cartesian" or "spherical" coordinates in a learned frame, "vector" (distance from

@@ -37,6 +37,10 @@ def load_preset(name: str) -> RunConfig:
 
     A file may start from a preset with `base: NAME` and give only what differs; stages are merged by their numbers.
 
+    Example:
+        >>> bf.load_preset("lj13").target
+        'lj13'
+
     Args:
         name: of a preset, or the path of a YAML file.
 

@@ -61,6 +61,10 @@ def kind_of(source: str) -> str | None:
 class Molecule(Options):
     """A molecule that is made for the run, in place of a target known by name.
 
+    Example:
+        >>> bf.Molecule(source="peptide:AAA", force_field=("amber14-all.xml", "implicit/obc1.xml"), temperature=310.0).temperature
+        310.0
+
     Attributes:
         source: a PDB or mmCIF file, "peptide:" and a sequence (small letters are D amino acids), "smiles:" and a SMILES, a prmtop of
             Amber, a .top of GROMACS or a .psf of CHARMM; null: none, the target is the one named `target`.

@@ -17,22 +17,41 @@ DirectionName = Literal["reverse", "forward", "both"]
 
 @dataclasses.dataclass(frozen=True)
 class Pairing(Options, kind="pairing"):
-    """Which prior sample is matched with which data sample."""
+    """Which prior sample is matched with which data sample.
+
+    Example:
+        >>> isinstance(bf.Independent(), bf.config.Pairing)
+        True
+    """
 
 
 @dataclasses.dataclass(frozen=True)
 class Independent(Pairing, name="independent"):
-    """At random."""
+    """At random.
+
+    Example:
+        >>> bf.FlowMatching(pairing=bf.Independent()).pairing.variant
+        'independent'
+    """
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimalTransport(Pairing, name="optimal-transport"):
-    """The cheapest assignment of the batch."""
+    """The cheapest assignment of the batch.
+
+    Example:
+        >>> bf.FlowMatching(pairing=bf.OptimalTransport()).pairing.variant
+        'optimal-transport'
+    """
 
 
 @dataclasses.dataclass(frozen=True)
 class EquivariantOptimalTransport(Pairing, name="equivariant-optimal-transport"):
     """The cheapest assignment up to rotations, reflections where they are a symmetry, and permutations (Klein, Krämer and Noé, 2023).
+
+    Example:
+        >>> bf.FlowMatching(pairing=bf.EquivariantOptimalTransport(full_cost=True)).pairing.full_cost
+        True
 
     Attributes:
         full_cost: minimise over all B×B pairs as published; false aligns pairs that the batch assignment has already matched.
@@ -49,6 +68,10 @@ class Objective(Options, kind="objective"):
         flows: names of the flows that it is made for; empty: any.
         measure: what the log calls the mean of the losses.
         expensive: whether a step takes so long that each is logged and every tenth saved.
+
+    Example:
+        >>> isinstance(bf.config.ReverseKL(), bf.config.Objective)
+        True
     """
 
     flows: ClassVar[tuple[str, ...]] = ()
@@ -59,6 +82,10 @@ class Objective(Options, kind="objective"):
 @dataclasses.dataclass(frozen=True)
 class FlowMatching(Objective, name="flow-matching"):
     """Flow matching (Klein, Krämer and Noé, 2023; Lipman et al., 2023).
+
+    Example:
+        >>> bf.Stage(objective=bf.FlowMatching(sigma=0.0), steps=1_000).objective.path
+        'linear'
 
     Attributes:
         path: "linear", or "diffusion" for the variance-preserving diffusion path, whose flow is the probability flow of a diffusion model
@@ -80,6 +107,10 @@ class FlowMatching(Objective, name="flow-matching"):
 class MaximumLikelihood(Objective, name="maximum-likelihood"):
     """The negative log-likelihood of frames, through the ODE: many times as expensive a step as one of flow matching.
 
+    Example:
+        >>> bf.MaximumLikelihood(nodes=8).divergence
+        'exact'
+
     Attributes:
         nodes: nodes of the Gauss-Legendre rule along each path.
         divergence: how the divergence of the vector field is computed; "hutchinson" takes one probe vector for each frame.
@@ -95,6 +126,10 @@ class MaximumLikelihood(Objective, name="maximum-likelihood"):
 class AugmentedLikelihood(Objective, name="augmented-likelihood"):
     """The negative log-likelihood of frames and their copies (Midgley, Stimper et al., 2023).
 
+    Example:
+        >>> bf.AugmentedLikelihood().flows
+        ('eacf',)
+
     Attributes:
         collinearity: weight of the penalty against degenerate frames, which there are in three dimensions alone.
     """
@@ -107,6 +142,10 @@ class AugmentedLikelihood(Objective, name="augmented-likelihood"):
 @dataclasses.dataclass(frozen=True)
 class PathGradient(Objective, name="path-gradient"):
     """Path gradients of the Kullback-Leibler divergence, for a flow that is trained already (Vaitl et al., 2022, 2024).
+
+    Example:
+        >>> bf.Stage(objective=bf.PathGradient(nodes=8), steps=800).objective.direction
+        'both'
 
     Attributes:
         direction: "reverse" (KL(q|p) over flow samples), "forward" (KL(p|q) over reference frames) or "both".
@@ -129,6 +168,10 @@ class PathGradient(Objective, name="path-gradient"):
 class AugmentedPathGradient(Objective, name="augmented-path-gradient"):
     """Path gradients of the divergence of the joint densities of positions and copies.
 
+    Example:
+        >>> bf.AugmentedPathGradient(direction="both").measure
+        'divergence'
+
     Attributes:
         direction: "reverse" (KL(q|p) over flow samples), "forward" (KL(p|q) over reference frames) or "both".
         clip: largest difference of scores, in units of the prior, with which one configuration pulls.
@@ -145,6 +188,10 @@ class AugmentedPathGradient(Objective, name="augmented-path-gradient"):
 @dataclasses.dataclass(frozen=True)
 class ReverseKL(Objective, name="reverse-kl"):
     """The reverse Kullback-Leibler divergence, from energies at the flow's own samples alone; modes that it lacks are not found.
+
+    Example:
+        >>> bf.ReverseKL(clip=40.0).estimator
+        'path-gradient'
 
     Attributes:
         estimator: "path-gradient" (no variance at the optimum), or "reparametrised" (through the whole map and its density).
@@ -167,6 +214,10 @@ class ReverseKL(Objective, name="reverse-kl"):
 class AugmentedReverseKL(Objective, name="augmented-reverse-kl"):
     """The reverse divergence of the joint densities of positions and copies, from energies at the flow's own samples alone.
 
+    Example:
+        >>> bf.AugmentedReverseKL(clip=40.0).estimator
+        'path-gradient'
+
     Attributes:
         estimator: "path-gradient" (no variance at the optimum), or "reparametrised" (through the whole map and its density).
         clip: largest pull of one configuration, in units of the prior: the difference of scores, or the force where "reparametrised".
@@ -186,6 +237,10 @@ class Cooling(Objective, name="cooling"):
 
     On each rung samples of the flow are weighted for a lower temperature, resampled and moved there, and then learnt from; see
     `docs/energies.md`. No frames are needed.
+
+    Example:
+        >>> bf.Cooling(learn=bf.FlowMatching(sigma=0.0), frames=4_000, rung_steps=250).share
+        0.5
 
     Attributes:
         learn: objective by which the frames of a rung are learnt.
@@ -230,6 +285,10 @@ class FAB(Objective, name="fab"):
 
     Draws of the flow are annealed towards p²/q, where its weights are too large, and kept in a buffer of several passes, from which
     all steps learn. A pass takes a batch of draws, and comes after every `updates` steps.
+
+    Example:
+        >>> bf.FAB(temperatures=4, capacity=256).estimator
+        'likelihood'
 
     Attributes:
         estimator: "likelihood", as published, or "path-gradient", which needs the forces of the same passes and no others: it has no

@@ -11,6 +11,10 @@ from boltzflow.config.ranges import CountOrNone, Decay, NotNegative, Positive
 class Optimiser(Options, kind="optimiser"):
     """What turns gradients into steps.
 
+    Example:
+        >>> isinstance(bf.Muon(), bf.config.Optimiser)
+        True
+
     Attributes:
         learning_rate: peak learning rate.
         final_learning_rate: learning rate at the end of the cosine schedule.
@@ -42,9 +46,19 @@ class Optimiser(Options, kind="optimiser"):
 
 @dataclasses.dataclass(frozen=True)
 class Adam(Optimiser, name="adam"):
-    """Adam (Kingma and Ba, 2015)."""
+    """Adam (Kingma and Ba, 2015).
+
+    Example:
+        >>> bf.Adam(learning_rate=1e-3, warmup_steps=50).ema_decay
+        0.999
+    """
 
 
 @dataclasses.dataclass(frozen=True)
 class Muon(Optimiser, name="muon"):
-    """Muon, which orthogonalises the steps of all weights (Jordan et al., 2024)."""
+    """Muon, which orthogonalises the steps of all weights (Jordan et al., 2024).
+
+    Example:
+        >>> bf.Stage(optimiser=bf.Muon(learning_rate=3e-3)).optimiser.variant
+        'muon'
+    """

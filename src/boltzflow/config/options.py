@@ -21,6 +21,10 @@ class Options:
     """A section of options; subclasses are frozen dataclasses that explain each under `Attributes:`.
 
     A direct subclass with a `kind` is a union, and its subclasses with a `name` are the variants.
+
+    Example:
+        >>> bf.config.differences(bf.Stage(steps=500))
+        {'steps': 500}
     """
 
     kind: ClassVar[str] = ""

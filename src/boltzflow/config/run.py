@@ -18,6 +18,10 @@ Precision = Literal["single", "double"]
 class DataConfig(Options):
     """Where the frames come from.
 
+    Example:
+        >>> bf.DataConfig(path="frames.xtc", topology="mine.pdb", validation=500).n
+        100000
+
     Attributes:
         path: data set file (HDF5, .npy, .npz) or trajectory (XTC, DCD, TRR, NetCDF, PDB, GRO, XYZ); null makes reference data with the
             built-in sampler.
@@ -60,6 +64,10 @@ class Stage(Options):
 
     The first stage starts from the parameters of the flow, each other one from the averaged parameters of the one before.
 
+    Example:
+        >>> bf.Stage(steps=2_000, batch_size=128, microbatch=64).optimiser.variant
+        'adam'
+
     Attributes:
         objective: what is minimised; null: what the flow is made for.
         optimiser: what turns gradients into steps.
@@ -83,6 +91,10 @@ class Stage(Options):
 @dataclasses.dataclass(frozen=True)
 class RunOptions(Options):
     """The loop.
+
+    Example:
+        >>> bf.RunOptions(seed=3, evaluate_every=500).checkpoint_every
+        1000
 
     Attributes:
         start_from: model (name, run folder or file) whose parameters training starts from; it may be of another target if its network has
@@ -111,6 +123,11 @@ class RunOptions(Options):
 @dataclasses.dataclass(frozen=True)
 class RunConfig(Options):
     """Everything that determines a run.
+
+    Example:
+        >>> config = bf.RunConfig(target="dw4", flow=bf.EACF(), stages=(bf.Stage(steps=500),))
+        >>> config.flow.variant, config.stages[0].steps
+        ('eacf', 500)
 
     Attributes:
         target: name of a registered target; that of the molecule where one is made.

@@ -43,6 +43,11 @@ class Dataset:
     a `Dataset` with all that belongs to these frames; a whole number gives one of a single frame, as iteration does. `np.asarray(data)` is
     the positions.
 
+    Example:
+        >>> data = bf.datasets.of(np.asarray(samples), target)
+        >>> data.n, data.positions.shape
+        (64, (64, 4, 2))
+
     Attributes:
         positions: frames (n, N, D) in float32, centred on the zero-CoM subspace.
         fingerprint: fingerprint of the target they were drawn from.

@@ -25,6 +25,11 @@ _LEAST, _TELLING, _CLEAR = 32, 0.5, 4.0
 class VirialCheck:
     """Outcome of the virial test.
 
+    Example:
+        >>> check = bf.datasets.virial_check(target, data.positions)
+        >>> check.expected
+        6
+
     Attributes:
         value: mean of x · grad u over the frames.
         standard_error: its standard error, from blocks of consecutive frames.

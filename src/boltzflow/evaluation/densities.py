@@ -47,6 +47,11 @@ ENDINGS = (".h5", ".hdf5", ".npz", ".csv")
 class Densities:
     """What a model says of each of some frames, in their order, and of all together.
 
+    Example:
+        >>> found = model.densities(data)
+        >>> found.log_q.shape, found.log_weight.shape
+        ((64,), (64,))
+
     Attributes:
         log_q: (n,) log density in nats on the zero-CoM subspace, as `Model.log_prob` gives it; NaN where the solver failed.
         log_q_error: (n,) what is known of its error, in nats. Of an augmented flow, whose log q is the logarithm of a mean over draws of

@@ -18,7 +18,15 @@ from boltzflow.targets import Target
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Model(models.Model):
-    """A trained flow with its target and card: draws samples, gives densities, and measures itself. Attributes as `models.Model`."""
+    """A trained flow with its target and card: draws samples, gives densities, and measures itself. Attributes as `models.Model`.
+
+    Example:
+        >>> samples = model.sample(64, seed=0)
+        >>> model.target.name, samples.positions.shape
+        ('double_well', (64, 4, 2))
+        >>> model.log_prob(samples.positions[:2]).shape
+        (2,)
+    """
 
     def evaluate(
         self,
@@ -107,6 +115,10 @@ class Model(models.Model):
 
 def load_model(name: str | os.PathLike[str], *, target: Target | None = None) -> Model:
     """Loads a model as `models.load_model` does, with its arguments and errors, in the precision it was trained in.
+
+    Example:
+        >>> bf.load_model("dw4-eacf").target.name
+        'double_well'
 
     Args:
         name: of a shipped model, or the folder of a run, or a .safetensors file.

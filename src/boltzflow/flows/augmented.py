@@ -21,6 +21,11 @@ from boltzflow.flows.status import Status
 class JointDensity(NamedTuple):
     """Log density of positions and augmented variables.
 
+    Example:
+        >>> density = bf.flows.augmented.JointDensity(log_q=jnp.float32(-3.2), collinearity=jnp.float32(0.0))
+        >>> float(density.collinearity)
+        0.0
+
     Attributes:
         log_q: log q(x, a) in units of the prior, on the zero-CoM subspace for x times all of space for each copy.
         collinearity: penalty against degenerate frames.
@@ -39,6 +44,12 @@ class AugmentedCouplingFlow(AbstractFlow):
 
     The density that is known in closed form is the joint one, q(x, a), of positions and copies. A sample is reweighted with it: its
     weight p(x) pi(a|x) / q(x, a) needs no density of x alone. That one is the mean of q(x, a) / pi(a|x) over draws of the copies.
+
+    Example:
+        >>> draw = jax.jit(lambda key: model.flow.sample_and_log_prob(key=key))
+        >>> drawn = draw(jax.random.key(0))
+        >>> drawn.positions.shape, bool(jnp.isfinite(drawn.log_q))
+        ((4, 2), True)
 
     Attributes:
         stack: the coupling layers, in units of the prior.

@@ -14,6 +14,11 @@ from boltzflow.errors import ConfigError
 class FlowSolution(NamedTuple):
     """A configuration carried through the flow, one way or the other.
 
+    Example:
+        >>> drawn = jax.eval_shape(lambda key: model.flow.sample_and_log_prob(key=key), jax.random.key(0))
+        >>> drawn.positions.shape, drawn.log_q.shape
+        ((4, 2), ())
+
     Attributes:
         positions: the end point, (N, D): a sample in data units, or the latent configuration in units of the prior.
         log_q: log density of the configuration in data units on the zero-CoM subspace. Of an augmented flow it is a draw whose
@@ -36,6 +41,10 @@ class AbstractFlow(eqx.Module):
     """An invertible map from a prior to configurations of N particles in D dimensions.
 
     Methods act on one configuration; `vmap` them. All densities are on the zero-CoM subspace, in data units.
+
+    Example:
+        >>> isinstance(model.flow, bf.flows.AbstractFlow)
+        True
 
     Attributes:
         n_particles: N.

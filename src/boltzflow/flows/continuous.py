@@ -26,6 +26,12 @@ class ContinuousFlow(AbstractFlow):
 
     Methods act on one configuration; `vmap` them. All densities are on the zero-CoM subspace, in data units.
 
+    Example:
+        >>> config = bf.ECNF(network=bf.EGNN(hidden=4, layers=1), solver=bf.GaussLegendre(nodes=2))
+        >>> flow = bf.flows.build_flow(config, target, 1.0, key=jax.random.key(0))
+        >>> type(flow).__name__
+        'ContinuousFlow'
+
     Attributes:
         field: the vector field, in units of the prior.
         n_particles: N.

@@ -26,7 +26,12 @@ def log_prob(positions: Float[Array, "N D"]) -> Float[Array, ""]:
 
 @runtime_checkable
 class Prior(Protocol):
-    """A density of N particles in D dimensions on the zero-CoM subspace."""
+    """A density of N particles in D dimensions on the zero-CoM subspace.
+
+    Example:
+        >>> isinstance(model.flow.prior, bf.flows.prior.Prior)
+        True
+    """
 
     def sample(self, n_particles: int, dimension: int, *, key: PRNGKeyArray) -> Float[Array, "N D"]:
         """One configuration.

@@ -6,6 +6,12 @@ import enum
 class Status(enum.IntEnum):
     """How a solve, or a sample, ended; columns of samples hold the numbers.
 
+    Example:
+        >>> bf.flows.Status(0).name
+        'SOLVED'
+        >>> bool((samples.status == bf.flows.Status.SOLVED).all())
+        True
+
     Attributes:
         sentence: what it means, and what can be done.
     """

@@ -12,6 +12,13 @@ class AbstractVectorField(eqx.Module):
 
     Every implementation is equivariant to rotations, reflections and permutations of particles of the same type, and invariant to
     translations; its velocity has zero mean over particles, so that the flow stays on the zero-CoM subspace.
+
+    Example:
+        >>> class Shrink(bf.nets.AbstractVectorField):
+        ...     def __call__(self, t, positions):
+        ...         return -positions
+        >>> Shrink()(jnp.float32(0.5), jnp.ones((4, 2))).shape
+        (4, 2)
     """
 
     @abc.abstractmethod
@@ -36,7 +43,12 @@ class AbstractVectorField(eqx.Module):
 
 
 class AbstractSparseVectorField(AbstractVectorField):
-    """A vector field that knows its exact divergence at the cost of a few forward passes."""
+    """A vector field that knows its exact divergence at the cost of a few forward passes.
+
+    Example:
+        >>> issubclass(bf.nets.TwoInteraction, bf.nets.AbstractSparseVectorField)
+        True
+    """
 
     @abc.abstractmethod
     def velocity_and_divergence(self, t: Float[Array, ""], positions: Float[Array, "N D"]) -> tuple[Float[Array, "N D"], Float[Array, ""]]:

@@ -120,6 +120,12 @@ class EGNN(AbstractSparseVectorField):
     Fully connected unless `cutoff` is given. Edge attributes are the squared distances of the input positions in all layers. The
     velocity is the total shift of the positions minus its mean over particles.
 
+    Example:
+        >>> config = bf.ECNF(network=bf.EGNN(hidden=4, layers=1), solver=bf.GaussLegendre(nodes=2))
+        >>> net = bf.flows.build_flow(config, target, 1.0, key=jax.random.key(0)).network
+        >>> jax.eval_shape(net, jnp.float32(0.5), jnp.zeros((4, 2))).shape
+        (4, 2)
+
     Attributes:
         types: type of each particle; particles of the same type are treated alike.
         layers: message-passing layers.

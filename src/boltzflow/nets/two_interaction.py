@@ -55,6 +55,12 @@ class TwoInteraction(AbstractSparseVectorField):
 
     Equivariant to rotations and reflections by construction: it only forms Cartesian tensors from displacements, and no cross
     product.
+
+    Example:
+        >>> config = bf.ECNF(network=bf.TwoInteraction(hidden=4, radial=4, channels=2), solver=bf.GaussLegendre(nodes=2))
+        >>> net = bf.flows.build_flow(config, target, 1.0, key=jax.random.key(0)).network
+        >>> jax.eval_shape(net, jnp.float32(0.5), jnp.zeros((4, 2))).shape
+        (4, 2)
     """
 
     mixing_hidden: Dense

@@ -22,6 +22,10 @@ from boltzflow.targets.base import Target
 class Needs(NamedTuple):
     """What an objective asks for; checked before the first step.
 
+    Example:
+        >>> bf.objectives.Needs(frames=False, energy=True).gradient
+        False
+
     Attributes:
         frames: configurations of the target; without the need, it is given none.
         energy: its energy.
@@ -36,6 +40,11 @@ class Needs(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class Setting:
     """What an objective is told once, before its first step.
+
+    Example:
+        >>> setting = bf.objectives.Setting(model.flow, target, batch_size=8, seed=0)
+        >>> setting.target.name
+        'double_well'
 
     Attributes:
         flow: the flow as it is before the first step; the network that is trained is given to each method.
@@ -93,6 +102,11 @@ class Setting:
 class Proposal(NamedTuple):
     """What a step learns from.
 
+    Example:
+        >>> proposal = bf.objectives.Proposal(state=(), batch={"x": jnp.zeros((8, 4, 2))}, figures={"spread": 1.0})
+        >>> proposal.evaluations.total
+        0
+
     Attributes:
         state: what the objective keeps for the next step.
         batch: a pytree of arrays with the leading axis B; a configuration with a number that is not finite is left out.
@@ -108,6 +122,10 @@ class Proposal(NamedTuple):
 
 class Renewal(NamedTuple):
     """What an objective that makes frames of its own has made.
+
+    Example:
+        >>> bf.objectives.Renewal(state=(), figures={"temperature": 2.0}).figures
+        {'temperature': 2.0}
 
     Attributes:
         state: what the objective keeps for the next step, the frames among it.
@@ -126,6 +144,10 @@ class AbstractObjective(config.Objective, abc.ABC):
 
     `init` makes what is kept between steps, `propose` makes the batch of a step, `losses` gives the loss of each of its configurations.
     One that makes frames of its own says by `interval` how often, makes them in `renew`, and `frames_in` finds them in what is kept.
+
+    Example:
+        >>> issubclass(bf.objectives.FlowMatching, bf.AbstractObjective)
+        True
 
     Class attributes:
         needs: what must be there.

@@ -28,6 +28,11 @@ _FEW = 50
 class ReferenceResult:
     """Reference frames with what tells whether to trust them.
 
+    Example:
+        >>> found = bf.reference.ReferenceResult(data, {"converged": True, "r_hat": {}, "ess": {}})
+        >>> found.dataset.n
+        64
+
     Attributes:
         dataset: the frames; its provenance holds the diagnostics.
         diagnostics: `r_hat` and `ess` (by observable: energy, radius_of_gyration, and of molecules sine and cosine of the torsions about

@@ -76,6 +76,14 @@ class Samples:
     `dataclasses.replace` with another u or log q computes the weights anew, where they were -u - log q; weights of their own belong to
     the columns that they were made with, and must be replaced together with these.
 
+    Example:
+        >>> samples = model.sample(64, seed=0)
+        >>> samples.log_weight.shape, samples[:10].n
+        ((64,), 10)
+        >>> mean = samples.expectation(lambda x: (x**2).sum(axis=(1, 2)))
+        >>> mean.low < mean.value < mean.high
+        True
+
     Attributes:
         positions: (n, N, D) configurations with their centre of mass at zero, in the target's units.
         log_q: (n,) log density of the flow on the zero-CoM subspace, in nats.
@@ -196,17 +204,15 @@ class Samples:
     def _repr_html_(self) -> str:
         """For notebooks: what was drawn and how well it covers the target, and energies as drawn and reweighted."""
         rows: list[display.Row] = [
-            ("target", self.meta.get("fingerprint", self.meta.get("target"))),
-            ("model", self.meta.get("model")),
+            *(("target", self.meta.get("fingerprint", self.meta.get("target"))), ("model", self.meta.get("model"))),
             ("samples", f"{self.n} of {' × '.join(str(size) for size in self.positions.shape[1:])}"),
             ("without weight", int(np.sum(np.isneginf(self.log_weight))) or None),
         ]
         finite = np.isfinite(self.u)
         if not self.has_energy:
             shown = -self.log_q[np.isfinite(self.log_q)]
-            return display.page(
-                "Samples", rows, display.thumbnail(lambda axes: display.likelihoods(axes, shown), "-log q") if shown.size else ""
-            )
+            drawn = display.thumbnail(lambda axes: display.likelihoods(axes, shown), "-log q") if shown.size else ""
+            return display.page("Samples", rows, drawn)
         if not np.isfinite(self.log_weight).any():
             return display.page("Samples", rows)
         rows += figure_rows({"ess_reverse": self.ess(), "log_z": self.log_z()}, ("ess_reverse", "log_z"))
@@ -382,8 +388,7 @@ class Samples:
         verdict = weights.verdict(self.log_weight) if self.has_energy and not self.grouped else None
         length = self.path_length[solved]
         return {
-            "target": self.meta.get("target"),
-            "model": self.meta.get("model"),
+            **{key: self.meta.get(key) for key in ("target", "model")},
             "n": self.n,
             "failed": self.n_failed,
             "solver_failed": self.n_solver_failed,

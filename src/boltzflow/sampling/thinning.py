@@ -14,6 +14,11 @@ from boltzflow.sampling.samples import Samples
 class Thinning(NamedTuple):
     """Which samples are kept, and how their weights change by that.
 
+    Example:
+        >>> from boltzflow.sampling.thinning import Thinning
+        >>> Thinning(kept=np.array([0, 2]), log_weight=np.log([2.0, 2.0])).kept
+        array([0, 2])
+
     Attributes:
         kept: (m,) their places.
         log_weight: (m,) what is to be added to the log-weight of each.

@@ -44,6 +44,13 @@ def representatives(samples: Samples, count: int = 8) -> Int[np.ndarray, " m"]:
 class View:
     """Configurations that can be turned, with a slider over them. A notebook shows it; `html` is a page of its own, `save` writes it.
 
+    Example:
+        >>> shown = samples.view(4)
+        >>> len(shown.figure["layout"]["sliders"][0]["steps"])
+        4
+        >>> shown.save("view.html").name
+        'view.html'
+
     Attributes:
         figure: the traces and the layout of the view, as plotly's JavaScript takes them.
         legend: elements and their colours; empty where the particles are no atoms.

@@ -35,6 +35,12 @@ IDENTITY = ("target", "fingerprint", "model", "seed", "chunk", "averaged", *ORIG
 class SamplesWriter:
     """Appends samples to a file; a context manager that joins what was appended when it closes.
 
+    Example:
+        >>> with bf.sampling.SamplesWriter("samples.h5", samples.meta) as writer:
+        ...     writer.append(samples)
+        >>> bf.Samples.load("samples.h5").n
+        64
+
     Args:
         path: the HDF5 file; its folder is made if need be.
         meta: where the samples come from. what adds up is summed over the appended samples' own meta.

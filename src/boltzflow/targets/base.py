@@ -32,6 +32,10 @@ _SINGLE_ROUNDING = 1e-5
 class ExactValues:
     """Known values of a target, for comparison; None where unknown.
 
+    Example:
+        >>> round(bf.targets.lennard_jones(13).exact.log_z, 1)
+        59.9
+
     Attributes:
         log_z: log of the partition function on the zero-CoM subspace.
         mean_energy: mean reduced energy.
@@ -74,6 +78,13 @@ class DerivedEnergy:
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Target:
     """A Boltzmann density exp(-u(x)) of N particles in D dimensions on the zero-CoM subspace.
+
+    Example:
+        >>> target = bf.targets.double_well()
+        >>> target.degrees_of_freedom, target.reflections
+        (6, True)
+        >>> target.energy(jnp.zeros((4, 2))).shape
+        ()
 
     Attributes:
         name: a short name; part of the fingerprint.

@@ -46,6 +46,12 @@ def train(
     The result depends on the configuration alone: a run that was killed and continued ends bit-identical to one that was not, on the
     same machine.
 
+    Example:
+        >>> config = bf.RunConfig(target="dw4", data=bf.DataConfig(n=0, validation=0), flow=flow, stages=(reverse,))
+        >>> folder = bf.train(config, "runs/dw4")
+        >>> sorted(file.name for file in folder.glob("*.json*"))[:1]
+        ['metrics.jsonl']
+
     Args:
         config: what is trained on what, and how.
         out: the run folder.

@@ -32,6 +32,11 @@ from boltzflow.training.loop import train
 class Run:
     """A run, finished or not, as its folder holds it.
 
+    Example:
+        >>> run = bf.open_run("runs/mine")
+        >>> run.sample(8, seed=0).n, run.model.target.name
+        (8, 'double_well')
+
     Attributes:
         folder: the run folder.
         config: its configuration.
@@ -227,6 +232,10 @@ def _draw_loss(axes: Any, curves: Sequence[tuple[str, np.ndarray, np.ndarray]]) 
 def open_run(folder: str | os.PathLike[str], *, target: Target | None = None) -> Run:
     """Opens a run from its folder, finished or not.
 
+    Example:
+        >>> bf.open_run("runs/mine").model.target.name
+        'double_well'
+
     Args:
         folder: the run folder.
         target: the target, if it is not a registered one.
@@ -253,6 +262,12 @@ def fit(
     progress: Wanted = None,
 ) -> Run:
     """Trains a flow on frames of a target.
+
+    Example:
+        >>> stage = bf.Stage(objective=bf.FlowMatching(pairing=bf.Independent()), steps=2, batch_size=8, microbatch=8)
+        >>> run = bf.fit(target, data, flow=flow, stages=[stage], out="runs/mine")
+        >>> (run.folder / "model.safetensors").is_file()
+        True
 
     Args:
         target: the target, registered or not.
