@@ -4,8 +4,15 @@
 docstring fails.
 """
 
+import os
 import sys
 from pathlib import Path
+
+# Kernels of notebooks inherit these: what one has compiled serves the others.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent / "_build" / "compiled"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1] / "src"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 sys.path[:0] = [str(Path(__file__).parent / "site"), str(Path(__file__).parents[1] / "src")]
 

@@ -24,7 +24,7 @@ EXAMPLES = {
     "docs/extending.md": "tests/extension/test_plugin.py",
     "docs/molecule.md": "tests/cli/test_tutorial.py",
     "docs/potentials.md": "tests/unit/test_from_jax.py",
-    "docs/results.md": "tests/physics/test_shipped_molecules.py",
+    "docs/results.md": "joins the samples of two machines; tests/unit/test_samples.py joins samples",
 }
 # Verbs that are run as they are written, and why the others are only parsed; `test_the_commands_of_the_readme_run` runs more of them.
 QUICK = ("models", "presets", "targets")

@@ -1,6 +1,7 @@
 """The head of the page: what was trained, when and how; and which samples each figure is of."""
 
 import datetime
+from collections.abc import Sequence
 
 from markupsafe import Markup
 
@@ -8,8 +9,8 @@ from boltzflow.report.contents import Contents, is_number
 from boltzflow.report.page import filled, thousands
 
 
-def header(run: Contents) -> Markup:
-    """Title, temperature, run, date and command."""
+def header(run: Contents, others: Sequence[str] = ()) -> Markup:
+    """Title, temperature, run, date and command; and what else the page has samples of."""
     system = ""
     if run.system is not None:
         dimension = {2: "in the plane", 3: "in space"}.get(run.system.dimension, f"in {run.system.dimension} dimensions")
@@ -20,7 +21,7 @@ def header(run: Contents) -> Markup:
         ("Date", _date(run)),
         ("Command", run.versions.get("command") or run.card.get("command") or ""),
     ]
-    return filled("header.html", target=run.target_name, system=system, facts=facts)
+    return filled("header.html", target=run.target_name, system=system, facts=facts, others=others)
 
 
 def chapter(run: Contents) -> Markup:

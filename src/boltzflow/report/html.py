@@ -56,33 +56,21 @@ def write(run_dir: str | Path, out: str | Path, *, say: Callable[[str], None] | 
 
 
 def render(run: Contents, others: Sequence[Contents] = ()) -> str:
-    """The page of a run as text, and of samples of shipped models after it."""
-    parts = [header(run), key_figures.tiles(run), *_sections(run)]
+    """The page of a run as text; before what it was made from come samples of shipped models."""
+    parts = [header(run, [other.target_name for other in others]), key_figures.tiles(run), *_drawn(run, _sections(run))]
     for other in others:
         # What is missing of a run is missing of samples alone by their nature.
         other.notes.clear()
         parts += [chapter(other), key_figures.tiles(other), *_drawn(other, _chapter(run, other))]
         run.notes.extend(other.notes)
+    parts += [*([filled("made.html", target=run.target_name)] if others else []), *_drawn(run, (_durations, _configuration))]
     return filled("page.html", target=run.target_name, parts=parts, notes=run.notes, folder=run.folder.resolve().name)
 
 
-def _sections(run: Contents) -> Iterator[Markup]:
-    yield from _drawn(
-        run,
-        (
-            key_figures.figures_table,
-            scorecard.table,
-            _energies,
-            *molecules.sections(run),
-            _distances,
-            _view,
-            _weights,
-            _training,
-            health.figures_of_rungs,
-            _durations,
-            _configuration,
-        ),
-    )
+def _sections(run: Contents) -> Iterator[Callable[[Contents], Markup]]:
+    """The functions that make the sections of a run."""
+    yield from (key_figures.figures_table, scorecard.table, _energies, *molecules.sections(run), _distances, _view)
+    yield from (_weights, _training, health.figures_of_rungs)
 
 
 def _chapter(run: Contents, other: Contents) -> Iterator[Callable[[Contents], Markup]]:
