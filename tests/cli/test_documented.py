@@ -14,7 +14,7 @@ from boltzflow.cli.parsing import parse
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.md"))
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```([^\n`]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # Pages whose examples take seconds.
 SHORT = ["README.md", "docs/index.md", "docs/which.md"]
 # Where the examples of other pages run, or why they do not. Notebooks are executed when the site is built.

@@ -1,9 +1,9 @@
 """Samples of shipped models on the page of a run: the last part of `boltzflow demo`."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from boltzflow import report, targets
 from boltzflow.analysis.estimate import Estimate
 from boltzflow.cli import demo
-from boltzflow.report import molecules
+from boltzflow.report import contents, molecules
 from boltzflow.sampling.samples import Samples
 
 
@@ -53,16 +53,17 @@ def test_one_3d_view_and_no_complaint_about_what_samples_lack(page):
     assert missing.count("no training history") == 1
 
 
-def test_a_known_free_energy_stands_beside_that_of_the_samples(monkeypatch):
+def test_a_known_free_energy_stands_beside_that_of_the_samples(monkeypatch, tmp_path):
     known = Estimate(3.86, 3.79, 3.93, 100_000)
-    run = SimpleNamespace(card={"reference": {"phi_difference": known.as_dict()}}, data=None)
+    bare = contents.read(drawn(tmp_path / "other", "dw4", 20))
+    run = dataclasses.replace(bare, card={"reference": {"phi_difference": known.as_dict()}})
     monkeypatch.setattr(molecules, "_residues", lambda run: ["one"])
     assert molecules._known(run) == ["of 100\u202f000 reference frames: 3.86 kT [3.79, 3.93]"]
+    assert molecules._known(bare) == []
     # With frames at hand theirs is shown; of two residues nobody knows whose it is.
-    assert molecules._known(SimpleNamespace(card=run.card, data=np.zeros(1))) == []
+    assert molecules._known(dataclasses.replace(run, data=run.samples.positions)) == []
     monkeypatch.setattr(molecules, "_residues", lambda run: ["one", "two"])
     assert molecules._known(run) == []
-    assert molecules._known(SimpleNamespace(card={}, data=None)) == []
 
 
 def test_the_shipped_molecule_has_a_reference():
