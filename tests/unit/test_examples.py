@@ -18,7 +18,7 @@ import boltzflow as bf
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "api" / "index.md"
 # Examples that take several seconds.
-SLOW = {"train"}
+SLOW = {"train", "evaluation.Densities"}
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 

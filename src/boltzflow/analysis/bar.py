@@ -27,9 +27,11 @@ class Bar:
     """What both sets together say.
 
     Example:
-        >>> joined = model.bar(samples, data)
+        >>> from boltzflow.analysis import bar
+        >>> rng = np.random.default_rng(0)
+        >>> joined = bar.between(rng.normal(-0.5, 1.0, 200), rng.normal(0.5, 1.0, 200), replicas=20)
         >>> joined.log_weight.shape, 0.0 <= joined.overlap <= 1.0
-        ((128,), True)
+        ((400,), True)
 
     Attributes:
         log_z: log partition function of the target on the zero-CoM subspace, with a bootstrap interval.

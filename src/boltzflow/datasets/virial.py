@@ -26,9 +26,9 @@ class VirialCheck:
     """Outcome of the virial test.
 
     Example:
-        >>> check = bf.datasets.virial_check(target, data.positions)
+        >>> check = bf.datasets.virial_check(data.positions, target)
         >>> check.expected
-        6
+        6.0
 
     Attributes:
         value: mean of x · grad u over the frames.

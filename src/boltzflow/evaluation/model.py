@@ -24,8 +24,6 @@ class Model(models.Model):
         >>> samples = model.sample(64, seed=0)
         >>> model.target.name, samples.positions.shape
         ('double_well', (64, 4, 2))
-        >>> model.log_prob(samples.positions[:2]).shape
-        (2,)
     """
 
     def evaluate(
