@@ -178,6 +178,7 @@ def tried(wheel: Path, version: str, extra: str, folder: Path) -> None:
             used(label, place, work, arguments)
         elif not extra and name in WITHOUT:
             (work / "run").mkdir(exist_ok=True)
+            (work / "run" / "config.yaml").write_text("target: dw4\n")
             used(label, place, work, f"boltzflow {WITHOUT[name]}", code=2, said=f"boltzflow[{name}]")
     shutil.rmtree(place)
 
