@@ -36,7 +36,8 @@ samples = bf.Samples.load("samples.h5")
 samples.plot_energy(), samples.plot_weights(), samples.view().save("view.html")
 """
 USES = {
-    "train": "boltzflow train dw4 -o run --set data.n=256 data.validation=0 stages.0.steps=2 stages.0.batch_size=32 stages.1=null",
+    "train": "boltzflow train dw4 -o run --set data.n=256 data.validation=0 "
+    "stages.0.steps=2 stages.0.batch_size=32 stages.0.microbatch=32 stages.1=null",
     "evaluate": "boltzflow evaluate dw4-eacf -n 200",
     "report": f"python -c '{_PLOTS}'",
     "molecules": """python -c 'import boltzflow as bf; print(bf.targets.alanine_dipeptide("ff99").fingerprint)'""",
