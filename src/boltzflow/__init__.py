@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from boltzflow import runtime as runtime
     from boltzflow import sampling as sampling
     from boltzflow import seeds as seeds
+    from boltzflow import shards as shards
     from boltzflow import targets as targets
     from boltzflow import training as training
     from boltzflow.analysis import Estimate as Estimate
@@ -159,6 +160,7 @@ __all__ = [
     "runtime",
     "sampling",
     "seeds",
+    "shards",
     "targets",
     "train",
     "training",

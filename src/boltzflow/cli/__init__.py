@@ -26,6 +26,7 @@ VERBS = {
     "train": "Train a flow from a preset.",
     "resume": "Continue a run that was interrupted, or give it another stage.",
     "sample": "Draw samples with their exact probability from a run or a model.",
+    "join": "Join shards of samples or of reference data into one file.",
     "average": "Average the copies of an augmented flow out of the weights of its samples.",
     "log-prob": "Weigh your own frames with a run or a model: log q, weights, NLL, distances.",
     "evaluate": "Measure a run or a model: NLL, ESS, log Z, distances, path length, times.",

@@ -23,7 +23,12 @@ class Words(tuple[str, ...]):
     __slots__ = ()
 
 
-def _words(metavar: str) -> tyro.constructors.PrimitiveConstructorSpec:
+def words(metavar: str) -> tyro.constructors.PrimitiveConstructorSpec:
+    """How several words are read, for an annotation of `Words`.
+
+    Args:
+        metavar: what help calls them.
+    """
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs="*", metavar=metavar, instance_from_str=Words, is_instance=lambda value: isinstance(value, Words), str_from_instance=list
     )
@@ -33,18 +38,19 @@ Precision = Literal["single", "double"]
 MaybePrecision = Optional[Precision]  # noqa: UP045
 Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
 Count = Annotated[int, tyro.conf.arg(aliases=["-n"], metavar="N")]
-Set = Annotated[Words, _words("OPTION=VALUE ..."), tyro.conf.arg(help_behavior_hint="(repeatable)")]
+Set = Annotated[Words, words("OPTION=VALUE ..."), tyro.conf.arg(help_behavior_hint="(repeatable)")]
 MaybeFloat = Optional[float]  # noqa: UP045
-ForceField = Annotated[Words, _words("NAME ..."), tyro.conf.arg(help_behavior_hint="(for files, peptides and SMILES)")]
-Plugin = Annotated[Words, _words("NAME ..."), tyro.conf.arg(help_behavior_hint="(modules or .py files)")]
+ForceField = Annotated[Words, words("NAME ..."), tyro.conf.arg(help_behavior_hint="(for files, peptides and SMILES)")]
+Shard = Annotated[MaybeText, tyro.conf.arg(metavar="K/N", help_behavior_hint="(such as 3/16; default: all)")]
+Plugin = Annotated[Words, words("NAME ..."), tyro.conf.arg(help_behavior_hint="(modules or .py files)")]
 Temperature = Annotated[MaybeFloat, tyro.conf.arg(metavar="KELVIN", help_behavior_hint="(for a molecule)")]
 Cutoff = Annotated[MaybeFloat, tyro.conf.arg(metavar="NM", help_behavior_hint="(for a molecule; default: none)")]
 Energies = Annotated[MaybeText, tyro.conf.arg(metavar="NAME", help_behavior_hint="(for a molecule; default: compiled)")]
 Caps = Annotated[MaybeText, tyro.conf.arg(metavar="NAME", help_behavior_hint="(for a peptide; default: ace-nme)")]
 Ph = Annotated[MaybeFloat, tyro.conf.arg(metavar="PH", help_behavior_hint="(default: 7 for a peptide, none for a file)")]
-Disulfides = Annotated[Words, _words("I-J ..."), tyro.conf.arg(help_behavior_hint="(for a peptide)")]
+Disulfides = Annotated[Words, words("I-J ..."), tyro.conf.arg(help_behavior_hint="(for a peptide)")]
 Coordinates = Annotated[MaybeText, tyro.conf.arg(metavar="FILE", help_behavior_hint="(for Amber, GROMACS and CHARMM)")]
-Parameters = Annotated[Words, _words("FILE ..."), tyro.conf.arg(help_behavior_hint="(for CHARMM)")]
+Parameters = Annotated[Words, words("FILE ..."), tyro.conf.arg(help_behavior_hint="(for CHARMM)")]
 Solvent = Annotated[MaybeText, tyro.conf.arg(metavar="NAME", help_behavior_hint="(for Amber and CHARMM; default: vacuum)")]
 Include = Annotated[MaybeText, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(for GROMACS)")]
 SmallMolecules = Annotated[MaybeText, tyro.conf.arg(metavar="NAME", help_behavior_hint="(for SMILES)")]

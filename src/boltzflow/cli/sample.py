@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from boltzflow import counting
+from boltzflow import counting, shards
 from boltzflow.cli import arguments, output
 from boltzflow.errors import ConfigError
 
@@ -29,6 +29,7 @@ def run(
     correct: Literal["none", "metropolis", "smc"] = "none",
     energies: Annotated[arguments.MaybeFloat, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="(only with --correct)")] = None,
     temperature: Annotated[arguments.MaybeFloat, tyro.conf.arg(metavar="KELVIN", help_behavior_hint="(default: the target's)")] = None,
+    shard: arguments.Shard = None,
     plugin: arguments.Plugin = arguments.Words(),  # noqa: B008 (a tuple)
 ) -> None:
     """Draw samples with their exact probability from a run or a model.
@@ -52,9 +53,13 @@ def run(
             these are fewer.
         temperature: Another temperature than the target's, of flows that know it (flow.tempered); of targets in reduced units as a multiple
             of theirs.
+        shard: Draw one part of the N samples only, such as the third of sixteen; `boltzflow join` makes one file of all parts.
         plugin: Modules, or .py files, that add targets, networks, objectives and more.
     """
     arguments.count(n)
+    part = None if shard is None else shards.parsed(shard)
+    if part is not None and correct != "none":
+        raise ConfigError(f"--shard is of plain samples; with --correct {correct} give each job a --seed of its own.")
     if correct == "none" and energies is not None:
         raise ConfigError("--energies bounds a correction; add --correct smc or metropolis, or choose -n: each plain sample costs one.")
     if correct != "none" and chunk is not None:
@@ -81,17 +86,19 @@ def run(
     loaded = loaded if temperature is None else loaded.at_temperature(temperature)
     # No sample costs less than one energy.
     most = int(min(number for number in (n, energies) if number is not None))
-    arguments.room(most, loaded.target.n_particles * loaded.target.dimension, path)
+    if part is not None:
+        begin, end = shards.bounds(most, part)
+    arguments.room(most if part is None else end - begin, loaded.target.n_particles * loaded.target.dimension, path)
     began = time.perf_counter()
     options: dict[str, Any] = {"seed": seed, "out": path, "resume": resume, "model": model}
     with progress.shown() as bar:
         if correct == "none":
-            samples = generate(loaded.flow, loaded.target, most, chunk=chunk, progress=bar, **options)
+            samples = generate(loaded.flow, loaded.target, most, chunk=chunk, shard=part, progress=bar, **options)
         else:
             from boltzflow.sampling.correct import METHODS
 
             samples = METHODS[correct](loaded.flow, loaded.target, n, energies=energies, progress=bar, **options)
-    if n is not None and samples.n < n:
+    if n is not None and part is None and samples.n < n:
         output.say(f"{energies:g} energies allow {samples.n} samples.")
     summarize(samples, seconds=time.perf_counter() - began)
     print(path)

@@ -80,6 +80,7 @@ class Model:
         progress: Wanted = None,
         correct: Literal["none", "metropolis", "smc"] = "none",
         energies: float | None = None,
+        shard: tuple[int, int] | None = None,
         **settings: Any,
     ) -> Samples:
         """Draws n samples with log q, reduced energy and weight; sample i depends on the seed and on i alone.
@@ -93,6 +94,7 @@ class Model:
             progress: told how many are done; None: a bar where somebody looks on (`progress.chosen`).
             correct: "smc" anneals populations of the flow to the target, "metropolis" runs chains over its proposals; "none" draws.
             energies: evaluations of the energy that a correction may cost.
+            shard: (k, K): only the k-th of K parts of the n samples; see `boltzflow.shards`.
             settings: other arguments of `sampling.correct.smc` or `sampling.correct.metropolis`.
 
         Raises:
@@ -107,8 +109,9 @@ class Model:
 
             if correct not in METHODS:
                 raise ConfigError(f"there is no correction {correct!r}; {nearest(correct, ['none', *METHODS])}")
-            if chunk is not None:
-                raise ConfigError("a correction has populations or chains and no chunks; leave chunk out.")
+            if chunk is not None or shard is not None:
+                what = "chunk" if shard is None else "shard"
+                raise ConfigError(f"a correction has populations or chains and no {what}s; leave {what} out.")
             with runtime.precision(self.precision):
                 return METHODS[correct](self.flow, self.target, n, energies=energies, **options, **settings)
         if energies is not None or settings or n is None:
@@ -117,7 +120,7 @@ class Model:
                 f"{what} bounds or shapes a correction; name one, or leave it out." if what else "give the number of samples n."
             )
         with runtime.precision(self.precision):
-            return generate(self.flow, self.target, n, chunk=chunk, **options)
+            return generate(self.flow, self.target, n, chunk=chunk, shard=shard, **options)
 
     def log_prob(self, positions: Any, *, draws: int | None = None, seed: int = 0, progress: Wanted = None) -> Float[np.ndarray, "..."]:
         """Log density of configurations, in nats per unit of length of the target, on the zero-CoM subspace.

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from boltzflow import seeds
+from boltzflow import seeds, shards
 from boltzflow.errors import DataError, RunError
 from boltzflow.flows.base import AbstractFlow, FlowSolution
 from boltzflow.flows.identity import identity
@@ -61,7 +61,8 @@ def sample_keys(start: int, count: int, *, seed: int) -> Key[Array, " n"]:
 def in_chunks(work: Callable[[int, int], T], start: int, stop: int, chunk: int) -> Iterator[tuple[int, T]]:
     """Yields (end, work(begin, chunk)) in order, with as many chunks under way as there are cores.
 
-    Chunks are independent programs; running several at once uses the cores better than splitting the small operations of one.
+    Chunks are independent programs; running several at once uses the cores better than splitting the small operations of one. They begin
+    at multiples of their size wherever the work does, but for the first, so that a sample has the same place in its chunk in any shard.
     """
     workers = available_cores()
     # The precision of the caller, who may have set it for a block of code only; threads do not inherit that.
@@ -72,7 +73,7 @@ def in_chunks(work: Callable[[int, int], T], start: int, stop: int, chunk: int) 
             return work(begin, chunk)
 
     pending: collections.deque[tuple[int, concurrent.futures.Future[T]]] = collections.deque()
-    begins = iter(range(start, stop, chunk))
+    begins = iter([*range(start, min(start + 1, stop)), *range((start // chunk + 1) * chunk, stop, chunk)])
     with concurrent.futures.ThreadPoolExecutor(max_workers=workers) as pool:
         try:
             while True:
@@ -81,7 +82,7 @@ def in_chunks(work: Callable[[int, int], T], start: int, stop: int, chunk: int) 
                 if not pending:
                     return
                 begin, future = pending.popleft()
-                yield min(begin + chunk, stop), future.result()
+                yield min((begin // chunk + 1) * chunk, stop), future.result()
         finally:
             for _, future in pending:
                 future.cancel()
@@ -98,6 +99,7 @@ def generate(
     resume: bool = False,
     progress: Wanted = False,
     model: str = "",
+    shard: tuple[int, int] | None = None,
 ) -> Samples:
     """Draws n samples with their log densities, reduced energies and weights; the energies are those of the positions that are stored.
 
@@ -111,12 +113,13 @@ def generate(
         resume: continue the file `out`.
         progress: told how many samples are done; nobody unless asked for.
         model: name of the model, stored with the samples.
+        shard: (k, K): only the k-th of K parts of the n samples, counted from 1; see `boltzflow.shards`.
 
     Returns:
-        n samples, those found in a continued file included; a file that holds more keeps them.
+        n samples, or those of the shard; those found in a continued file included; a file that holds more keeps them.
 
     Raises:
-        DataError: if n is not positive, or more than can be numbered.
+        DataError: if n is not positive, or more than can be numbered, or there is no such shard.
         RunError: if `out` cannot be written, or holds other samples.
     """
     seed = seeds.checked(seed)
@@ -127,24 +130,26 @@ def generate(
         raise DataError(f"samples are numbered by 32-bit integers, so that there can be {MOST} of one seed, but {n} were asked for.")
     bar = chosen(progress)
     chunk = min(chunk, n)
-    meta = origin(flow, target, model, seed=seed)
+    first, stop = (0, n) if shard is None else shards.bounds(n, shard)
+    meta = origin(flow, target, model, seed=seed) | ({} if shard is None else {shards.META: shards.described(n, shard)})
     began = time.perf_counter()
 
     def work(begin: int, count: int) -> Samples:
-        # The last chunk is drawn whole and cut, so that one program serves all chunks.
-        drawn = to_samples(draw(flow, sample_keys(begin, count, seed=seed)), flow.scale, meta)
-        return with_right_enantiomer(drawn.take(np.arange(min(count, n - begin))), flow, target, batch=count)
+        # First and last chunk are drawn whole and cut, so that one program serves all chunks.
+        base = begin // count * count
+        drawn = to_samples(draw(flow, sample_keys(base, count, seed=seed)), flow.scale, meta)
+        return with_right_enantiomer(drawn.take(np.arange(begin - base, min(count, stop - base))), flow, target, batch=count)
 
     parts: list[Samples] = []
-    bar.start(n, "sampling")
+    bar.start(stop - first, "sampling")
     try:
         if out is None:
-            for done, part in in_chunks(work, 0, n, chunk):
+            for done, part in in_chunks(work, first, stop, chunk):
                 parts.append(part)
-                bar.update(done)
+                bar.update(done - first)
             samples = Samples.concatenate(parts)
         else:
-            samples = streamed(work, n, chunk, Path(out), meta, resume, bar, target)
+            samples = streamed(work, stop - first, chunk, Path(out), meta, resume, bar, target, first=first)
     finally:
         bar.stop()
     seconds = time.perf_counter() - began
@@ -174,12 +179,15 @@ def streamed(
     resume: bool,
     progress: Progress,
     target: Target,
+    *,
+    first: int = 0,
 ) -> Samples:
-    """The first n of the samples that `work` makes, chunk by chunk, by way of a file; what is in it is not made again."""
+    """The n samples from `first` on that `work` makes, chunk by chunk, by way of a file; what is in it is not made again."""
     with SamplesWriter(out, meta, resume=resume) as writer:
         mark = time.perf_counter()
         waiting: list[Samples] = []
-        for done, part in in_chunks(work, writer.n_written, n, chunk):
+        for end, part in in_chunks(work, first + writer.n_written, first + n, chunk):
+            done = end - first
             waiting.append(part)
             now = time.perf_counter()
             # Every append is a file of its own, so that appends come by time rather than by chunk.
