@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from boltzflow import analysis as analysis
     from boltzflow import blackbox as blackbox
     from boltzflow import chemistry as chemistry
+    from boltzflow import cluster as cluster
     from boltzflow import config as config
     from boltzflow import counting as counting
     from boltzflow import datasets as datasets
@@ -138,6 +139,7 @@ __all__ = [
     "analysis",
     "blackbox",
     "chemistry",
+    "cluster",
     "config",
     "counting",
     "datasets",
