@@ -30,6 +30,7 @@ def run(
     energies: Annotated[arguments.MaybeFloat, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="(only with --correct)")] = None,
     temperature: Annotated[arguments.MaybeFloat, tyro.conf.arg(metavar="KELVIN", help_behavior_hint="(default: the target's)")] = None,
     shard: arguments.Shard = None,
+    devices: Annotated[arguments.MaybeInt, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: all accelerators)")] = None,
     plugin: arguments.Plugin = arguments.Words(),  # noqa: B008 (a tuple)
 ) -> None:
     """Draw samples with their exact probability from a run or a model.
@@ -54,9 +55,13 @@ def run(
         temperature: Another temperature than the target's, of flows that know it (flow.tempered); of targets in reduced units as a multiple
             of theirs.
         shard: Draw one part of the N samples only, such as the third of sixteen; `boltzflow join` makes one file of all parts.
+        devices: Local devices that draw at the same time; the samples do not depend on it.
         plugin: Modules, or .py files, that add targets, networks, objectives and more.
     """
     arguments.count(n)
+    arguments.at_least(1, devices=devices)
+    if correct != "none" and devices is not None:
+        raise ConfigError(f"--devices is of plain samples; leave it out with --correct {correct}.")
     part = None if shard is None else shards.parsed(shard)
     if part is not None and correct != "none":
         raise ConfigError(f"--shard is of plain samples; with --correct {correct} give each job a --seed of its own.")
@@ -76,10 +81,10 @@ def run(
     for name in plugin:
         plugins.load(name)
 
-    runtime.configure()
+    runtime.configure(devices=devices or 1)
     from boltzflow.models.storage import load_model, precision_of
 
-    runtime.configure(precision or precision_of(model))
+    runtime.configure(precision or precision_of(model), devices or 1)
     from boltzflow.sampling.generate import generate
 
     loaded = load_model(model)
@@ -93,7 +98,7 @@ def run(
     options: dict[str, Any] = {"seed": seed, "out": path, "resume": resume, "model": model}
     with progress.shown() as bar:
         if correct == "none":
-            samples = generate(loaded.flow, loaded.target, most, chunk=chunk, shard=part, progress=bar, **options)
+            samples = generate(loaded.flow, loaded.target, most, chunk=chunk, shard=part, devices=devices, progress=bar, **options)
         else:
             from boltzflow.sampling.correct import METHODS
 

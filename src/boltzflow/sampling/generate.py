@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import dataclasses
+import inspect
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from boltzflow.flows.identity import identity
 from boltzflow.flows.status import Status
 from boltzflow.progress import Progress, Wanted, chosen
 from boltzflow.runtime import available_cores
+from boltzflow.sampling import devices as several
 from boltzflow.sampling.enantiomers import with_right_enantiomer
 from boltzflow.sampling.programs import stored
 from boltzflow.sampling.samples import Samples
@@ -58,13 +60,13 @@ def sample_keys(start: int, count: int, *, seed: int) -> Key[Array, " n"]:
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.asarray(np.arange(start, start + count)))
 
 
-def in_chunks(work: Callable[[int, int], T], start: int, stop: int, chunk: int) -> Iterator[tuple[int, T]]:
+def in_chunks(work: Callable[[int, int], T], start: int, stop: int, chunk: int, *, workers: int | None = None) -> Iterator[tuple[int, T]]:
     """Yields (end, work(begin, chunk)) in order, with as many chunks under way as there are cores.
 
     Chunks are independent programs; running several at once uses the cores better than splitting the small operations of one. They begin
     at multiples of their size wherever the work does, but for the first, so that a sample has the same place in its chunk in any shard.
     """
-    workers = available_cores()
+    workers = available_cores() if workers is None else workers
     # The precision of the caller, who may have set it for a block of code only; threads do not inherit that.
     double = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -100,6 +102,7 @@ def generate(
     progress: Wanted = False,
     model: str = "",
     shard: tuple[int, int] | None = None,
+    devices: int | None = None,
 ) -> Samples:
     """Draws n samples with their log densities, reduced energies and weights; the energies are those of the positions that are stored.
 
@@ -114,12 +117,14 @@ def generate(
         progress: told how many samples are done; nobody unless asked for.
         model: name of the model, stored with the samples.
         shard: (k, K): only the k-th of K parts of the n samples, counted from 1; see `boltzflow.shards`.
+        devices: local devices that draw a chunk each at the same time; None: all accelerators, and of a processor its cores.
 
     Returns:
         n samples, or those of the shard; those found in a continued file included; a file that holds more keeps them.
 
     Raises:
-        DataError: if n is not positive, or more than can be numbered, or there is no such shard.
+        DataError: if n is not positive, or more than can be numbered.
+        ConfigError: if there is no such shard, or there are fewer devices.
         RunError: if `out` cannot be written, or holds other samples.
     """
     seed = seeds.checked(seed)
@@ -133,27 +138,40 @@ def generate(
     first, stop = (0, n) if shard is None else shards.bounds(n, shard)
     meta = origin(flow, target, model, seed=seed) | ({} if shard is None else {shards.META: shards.described(n, shard)})
     began = time.perf_counter()
+    mesh = several.mesh(devices, -(-(stop - first) // chunk))
+    chunk *= several.size(mesh)
 
     def work(begin: int, count: int) -> Samples:
         # First and last chunk are drawn whole and cut, so that one program serves all chunks.
         base = begin // count * count
-        drawn = to_samples(draw(flow, sample_keys(base, count, seed=seed)), flow.scale, meta)
-        return with_right_enantiomer(drawn.take(np.arange(begin - base, min(count, stop - base))), flow, target, batch=count)
+        drawn = to_samples(_on(draw, mesh, flow, sample_keys(base, count, seed=seed)), flow.scale, meta)
+        kept = drawn.take(np.arange(begin - base, min(count, stop - base)))
+        return with_right_enantiomer(kept, flow, target, batch=count, mesh=mesh)
 
     parts: list[Samples] = []
     bar.start(stop - first, "sampling")
     try:
         if out is None:
-            for done, part in in_chunks(work, first, stop, chunk):
+            for done, part in in_chunks(work, first, stop, chunk, workers=_workers(mesh)):
                 parts.append(part)
                 bar.update(done - first)
             samples = Samples.concatenate(parts)
         else:
-            samples = streamed(work, stop - first, chunk, Path(out), meta, resume, bar, target, first=first)
+            samples = streamed(work, stop - first, chunk, Path(out), meta, resume, bar, target, first=first, workers=_workers(mesh))
     finally:
         bar.stop()
     seconds = time.perf_counter() - began
     return dataclasses.replace(samples, meta={**samples.meta, "seconds": samples.meta.get("seconds", seconds)})
+
+
+def _on(function: Callable[..., FlowSolution], mesh: jax.sharding.Mesh | None, flow: AbstractFlow, *columns: Any) -> Any:
+    """What a compiled function of a flow and of columns gives, on one device or on those of a mesh."""
+    return function(flow, *columns) if mesh is None else several.over(inspect.unwrap(function), mesh, flow, *columns)
+
+
+def _workers(mesh: jax.sharding.Mesh | None) -> int | None:
+    """Chunks under way: while devices draw one, the host looks after the one before."""
+    return None if mesh is None else 2
 
 
 def origin(flow: AbstractFlow, target: Target, model: str, *, seed: int) -> dict[str, Any]:
@@ -181,12 +199,13 @@ def streamed(
     target: Target,
     *,
     first: int = 0,
+    workers: int | None = None,
 ) -> Samples:
     """The n samples from `first` on that `work` makes, chunk by chunk, by way of a file; what is in it is not made again."""
     with SamplesWriter(out, meta, resume=resume) as writer:
         mark = time.perf_counter()
         waiting: list[Samples] = []
-        for end, part in in_chunks(work, first + writer.n_written, first + n, chunk):
+        for end, part in in_chunks(work, first + writer.n_written, first + n, chunk, workers=workers):
             done = end - first
             waiting.append(part)
             now = time.perf_counter()
@@ -240,9 +259,10 @@ def log_density(
     seed: int = 0,
     chunk: int | None = None,
     progress: Wanted = False,
+    devices: int | None = None,
 ) -> FlowSolution:
     """Log densities of configurations in data units, on the host; the columns of the result are NumPy arrays of length n."""
-    return _over_positions(lambda x, keys: density(flow, x, keys), flow, positions, chunk, progress, seed=seed)
+    return _over_positions(density, flow, positions, chunk, progress, devices, seed=seed)
 
 
 def log_importance_ratios(
@@ -253,6 +273,7 @@ def log_importance_ratios(
     first: int = 0,
     chunk: int | None = None,
     progress: Wanted = False,
+    devices: int | None = None,
 ) -> Float[np.ndarray, "n K"]:
     """Draws of the log densities of configurations in data units, on the host; the mean of their exponentials is the density.
 
@@ -260,37 +281,42 @@ def log_importance_ratios(
     on `first` + i alone. One, the log density itself, where that is exact; NaN where it could not be computed.
     """
     if not flow.noisy_draws:
-        solution = log_density(flow, positions, seed=seed, chunk=chunk, progress=progress)
+        solution = log_density(flow, positions, seed=seed, chunk=chunk, progress=progress, devices=devices)
         return np.where(solution.status == Status.SOLVED, np.asarray(solution.log_q, np.float64), np.nan)[:, None]
-    return np.asarray(_over_positions(lambda x, keys: marginals(flow, x, keys), flow, positions, chunk, progress, seed=seed, first=first))
+    return np.asarray(_over_positions(marginals, flow, positions, chunk, progress, devices, seed=seed, first=first))
 
 
 def _over_positions(
-    work: Callable[[Array, Key[Array, " B"]], T],
+    function: Callable[..., Any],
     flow: AbstractFlow,
     positions: Float[np.ndarray, "n N D"],
     chunk: int | None,
     progress: Wanted,
+    devices: int | None,
     *,
     seed: int,
     first: int = 0,
-) -> T:
+) -> Any:
     """Results of a compiled function of positions and keys, chunk by chunk; the last chunk is filled up and cut."""
     bar = chosen(progress)
     n = len(positions)
     chunk = min(flow.chunk_size if chunk is None else chunk, n)
 
-    def one(begin: int, count: int) -> T:
+    mesh = several.mesh(devices, -(-n // chunk)) if n else None
+    chunk *= several.size(mesh)
+
+    def one(begin: int, count: int) -> Any:
         part = positions[begin : begin + count]
         kept = len(part)
         padded = np.concatenate([part, np.repeat(part[-1:], count - kept, axis=0)]) if kept < count else part
-        result = work(jnp.asarray(padded, jnp.zeros(()).dtype), sample_keys(first + begin, count, seed=seed))
+        keys = sample_keys(first + begin, count, seed=seed)
+        result = _on(function, mesh, flow, jnp.asarray(padded, jnp.zeros(()).dtype), keys)
         return jax.tree.map(lambda a: np.asarray(a)[:kept], result)
 
     parts = []
     bar.start(n, "log density of data")
     try:
-        for done, part in in_chunks(one, 0, n, chunk):
+        for done, part in in_chunks(one, 0, n, chunk, workers=_workers(mesh)):
             parts.append(part)
             bar.update(done)
     finally:
