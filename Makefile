@@ -8,7 +8,7 @@ WORKERS ?= 2
 # Tests of one file stay with one worker, which builds their fixtures once. Tests start many processes: they read bytecode that is
 # written once, even where the shell asks not to write any.
 PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(WORKERS) --dist worksteal
-LOCK_EXTRAS := --extra molecules --extra xtb --extra tracking --extra test --extra lint
+LOCK_EXTRAS := --extra molecules --extra xtb --extra tracking --extra cluster --extra test --extra lint
 # What the documentation needs beside all that, one requirement a line.
 DOCS_EXTRA := import tomllib; print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"]))
 DOCS_STAMP := $(VENV)/.installed-docs

@@ -41,6 +41,7 @@ Count = Annotated[int, tyro.conf.arg(aliases=["-n"], metavar="N")]
 Set = Annotated[Words, words("OPTION=VALUE ..."), tyro.conf.arg(help_behavior_hint="(repeatable)")]
 MaybeFloat = Optional[float]  # noqa: UP045
 ForceField = Annotated[Words, words("NAME ..."), tyro.conf.arg(help_behavior_hint="(for files, peptides and SMILES)")]
+Executor = Annotated[MaybeText, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: this process)")]
 Distributed = Annotated[bool, tyro.conf.arg(help_behavior_hint="(several processes)")]
 Coordinator = Annotated[MaybeText, tyro.conf.arg(metavar="HOST:PORT", help_behavior_hint="(default: that of the queue)")]
 Processes = Annotated[MaybeInt, tyro.conf.arg(metavar="N", help_behavior_hint="(default: that of the queue)")]

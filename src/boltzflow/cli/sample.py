@@ -30,6 +30,7 @@ def run(
     energies: Annotated[arguments.MaybeFloat, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="(only with --correct)")] = None,
     temperature: Annotated[arguments.MaybeFloat, tyro.conf.arg(metavar="KELVIN", help_behavior_hint="(default: the target's)")] = None,
     shard: arguments.Shard = None,
+    executor: arguments.Executor = None,
     devices: Annotated[arguments.MaybeInt, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: all accelerators)")] = None,
     plugin: arguments.Plugin = arguments.Words(),  # noqa: B008 (a tuple)
 ) -> None:
@@ -55,13 +56,17 @@ def run(
         temperature: Another temperature than the target's, of flows that know it (flow.tempered); of targets in reduced units as a multiple
             of theirs.
         shard: Draw one part of the N samples only, such as the third of sixteen; `boltzflow join` makes one file of all parts.
+        executor: Workers that draw the chunks instead of this process: dask://HOST:PORT, or dask-slurm for jobs of SLURM's.
         devices: Local devices that draw at the same time; the samples do not depend on it.
         plugin: Modules, or .py files, that add targets, networks, objectives and more.
     """
     arguments.count(n)
     arguments.at_least(1, devices=devices)
-    if correct != "none" and devices is not None:
-        raise ConfigError(f"--devices is of plain samples; leave it out with --correct {correct}.")
+    for name, value in (("devices", devices), ("executor", executor)):
+        if correct != "none" and value is not None:
+            raise ConfigError(f"--{name} is of plain samples; leave it out with --correct {correct}.")
+    if executor is not None and (devices is not None or temperature is not None):
+        raise ConfigError("workers of --executor draw with devices of their own, at the target's temperature; leave the other option out.")
     part = None if shard is None else shards.parsed(shard)
     if part is not None and correct != "none":
         raise ConfigError(f"--shard is of plain samples; with --correct {correct} give each job a --seed of its own.")
@@ -94,11 +99,21 @@ def run(
     if part is not None:
         begin, end = shards.bounds(most, part)
     arguments.room(most if part is None else end - begin, loaded.target.n_particles * loaded.target.dimension, path)
+    if executor is not None:
+        from boltzflow.models.remote import farm
+
+        if precision not in (None, precision_of(model)):
+            raise ConfigError("workers of --executor draw in the precision of the run; leave --precision out.")
+        remote = farm(loaded, executor, seed=seed)
+    else:
+        remote = None
     began = time.perf_counter()
     options: dict[str, Any] = {"seed": seed, "out": path, "resume": resume, "model": model}
     with progress.shown() as bar:
         if correct == "none":
-            samples = generate(loaded.flow, loaded.target, most, chunk=chunk, shard=part, devices=devices, progress=bar, **options)
+            samples = generate(
+                loaded.flow, loaded.target, most, chunk=chunk, shard=part, devices=devices, remote=remote, progress=bar, **options
+            )
         else:
             from boltzflow.sampling.correct import METHODS
 

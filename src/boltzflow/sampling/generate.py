@@ -4,10 +4,12 @@ import collections
 import concurrent.futures
 import dataclasses
 import inspect
+import itertools
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from boltzflow import seeds, shards
+from boltzflow.blackbox import farm
 from boltzflow.errors import DataError, RunError
 from boltzflow.flows.base import AbstractFlow, FlowSolution
 from boltzflow.flows.identity import identity
@@ -103,6 +106,7 @@ def generate(
     model: str = "",
     shard: tuple[int, int] | None = None,
     devices: int | None = None,
+    remote: "Farm | None" = None,
 ) -> Samples:
     """Draws n samples with their log densities, reduced energies and weights; the energies are those of the positions that are stored.
 
@@ -118,6 +122,7 @@ def generate(
         model: name of the model, stored with the samples.
         shard: (k, K): only the k-th of K parts of the n samples, counted from 1; see `boltzflow.shards`.
         devices: local devices that draw a chunk each at the same time; None: all accelerators, and of a processor its cores.
+        remote: workers that draw the chunks instead of this process; the samples are the same.
 
     Returns:
         n samples, or those of the shard; those found in a continued file included; a file that holds more keeps them.
@@ -125,7 +130,7 @@ def generate(
     Raises:
         DataError: if n is not positive, or more than can be numbered.
         ConfigError: if there is no such shard, or there are fewer devices.
-        RunError: if `out` cannot be written, or holds other samples.
+        RunError: if `out` cannot be written, or holds other samples; or the workers are gone or not fit to draw them.
     """
     seed = seeds.checked(seed)
     chunk = flow.chunk_size if chunk is None else chunk
@@ -138,30 +143,94 @@ def generate(
     first, stop = (0, n) if shard is None else shards.bounds(n, shard)
     meta = origin(flow, target, model, seed=seed) | ({} if shard is None else {shards.META: shards.described(n, shard)})
     began = time.perf_counter()
-    mesh = several.mesh(devices, -(-(stop - first) // chunk))
+    mesh = None if remote is not None else several.mesh(devices, -(-(stop - first) // chunk))
     chunk *= several.size(mesh)
 
     def work(begin: int, count: int) -> Samples:
-        # First and last chunk are drawn whole and cut, so that one program serves all chunks.
-        base = begin // count * count
-        drawn = to_samples(_on(draw, mesh, flow, sample_keys(base, count, seed=seed)), flow.scale, meta)
-        kept = drawn.take(np.arange(begin - base, min(count, stop - base)))
-        return with_right_enantiomer(kept, flow, target, batch=count, mesh=mesh)
+        return chunk_of(flow, target, (begin, stop), count, meta, seed=seed, mesh=mesh)
+
+    def chunks(begin: int, end: int) -> Iterator[tuple[int, Samples]]:
+        if remote is not None:
+            return _farmed(remote, begin, end, chunk, meta, (target.n_particles, target.dimension))
+        return in_chunks(work, begin, end, chunk, workers=_workers(mesh))
 
     parts: list[Samples] = []
     bar.start(stop - first, "sampling")
     try:
         if out is None:
-            for done, part in in_chunks(work, first, stop, chunk, workers=_workers(mesh)):
+            for done, part in chunks(first, stop):
                 parts.append(part)
                 bar.update(done - first)
             samples = Samples.concatenate(parts)
         else:
-            samples = streamed(work, stop - first, chunk, Path(out), meta, resume, bar, target, first=first, workers=_workers(mesh))
+            samples = streamed(chunks, stop - first, Path(out), meta, resume, bar, target, first=first)
     finally:
         bar.stop()
     seconds = time.perf_counter() - began
     return dataclasses.replace(samples, meta={**samples.meta, "seconds": samples.meta.get("seconds", seconds)})
+
+
+def chunk_of(
+    flow: AbstractFlow,
+    target: Target,
+    bounds: tuple[int, int],
+    count: int,
+    meta: Mapping[str, Any],
+    *,
+    seed: int,
+    mesh: jax.sharding.Mesh | None = None,
+) -> Samples:
+    """The samples of a chunk between two samples, which are drawn whole and cut, so that one program serves all chunks.
+
+    Args:
+        flow: the flow.
+        target: the target.
+        bounds: the first, and one behind the last that are wanted at most.
+        count: samples of a chunk; chunks begin at multiples of it.
+        meta: of the samples.
+        seed: of the samples.
+        mesh: local devices that share the chunk; None: one.
+    """
+    begin, stop = bounds
+    base = begin // count * count
+    drawn = to_samples(_on(draw, mesh, flow, sample_keys(base, count, seed=seed)), flow.scale, dict(meta))
+    kept = drawn.take(np.arange(begin - base, min(count, stop - base)))
+    return with_right_enantiomer(kept, flow, target, batch=count, mesh=mesh)
+
+
+class Farm(NamedTuple):
+    """Workers that draw chunks.
+
+    Attributes:
+        executor: that runs them.
+        work: draws the samples between two of them, given the chunk; it is sent to the workers.
+    """
+
+    executor: concurrent.futures.Executor
+    work: Callable[[int, int, int], Samples]
+
+
+def _farmed(
+    remote: Farm, start: int, stop: int, chunk: int, meta: Mapping[str, Any], shape: tuple[int, int]
+) -> Iterator[tuple[int, Samples]]:
+    """As `in_chunks`, by workers; a chunk that fails on each is samples without weight."""
+    edges = [start, *range((start // chunk + 1) * chunk, stop, chunk), stop]
+    pieces = [(begin, end, chunk) for begin, end in itertools.pairwise(edges)]
+
+    def lost(piece: tuple[Any, ...], error: BaseException) -> Samples:
+        count = piece[1] - piece[0]
+        warnings.warn(
+            f"the samples {piece[0]} to {piece[1] - 1} have no weight, for they could not be drawn in {farm.TRIES} tries "
+            f"({type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}).",
+            stacklevel=2,
+        )
+        nothing = np.full(count, np.nan)
+        status = np.full(count, Status.LOST)
+        return Samples(np.full((count, *shape), np.nan, np.float32), nothing, nothing, status, np.zeros(count, int), nothing, dict(meta))
+
+    found = farm.in_order(remote.executor, remote.work, pieces, lost)
+    for (_, end, _), part in zip(pieces, found, strict=True):
+        yield end, dataclasses.replace(part, meta={**part.meta, **meta})
 
 
 def _on(function: Callable[..., FlowSolution], mesh: jax.sharding.Mesh | None, flow: AbstractFlow, *columns: Any) -> Any:
@@ -189,9 +258,8 @@ def origin(flow: AbstractFlow, target: Target, model: str, *, seed: int) -> dict
 
 
 def streamed(
-    work: Callable[[int, int], Samples],
+    chunks: Callable[[int, int], Iterator[tuple[int, Samples]]],
     n: int,
-    chunk: int,
     out: Path,
     meta: dict[str, Any],
     resume: bool,
@@ -199,13 +267,15 @@ def streamed(
     target: Target,
     *,
     first: int = 0,
-    workers: int | None = None,
 ) -> Samples:
-    """The n samples from `first` on that `work` makes, chunk by chunk, by way of a file; what is in it is not made again."""
+    """The n samples from `first` on, made chunk by chunk, by way of a file; what is in it is not made again.
+
+    `chunks` gives (end, samples) of the chunks between two samples.
+    """
     with SamplesWriter(out, meta, resume=resume) as writer:
         mark = time.perf_counter()
         waiting: list[Samples] = []
-        for end, part in in_chunks(work, first + writer.n_written, first + n, chunk, workers=workers):
+        for end, part in chunks(first + writer.n_written, first + n):
             done = end - first
             waiting.append(part)
             now = time.perf_counter()

@@ -92,7 +92,7 @@ class Part:
         frames: Float[np.ndarray, "n N D"],
         mesh: jax.sharding.Mesh,
         report: Callable[[str], None],
-        asked: Callable[[], int],
+        asked: Callable[[], int] = lambda: 0,
     ) -> Iterator[tuple[TrainState, StepMetrics, Proposal]]:
         """Does the steps that are left of the stage; yields the state after each, its metrics and what it learnt from.
 
