@@ -32,6 +32,7 @@ TRIES = 3
 """How often a piece of work is begun before it counts as failed; Dask itself begins it again elsewhere where a worker dies."""
 
 CONNECT_SECONDS = 20
+_OWN = "of this job"
 _INSTALL = 'install it with `pip install "boltzflow[cluster]"`'
 # What must be the same in a worker, and what the versions are called there.
 _PACKAGES = ("boltzflow", "jax", "numpy")
@@ -68,7 +69,7 @@ def of(executor: Any) -> concurrent.futures.Executor:
     if found := re.fullmatch(r"dask://(.+:\d+)", executor):
         return _dask(_connected(f"tcp://{found[1]}"), found[1])
     if found := re.fullmatch(r"dask-slurm(?::(\d+))?", executor):
-        return _dask(_slurm(int(found[1] or 1)), "of this job")
+        return _dask(_slurm(int(found[1] or 1)), _OWN)
     raise ConfigError(f"an executor is named dask://HOST:PORT, dask-slurm or dask-slurm:JOBS, got {executor!r}.")
 
 
@@ -131,10 +132,24 @@ def _slurm(jobs: int) -> Any:
 
 def _dask(client: Any, where: str) -> concurrent.futures.Executor:
     """The executor of a client whose workers were looked over."""
+    if not client.nthreads():
+        _await_workers(client, where)
     require_same_versions(client)
     executor = client.get_executor(pure=False)
     executor.where = where
     return executor
+
+
+def _await_workers(client: Any, where: str) -> None:
+    """Waits for the first worker: of a scheduler that is there for a while, of a queue as long as it takes.
+
+    Raises:
+        RunError: if none comes.
+    """
+    try:
+        client.wait_for_workers(1, timeout=None if where == _OWN else 3 * CONNECT_SECONDS)
+    except TimeoutError as error:
+        raise RunError(f"the Dask scheduler at {where} has no workers; start some with `dask worker tcp://{where}`.") from error
 
 
 def require_same_versions(client: Any) -> None:
