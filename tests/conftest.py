@@ -1,5 +1,6 @@
 """Set up before any test module is imported: two CPU devices, and a compile cache that is not the user's."""
 
+import gc
 import os
 import pathlib
 import shutil
@@ -39,6 +40,10 @@ STRICT_TYPES = {"test_nets", "test_flows", "test_images"}
 
 # Where programs run for longer than it takes to optimise them.
 OPTIMISED = {"test_averaging", "test_shipped_molecules"}
+
+
+# A worker holds millions of objects that live as long as it does (traced and compiled programs): looked through less often.
+gc.set_threshold(20_000, 20, 50)
 
 
 @pytest.fixture(scope="module", autouse=True)

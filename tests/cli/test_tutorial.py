@@ -65,6 +65,7 @@ def follow(words: list[str], folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_from_python(folder: Path) -> None:
     code = shortened(blocks("python")[0], f"FRAMES, SAMPLES = {FRAMES}, {SAMPLES}", f"TRAINING = {TRAINING}")
     assert len([line for line in code.splitlines() if line]) <= 20

@@ -178,8 +178,11 @@ def test_likelihood_of_a_coupling_flow():
 
 
 @pytest.mark.parametrize("make", [breathing, pytest.param(continuous, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("energy", [ring, steep])
-@pytest.mark.parametrize("direction", ["reverse", "forward"])
+@pytest.mark.parametrize(
+    ("direction", "energy"),
+    [("reverse", steep), ("forward", ring)]
+    + [pytest.param("reverse", ring, marks=pytest.mark.slow), pytest.param("forward", steep, marks=pytest.mark.slow)],
+)
 def test_path_gradients(make, energy, direction):
     flow = make()
     objective = bound(PathGradient(nodes=2, direction=direction), flow, energy)
@@ -197,7 +200,7 @@ def test_path_gradients_of_a_coupling_flow(energy):
 
 
 @pytest.mark.parametrize("make", [breathing, pytest.param(continuous, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("function", [outside, outside_steep])
+@pytest.mark.parametrize("function", [pytest.param(outside, marks=pytest.mark.slow), outside_steep])
 def test_path_gradients_with_energies_outside_jax(make, function):
     with concurrent.futures.ThreadPoolExecutor(1) as threads, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)

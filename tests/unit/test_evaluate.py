@@ -25,7 +25,7 @@ def frames_of(model: Model) -> Dataset:
     return Dataset(square + noise - noise.mean(axis=1, keepdims=True), model.target.fingerprint, model.target.units)
 
 
-@pytest.mark.parametrize(("solver", "low", "high"), [(None, 0.0, 0.02), (GaussLegendre(3), 0.1, 10.0)])
+@pytest.mark.parametrize(("solver", "low", "high"), [pytest.param(None, 0.0, 0.02, marks=pytest.mark.slow), (GaussLegendre(3), 0.1, 10.0)])
 def test_a_solver_that_is_too_coarse_is_told(dw4, solver, low, high, capsys):
     flow = dw4.flow if solver is None else dataclasses.replace(dw4.flow, solver=solver)
     figures = evaluate(dataclasses.replace(dw4, flow=flow), 32, seed=0, frames=frames_of(dw4))

@@ -111,6 +111,14 @@ def test_frames_that_do_not_fit_leave_no_folder(target, tmp_path):
     assert not (tmp_path / "a").exists()
 
 
+def test_frames_that_do_not_fit_are_taken_where_that_is_said(target, tmp_path):
+    options = {"flow": FLOW, "stages": [STAGE], "options": LOOP, "allow_virial_mismatch": True, "out": tmp_path / "run"}
+    run = bf.fit(target, Dataset(3.0 * frames(), target.fingerprint, target.units), **options)
+    assert "virial check failed" in str(run.model.card["data"]["virial_check"])
+    # The run remembers it: its frames are read again without a word of the option.
+    assert bf.open_run(tmp_path / "run", target=target).evaluate(8, seed=0)["n"] == 8
+
+
 def test_a_run_goes_on_with_its_own_frames_in_its_own_precision(target, tmp_path):
     options = {"flow": FLOW, "stages": [STAGE], "options": LOOP, "precision": "double", "out": tmp_path / "run"}
     run = bf.fit(target, data(target), **options)

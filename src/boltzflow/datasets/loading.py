@@ -249,7 +249,7 @@ def _virial(
         raise DataError(
             f"{source} does not belong to target {target.name!r} ({target.fingerprint}): {check.sentence()[:-1]}"
             f"{_in_angstrom(positions, target, log_weight)}; use the right target (another epsilon, temperature or unit?), or allow the "
-            "mismatch explicitly."
+            "mismatch explicitly (data.allow_virial_mismatch=true; allow_virial_mismatch=True in Python)."
         )
     return check, energies
 

@@ -22,6 +22,7 @@ from boltzflow import config
 from boltzflow.analysis.internal_coordinates import backbones, torsions
 from boltzflow.analysis.weights import resample_indices
 from boltzflow.chemistry.amides import amide_torsions
+from boltzflow.chemistry.turning import Turns, turns_of
 from boltzflow.counting import Evaluations
 from boltzflow.datasets import has_gradient
 from boltzflow.errors import ConfigError, DataError
@@ -280,9 +281,10 @@ class Cooling(config.Cooling, AbstractObjective):
             moves=self.moves,
             leapfrog=self.leapfrog,
             chunk=min(_CHUNK, self.frames),
+            turns=self._turns,
         )
         figures = {"acceptance": float(found.acceptance), "step_size": float(found.step)}
-        spent = Evaluations(gradients=len(positions) * (1 + self.moves * self.leapfrog))
+        spent = Evaluations(gradients=len(positions) * (1 + self.moves * (self.leapfrog + (self._turns is not None))))
         return Moved(np.asarray(found.positions), float(found.step), figures, spent)
 
     def _rung(self, state: Rung, positions: np.ndarray, temperature: float, step: Any, figures: dict[str, float]) -> Rung:
@@ -305,6 +307,11 @@ class Cooling(config.Cooling, AbstractObjective):
     def _phi(self) -> Int[np.ndarray, "r 4"]:
         topology = self.setting.target.topology
         return np.array([residue.phi for residue in backbones(topology)] if topology is not None else [], np.int64).reshape(-1, 4)
+
+    @functools.cached_property
+    def _turns(self) -> Turns | None:
+        target = self.setting.target
+        return turns_of(target.elements, target.bonds) if target.elements and target.bonds and target.dimension == 3 else None
 
     @functools.cached_property
     def _amides(self) -> Int[np.ndarray, "m 4"]:

@@ -15,8 +15,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from boltzflow.chemistry.amides import amide_torsions
+from boltzflow.chemistry.turning import Turns, turned
 from boltzflow.flows.images import volumes
-from boltzflow.sampling.correct.moves import Parts, Walker, walk
+from boltzflow.sampling.correct.moves import Parts, Walker, jump, walk
 from boltzflow.sampling.correct.spaces import Space
 from boltzflow.targets.base import DerivedEnergy, ExactValues, Target
 
@@ -161,8 +162,11 @@ def moved(
     moves: int,
     leapfrog: int,
     chunk: int,
+    turns: Turns | None = None,
 ) -> Moved:
     """Walkers moved by Hamiltonian Monte Carlo at a temperature; the step size is fitted on the way, for all together.
+
+    Where a molecule has bonds that turn, each move is followed by a turn about one of them, which crosses the barriers of torsions.
 
     Args:
         space: of the target, without log q.
@@ -170,9 +174,10 @@ def moved(
         temperature: as a multiple of the target's.
         step: step size to begin with.
         key: of the moves.
-        moves: of each walker; 1 + moves · leapfrog gradients.
+        moves: of each walker; 1 + moves · leapfrog gradients, and one more for each turn.
         leapfrog: steps of a move.
         chunk: walkers side by side.
+        turns: of the molecule; None: none.
     """
 
     def evaluate(coordinates: Float[Array, " M"]) -> Parts:
@@ -180,15 +185,24 @@ def moved(
         parts = space.parts(coordinates)
         return parts._replace(log_q=jnp.zeros_like(parts.log_p))
 
-    def turn(carry: tuple[Walker, Array], key: PRNGKeyArray) -> tuple[tuple[Walker, Array], Array]:
+    def turn(inputs: tuple[Walker, PRNGKeyArray]) -> Walker:
+        (walker, key), molecule = inputs, cast(Turns, turns)
+        key_turn, key_accept = jax.random.split(key)
+        proposed = space.coordinates(turned(molecule, space.positions(walker.coordinates), key=key_turn))
+        return jump(evaluate, walker, 1.0 / temperature, proposed, key=key_accept)[0]
+
+    def step_of_all(carry: tuple[Walker, Array], key: PRNGKeyArray) -> tuple[tuple[Walker, Array], Array]:
         walkers, step = carry
         masses = jnp.ones(space.size, step.dtype)
         walkers, rate = walk(evaluate, walkers, 1.0 / temperature, step, masses, moves=1, leapfrog=leapfrog, chunk=chunk, key=key)
+        if turns is not None:
+            keys = jax.random.split(jax.random.fold_in(key, 1), positions.shape[0])
+            walkers = jax.lax.map(turn, (walkers, keys), batch_size=chunk)
         return (walkers, step * jnp.exp(_GAIN * (rate - _ACCEPTANCE))), rate
 
     coordinates = jax.vmap(space.coordinates)(positions)
     walkers = Walker(coordinates, jax.lax.map(evaluate, coordinates, batch_size=chunk))
-    (walkers, step), rates = jax.lax.scan(turn, (walkers, step), jax.random.split(key, moves))
+    (walkers, step), rates = jax.lax.scan(step_of_all, (walkers, step), jax.random.split(key, moves))
     return Moved(space.positions(walkers.coordinates), step, jnp.mean(rates))
 
 

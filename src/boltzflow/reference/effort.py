@@ -31,6 +31,7 @@ class Effort:
         name: of this effort, which a run that is continued keeps.
         chains: ladders side by side, if the user names none; None: chosen from the number of frames.
         leapfrog_steps: mean number of leapfrog steps of an HMC step.
+        turning: turns about bonds after each HMC step, if a molecule has bonds that turn; each costs as much as a leapfrog step.
         warm_up: sweeps and how fast step sizes are fitted in them, part by part: first fast and then averaged. The first sweeps of few must
             be fast to find the size at all.
         pilot: sweeps that measure the autocorrelation.
@@ -41,6 +42,7 @@ class Effort:
     name: str
     chains: int | None
     leapfrog_steps: int
+    turning: int
     warm_up: tuple[tuple[int, float], ...]
     pilot: int
     chunk: int
@@ -52,11 +54,11 @@ def of_name(name: str, target: Target) -> Effort:
     molecule = target.topology is not None
     return {
         "compiled": Effort(
-            "compiled", None, _LEAPFROG_STEPS_OF_MOLECULES if molecule else _LEAPFROG_STEPS, ((200, 0.5), (200, 0.1)), 256, 16
+            "compiled", None, _LEAPFROG_STEPS_OF_MOLECULES if molecule else _LEAPFROG_STEPS, 4, ((200, 0.5), (200, 0.1)), 256, 16
         ),
         # Few chains with a short warm-up, so that the first frames come soon.
-        "outside JAX": Effort("outside JAX", 4, _LEAPFROG_STEPS, ((16, 2.0), (16, 0.5), (16, 0.1)), 32, 2),
-        "expensive": Effort("expensive", 4, _LEAPFROG_STEPS // 2, ((8, 2.0), (8, 0.5), (8, 0.1)), 16, 1, 8),
+        "outside JAX": Effort("outside JAX", 4, _LEAPFROG_STEPS, 1, ((16, 2.0), (16, 0.5), (16, 0.1)), 32, 2),
+        "expensive": Effort("expensive", 4, _LEAPFROG_STEPS // 2, 1, ((8, 2.0), (8, 0.5), (8, 0.1)), 16, 1, 8),
     }[name]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int, PRNGKeyArray
 
 from boltzflow.errors import TargetError
+from boltzflow.reference.effort import Effort
 from boltzflow.reference.tempering import Draws, Ladder, LadderState, SweepInfo, advance
 from boltzflow.targets.base import Target
 from boltzflow.targets.calculators import is_expensive
@@ -32,9 +33,9 @@ class _Programs(NamedTuple):
 
 
 @functools.lru_cache(maxsize=4)
-def _programs(target: Target, temperatures: tuple[float, ...], leapfrog_steps: int) -> _Programs:
+def _programs(target: Target, temperatures: tuple[float, ...], effort: Effort) -> _Programs:
     """The compiled programs of a ladder, kept for the next call with the same target object."""
-    ladder = Ladder(target, temperatures, leapfrog_steps=leapfrog_steps, hmc_steps=_HMC_STEPS)
+    ladder = Ladder(target, temperatures, leapfrog_steps=effort.leapfrog_steps, hmc_steps=_HMC_STEPS, turning=effort.turning)
 
     def start(key: PRNGKeyArray, chains: int) -> LadderState:
         keys = jax.random.split(key, (len(temperatures), chains))
@@ -63,12 +64,12 @@ class Islands:
     """
 
     def __init__(
-        self, target: Target, temperatures: tuple[float, ...], chains: int, draws: int, leapfrog_steps: int, *, key: PRNGKeyArray
+        self, target: Target, temperatures: tuple[float, ...], chains: int, draws: int, effort: Effort, *, key: PRNGKeyArray
     ) -> None:
         # Energies outside JAX have processes of their own, which large batches serve best.
         together = jax.default_backend() != "cpu" or is_expensive(target)
         groups = 1 if together else island_count(chains, target.n_particles)
-        self._programs = _programs(target, temperatures, leapfrog_steps)
+        self._programs = _programs(target, temperatures, effort)
         self._draws = draws
         self._keys = list(jax.random.split(key, groups))
         self._states = [self._programs.start(self._next_key(group), chains // groups) for group in range(groups)]
@@ -127,9 +128,9 @@ class Islands:
         """Draws of all chains with frozen step sizes, on the host, and the gradients of all of them."""
         parts = [part for _, _, part in self._all(thin=thin, gain=0.0)]
         positions, energy = (np.concatenate(each, axis=1) for each in zip(*[part[:2] for part in parts], strict=True))
-        acceptance, swap = (np.mean(each, axis=0) for each in zip(*[part.info[:2] for part in parts], strict=True))
+        acceptance, swap, turn = (np.mean([getattr(part.info, name) for part in parts], axis=0) for name in ("acceptance", "swap", "turn"))
         gradients = self._size * np.sum([part.info.gradients for part in parts], axis=0)
-        return Draws(positions, energy, SweepInfo(acceptance, swap, gradients))  # pyright: ignore[reportArgumentType] (arrays of the host)
+        return Draws(positions, energy, SweepInfo(acceptance, swap, gradients, turn))  # pyright: ignore[reportArgumentType] (arrays of the host)
 
     def _all(self, *, thin: int, gain: float) -> list[tuple[LadderState, Float[jax.Array, " T"], Draws]]:
         outcome = list(self._threads.map(lambda group: self._advance(group, thin=thin, gain=gain), range(len(self._states))))

@@ -32,12 +32,11 @@ class ReferenceResult:
         dataset: the frames; its provenance holds the diagnostics.
         diagnostics: `r_hat` and `ess` (by observable: energy, radius_of_gyration, and of molecules sine and cosine of the torsions about
             bonds that turn), `chains`, `virial` (value, standard_error, expected, ok), `mean_energy`, `mean_energy_error`, `seconds`,
-            `converged`. Of the tempering sampler also `acceptance`, `step_sizes` (by temperature), `swap_rates` (of neighbouring
-            temperatures), `temperatures`, `autocorrelation_sweeps`, `thin`, and `effective_wanted` where an effective number was asked
-            for; of molecular dynamics `interval`, `time_step`, `friction`,
-            `equilibration` and `sampled_time` (of all chains together), in ps. Of both `energy_evaluations` and
-            `gradient_evaluations`, all that was spent, warm-up and pilot too (`counting.Evaluations`). Of a density without energy only
-            `available`, the number of its frames.
+            `converged`. Of the tempering sampler also `acceptance`, `step_sizes` (by temperature), `turn_acceptance` (where bonds turn),
+            `swap_rates` (of neighbouring temperatures), `temperatures`, `autocorrelation_sweeps`, `thin`, and `effective_wanted` where an
+            effective number was asked for; of molecular dynamics `interval`, `time_step`, `friction`, `equilibration` and `sampled_time`
+            (of all chains together), in ps. Of both `energy_evaluations` and `gradient_evaluations`, all that was spent, warm-up and pilot
+            too (`counting.Evaluations`). Of a density without energy only `available`, the number of its frames.
     """
 
     dataset: Dataset

@@ -81,6 +81,9 @@ def sample(
 ) -> ReferenceResult:
     """Draws decorrelated configurations by parallel tempering with Hamiltonian Monte Carlo.
 
+    Where a molecule has bonds that turn, one end of it is turned by any angle, too (`chemistry.turning`): that crosses the barriers of
+    torsions.
+
     Chains of ladders run side by side, compiled as a whole; of an energy outside JAX, which is expensive, few chains with a short warm-up
     and short trajectories, fitted to the time that the energy takes (`effort`), so that the first frames come soon. A warm-up fits the step
     size of each temperature and is thrown away; a pilot run with frozen step sizes measures the autocorrelation of energy and radius of
@@ -248,7 +251,7 @@ def _run(plan: _Plan, steps: journal.Journal | None) -> _Drawn:
     drawn = [_unpacked(arrays) for arrays in found[1:]]
     pace = None
     plan.report(0.0, f"starting and compiling {plan.chains} chains at {len(plan.rungs)} temperatures")
-    with Islands(plan.target, plan.rungs, plan.chains, plan.chunk, spent.leapfrog_steps, key=key_run) as islands:
+    with Islands(plan.target, plan.rungs, plan.chains, plan.chunk, spent, key=key_run) as islands:
         if found:
             islands.restore(found[-1])
             before = float(found[-1]["seconds"])
@@ -366,6 +369,7 @@ def _finished(plan: _Plan, drawn: _Drawn) -> ReferenceResult:
         "acceptance": [float(a) for a in info.acceptance.mean(axis=0)],
         "step_sizes": [float(s) for s in drawn.step_sizes],
         "swap_rates": [float(s) for s in info.swap.mean(axis=0)],
+        **({"turn_acceptance": [float(a) for a in info.turn.mean(axis=0)]} if np.any(info.turn) else {}),
         "temperatures": list(plan.rungs),
         "autocorrelation_sweeps": drawn.times,
         "thin": drawn.thin,
@@ -388,7 +392,7 @@ def _packed(draws: Draws) -> dict[str, np.ndarray]:
 
 
 def _unpacked(arrays: Mapping[str, np.ndarray]) -> Draws:
-    positions, energy, *info = (arrays[f"draws{number}"] for number in range(5))
+    positions, energy, *info = (arrays[f"draws{number}"] for number in range(6))
     return Draws(positions, energy, SweepInfo(*info))  # pyright: ignore[reportArgumentType] (arrays of the host)
 
 

@@ -1,8 +1,8 @@
 """Parallel tempering with Hamiltonian Monte Carlo, many ladders of temperatures side by side.
 
-One sweep is a few HMC steps at every temperature followed by swaps of neighbouring temperatures (Swendsen and Wang, 1986; Sugita and
-Okamoto, 1999). Chains live in coordinates with respect to an orthonormal basis of the zero-CoM subspace, where the density has no
-constraint, so detailed balance is that of plain HMC.
+One sweep is a few HMC steps at every temperature, turns about the bonds of a molecule that turn (`chemistry.turning`), and swaps of
+neighbouring temperatures (Swendsen and Wang, 1986; Sugita and Okamoto, 1999). Chains live in coordinates with respect to an orthonormal
+basis of the zero-CoM subspace, where the density has no constraint, so detailed balance is that of plain HMC.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ import numpy as np
 from blackjax.mcmc import hmc
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from boltzflow.chemistry.turning import Turns, turned, turns_of
 from boltzflow.geometry import center_of_mass
 from boltzflow.targets.base import Target
 
@@ -41,11 +42,13 @@ class SweepInfo(NamedTuple):
         swap: acceptance probability of the swap of temperatures t and t+1, averaged over the chains, whether or not it was tried;
             S = T - 1 of them.
         gradients: evaluations of energy and gradient by each chain at each temperature.
+        turn: mean acceptance probability of the turns at each temperature; 0 without turns.
     """
 
     acceptance: Float[Array, " T"]
     swap: Float[Array, " S"]
     gradients: Int[Array, ""]
+    turn: Float[Array, " T"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,12 +60,20 @@ class Ladder:
         temperatures: multiples of the target's temperature, ascending from 1.
         leapfrog_steps: mean number of leapfrog steps of an HMC step; drawn anew for each, so that no trajectory length resonates.
         hmc_steps: HMC steps between swaps.
+        turning: turns about bonds between swaps, if there are bonds that turn.
     """
 
     target: Target
     temperatures: tuple[float, ...]
     leapfrog_steps: int
     hmc_steps: int
+    turning: int = 0
+
+    @functools.cached_property
+    def turns(self) -> Turns | None:
+        """The turns of the molecule; None where there are none, or none are asked for."""
+        molecule = self.turning and self.target.dimension == 3 and self.target.elements and self.target.bonds
+        return turns_of(self.target.elements, self.target.bonds) if molecule else None
 
     @functools.cached_property
     def _basis(self) -> Float[np.ndarray, "K N"]:
@@ -75,23 +86,49 @@ class Ladder:
 
     def init(self, positions: Float[Array, "T C N D"]) -> LadderState:
         """State at the given positions."""
-        shaped = jnp.einsum("kn,tcnd->tckd", jnp.asarray(self._basis, positions.dtype), positions)
-        coordinates = shaped.reshape(*positions.shape[:2], -1)
+        coordinates = self._coordinates(positions)
         energy, gradient = jax.vmap(jax.vmap(jax.value_and_grad(self._energy)))(coordinates)
         return LadderState(coordinates, energy, gradient)
 
     def sweep(
         self, state: LadderState, step_sizes: Float[Array, " T"], index: Int[Array, ""], *, key: PRNGKeyArray
     ) -> tuple[LadderState, SweepInfo]:
-        """HMC steps at every temperature, then swaps of the even or odd neighbours, in turn with `index`."""
+        """HMC steps and turns at every temperature, then swaps of the even or odd neighbours, in turn with `index`."""
         key_hmc, key_swap = jax.random.split(key)
 
         def body(state: LadderState, key: PRNGKeyArray) -> tuple[LadderState, tuple[Float[Array, " T"], Int[Array, ""]]]:
             return self._hmc_step(state, step_sizes, key=key)
 
         state, (acceptance, lengths) = jax.lax.scan(body, state, jax.random.split(key_hmc, self.hmc_steps))
+        gradients, turn = jnp.sum(lengths), jnp.zeros(len(self.temperatures), state.energy.dtype)
+        if self.turns is not None:
+            # A key of its own: what has no turns draws as if there were none.
+            state, accepted = jax.lax.scan(self._turn, state, jax.random.split(jax.random.fold_in(key, 2), self.turning))
+            gradients, turn = gradients + self.turning, jnp.mean(accepted, axis=0)
         state, swap = self._swap(state, index % 2, key=key_swap)
-        return state, SweepInfo(jnp.mean(acceptance, axis=0), swap, jnp.sum(lengths))
+        return state, SweepInfo(jnp.mean(acceptance, axis=0), swap, gradients, turn)
+
+    def _coordinates(self, positions: Float[Array, "... N D"]) -> Float[Array, "... F"]:
+        shaped = jnp.einsum("kn,...nd->...kd", jnp.asarray(self._basis, positions.dtype), positions)
+        return shaped.reshape(*positions.shape[:-2], -1)
+
+    def _turn(self, state: LadderState, key: PRNGKeyArray) -> tuple[LadderState, Float[Array, " T"]]:
+        """A turn in each chain, and its mean acceptance at each temperature."""
+        turns = self.turns
+        assert turns is not None
+        key_turn, key_accept = jax.random.split(key)
+        shape, dtype = state.energy.shape, state.energy.dtype
+
+        def propose(key: PRNGKeyArray, coordinates: Float[Array, " F"]) -> LadderState:
+            new = self._coordinates(turned(turns, self.positions(coordinates), key=key))
+            return LadderState(new, *jax.value_and_grad(self._energy)(new))
+
+        proposed = jax.vmap(jax.vmap(propose))(jax.random.split(key_turn, shape), state.coordinates)
+        # Where both energies are infinite their difference is NaN, and nothing moves.
+        ratio = jnp.nan_to_num(jnp.exp(jnp.minimum(self._betas(dtype)[:, None] * (state.energy - proposed.energy), 0.0)))
+        accept = jax.random.uniform(key_accept, shape, dtype) < ratio
+        chosen = (jnp.where(accept if new.ndim == 2 else accept[..., None], new, old) for new, old in zip(proposed, state, strict=True))
+        return LadderState(*chosen), jnp.mean(ratio, axis=1)
 
     def _energy(self, coordinates: Float[Array, " F"]) -> Float[Array, ""]:
         energy = self.target.energy(self.positions(coordinates))
@@ -187,7 +224,8 @@ def advance(
     """
     temperatures = len(ladder.temperatures)
     dtype = state.energy.dtype
-    none = SweepInfo(jnp.zeros(temperatures, dtype), jnp.zeros(temperatures - 1, dtype), jnp.zeros((), jnp.int32))
+    zeros = jnp.zeros(temperatures, dtype)
+    none = SweepInfo(zeros, zeros[1:], jnp.zeros((), jnp.int32), zeros)
 
     def one_draw(carry: tuple, draw: Int[Array, ""]) -> tuple[tuple, Draws]:
         def one_sweep(index: Int[Array, ""], carry: tuple) -> tuple:
@@ -198,7 +236,7 @@ def advance(
             return state, log_steps, average + log_steps / (draws * thin), jax.tree.map(jnp.add, total, info)
 
         state, log_steps, average, total = jax.lax.fori_loop(0, thin, one_sweep, (*carry, none))
-        info = SweepInfo(total.acceptance / thin, total.swap / thin, total.gradients)
+        info = SweepInfo(total.acceptance / thin, total.swap / thin, total.gradients, total.turn / thin)
         return (state, log_steps, average), Draws(ladder.positions(state.coordinates[0]), state.energy[0], info)
 
     start = (state, log_steps, jnp.zeros_like(log_steps))

@@ -249,6 +249,7 @@ def fit(
     out: str | os.PathLike[str],
     validation: int | None = None,
     precision: Precision | None = None,
+    allow_virial_mismatch: bool = False,
     resume: bool = False,
     progress: Wanted = None,
 ) -> Run:
@@ -265,6 +266,7 @@ def fit(
         out: the run folder.
         validation: frames held out; default a tenth, at most 10 000.
         precision: "single" or "double", of the training and of what the run is asked for later; default: that of this process.
+        allow_virial_mismatch: use frames that fail the virial check, such as few frames of one basin from which cooling starts.
         resume: continue the run that the folder holds, with more stages if there are more now; the frames must be those that it was begun
             with.
         progress: told loss and step; None: a bar where somebody looks on (`progress.chosen`).
@@ -287,7 +289,8 @@ def fit(
     config_io.checked(config, strict=not resume)
     with runtime.precision(config.precision):
         target.check_energy()
-        dataset = datasets.of(data, target)
+        dataset = datasets.of(data, target, allow_virial_mismatch=allow_virial_mismatch)
     held_out = min(10_000, dataset.n // 10) if validation is None else validation
-    config = dataclasses.replace(config, data=DataConfig(n=max(1, dataset.n), validation=held_out))
+    used = DataConfig(n=max(1, dataset.n), validation=held_out, allow_virial_mismatch=allow_virial_mismatch)
+    config = dataclasses.replace(config, data=used)
     return Run(train(config, out, resume=resume, progress=progress, target=target, dataset=dataset), target=target)

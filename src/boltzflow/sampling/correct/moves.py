@@ -91,6 +91,26 @@ def move(
     return Walker(state.position, state.logdensity_grad), info.acceptance_rate
 
 
+def jump(
+    evaluate: Callable[[Float[Array, " M"]], Parts],
+    walker: Walker,
+    b: Float[Array, ""],
+    proposed: Float[Array, " M"],
+    *,
+    key: PRNGKeyArray,
+) -> tuple[Walker, Float[Array, ""]]:
+    """A step to a point that was proposed as probably as the way back would be, or none; one evaluation.
+
+    Returns:
+        The walker and the acceptance probability.
+    """
+    parts = evaluate(proposed)
+    # From where nothing is finite to where nothing is leads no step.
+    rate = jnp.nan_to_num(jnp.exp(jnp.minimum(tempered(parts, b) - tempered(walker.parts, b), 0.0)))
+    accepted = jax.random.uniform(key, (), rate.dtype) < rate
+    return jax.tree.map(lambda new, old: jnp.where(accepted, new, old), Walker(proposed, parts), walker), rate
+
+
 def walk(
     evaluate: Callable[[Float[Array, " M"]], Parts],
     walkers: Walker,
