@@ -28,29 +28,12 @@ from boltzflow.flows.build import build_flow
 from boltzflow.flows.status import Status
 from boltzflow.models.remote import Chunks
 from boltzflow.models.storage import save_model
+from counted_energy import counted, energy_of, evaluations
 
 distributed = pytest.importorskip("distributed")
 dask = pytest.importorskip("dask")
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-def counted(folder: str, seconds: float, positions: np.ndarray) -> tuple[float, np.ndarray]:
-    """An energy that takes its time and leaves a note of each evaluation."""
-    time.sleep(seconds)
-    with (Path(folder) / str(os.getpid())).open("a") as file:
-        file.write("x")
-    centred = positions - positions.mean(axis=0, keepdims=True)
-    return float(energy_of(positions)), centred
-
-
-def energy_of(positions: np.ndarray) -> np.ndarray:
-    centred = positions - positions.mean(axis=-2, keepdims=True)
-    return 0.5 * np.sum(centred**2, axis=(-2, -1))
-
-
-def evaluations(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.iterdir())
 
 
 @contextlib.contextmanager
@@ -85,6 +68,17 @@ def target_of(folder: Path, seconds: float, executor: Any) -> bf.Target:
     return targets.from_calculator(function, 3, 2, name="counted", executor=executor, **options)
 
 
+def in_double(target: bf.Target, positions: np.ndarray) -> np.ndarray:
+    """Energies in one batch, without JAX."""
+    energy: Any = target.energy_function
+    return energy.in_double(positions)
+
+
+def two(client: Any) -> Any:
+    """An executor on two of the workers, for each must import JAX."""
+    return client.get_executor(pure=False, workers=list(client.nthreads())[:2])
+
+
 def kill(client: Any, count: int) -> list[int]:
     pids = list(client.run(os.getpid).values())[:count]
     for pid in pids:
@@ -105,7 +99,7 @@ def energies_while_workers_die(client: Any, folder: Path, n: int, moments: list[
 
     thread = threading.Thread(target=killing)
     thread.start()
-    found = target.energy_function.in_double(positions)  # pyright: ignore[reportFunctionMemberAccess, reportAttributeAccessIssue]
+    found = in_double(target, positions)
     thread.join()
     return found, energy_of(positions), evaluations(folder) - before
 
@@ -124,7 +118,7 @@ class TestDask:
     def test_samples_are_those_of_this_process(self, client, tiny, tmp_path):
         model = tiny
         local = model.sample(300, seed=4, chunk=64, progress=False)
-        found = model.sample(300, seed=4, chunk=64, progress=False, executor=client.get_executor(pure=False), out=tmp_path / "s.h5")
+        found = model.sample(300, seed=4, chunk=64, progress=False, executor=two(client), out=tmp_path / "s.h5")
         for name in ("positions", "log_q", "u", "log_weight", "status"):
             np.testing.assert_array_equal(getattr(found, name), getattr(local, name))
         assert found.meta["energy_evaluations"] == local.meta["energy_evaluations"]
@@ -132,7 +126,7 @@ class TestDask:
     def test_another_model_in_the_workers(self, client, tiny):
         work = Chunks(tiny.name, "another", "single", 0)
         with pytest.raises(RunError, match=rf"the worker on {socket.gethostname()} has another model under the name .*tiny"):
-            list(farm.in_order(client.get_executor(pure=False), work, [(0, 8, 8)], lambda piece, error: None))
+            list(farm.in_order(two(client), work, [(0, 8, 8)], lambda piece, error: None))
 
     def test_versions_of_workers(self, client, monkeypatch):
         farm.require_same_versions(client)
@@ -152,7 +146,7 @@ class TestDask:
             target = target_of(tmp_path, 0.01, executor)
             threading.Timer(0.3, lambda: client.cluster.scheduler.loop.add_callback(client.cluster.scheduler.close)).start()
             with pytest.raises((TargetError, RunError), match="the Dask scheduler at 127.0.0.1:1 has gone"):
-                target.energy_function.in_double(np.zeros((400, 3, 2)))  # pyright: ignore
+                in_double(target, np.zeros((400, 3, 2)))
 
     @pytest.mark.slow
     def test_ten_random_moments(self, client, tmp_path):
@@ -209,7 +203,7 @@ class TestOthers:
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             for executor in (pool, Submitit()):
                 target = target_of(tmp_path, 0.0, executor)
-                found = target.energy_function.in_double(positions)  # pyright: ignore
+                found = in_double(target, positions)
                 np.testing.assert_array_equal(found, energy_of(positions))
 
     def test_results_in_order_and_lost_pieces_again(self):

@@ -156,7 +156,7 @@ class TestReference:
         assert joined.provenance["chains"] == 8
         assert joined.provenance["seed"] == 3
         for name in ("ess_energy", "gradient_evaluations"):
-            assert joined.provenance[name] == pytest.approx(one.provenance[name] + other.provenance[name])
+            assert joined.provenance[name] == pytest.approx(float(one.provenance[name]) + float(other.provenance[name]))
         assert 0.9 < float(joined.provenance["r_hat_energy"]) < 1.2
 
     def test_wrong_shards(self, data, tmp_path):

@@ -26,7 +26,8 @@ class Submits(Protocol):
         ...
 
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 TRIES = 3
 """How often a piece of work is begun before it counts as failed; Dask itself begins it again elsewhere where a worker dies."""

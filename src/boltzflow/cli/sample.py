@@ -96,9 +96,8 @@ def run(
     loaded = loaded if temperature is None else loaded.at_temperature(temperature)
     # No sample costs less than one energy.
     most = int(min(number for number in (n, energies) if number is not None))
-    if part is not None:
-        begin, end = shards.bounds(most, part)
-    arguments.room(most if part is None else end - begin, loaded.target.n_particles * loaded.target.dimension, path)
+    begin, end = (0, most) if part is None else shards.bounds(most, part)
+    arguments.room(end - begin, loaded.target.n_particles * loaded.target.dimension, path)
     if executor is not None:
         from boltzflow.models.remote import farm
 

@@ -77,10 +77,11 @@ def _joined(parts: Sequence[Dataset], first: shards.Part) -> Dataset:
     known = [part.provenance for part in parts]
     left_out = ("virial_", "r_hat_", "ess_", f"{shards.META}_", "step_sizes", "mean_energy", "chains")
     merged = {key: value for key, value in known[0].items() if not key.startswith(left_out)}
-    merged |= {key: sum(own[key] for own in known) for key in _SUMMED if all(key in own for own in known)}
-    merged |= {
-        key: sum(float(own[key]) for own in known) for key in known[0] if key.startswith("ess_") and all(key in own for own in known)
-    }
+    effective = tuple(key for key in known[0] if key.startswith("ess_"))
+    for key in (*_SUMMED, *effective):
+        parts_of_it = [float(own[key]) for own in known if key in own]
+        if len(parts_of_it) == len(known):
+            merged[key] = sum(parts_of_it) if key in (*effective, "seconds") else int(sum(parts_of_it))
     # Chains of all shards are as long as one another where the frames of each shard fall evenly on its own.
     if len({part.n for part in parts}) == 1 and all(part.n % int(own["chains"]) == 0 for part, own in zip(parts, known, strict=True)):
         merged["chains"] = sum(int(own["chains"]) for own in known)
