@@ -112,7 +112,7 @@ class TestDask:
         # Sixteen pieces, of which the two workers that died may have had one under way and its results of others.
         assert n <= computed <= n + 8 * (n // 16)
         deadline = time.monotonic() + 60
-        while len(client.scheduler_info()["workers"]) < 4 and time.monotonic() < deadline:
+        while len(client.nthreads()) < 4 and time.monotonic() < deadline:
             time.sleep(0.1)
 
     def test_samples_are_those_of_this_process(self, client, tiny, tmp_path):
@@ -151,14 +151,14 @@ class TestDask:
     @pytest.mark.slow
     def test_ten_random_moments(self, client, tmp_path):
         rng, extra = random.Random(0), []
-        for number in range(10):
+        for number in range(int(os.environ.get("BOLTZFLOW_KILLS", "10"))):
             folder = tmp_path / str(number)
             folder.mkdir()
             found, expected, computed = energies_while_workers_die(client, folder, 10_000, [rng.uniform(0.0, 3.0)])
             np.testing.assert_array_equal(found, expected)
             extra.append(computed - 10_000)
             deadline = time.monotonic() + 60
-            while len(client.scheduler_info()["workers"]) < 4 and time.monotonic() < deadline:
+            while len(client.nthreads()) < 4 and time.monotonic() < deadline:
                 time.sleep(0.1)
         print(f"computed again, of 10 000 each: {extra}")
         assert max(extra) <= 8 * 625

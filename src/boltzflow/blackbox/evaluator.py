@@ -160,9 +160,12 @@ class _Batch:
             if (reason := self._pool.gone()) is not None:
                 raise self._unusable(reason) from error
             # An executor's own trouble with this task, such as Dask's KilledWorker: a worker may have gone for reasons of its own.
-            if len(places) > 1 and places[0] not in self._again:
+            if places[0] not in self._again and (len(places) > 1 or isinstance(error, concurrent.futures.CancelledError)):
                 self._again.add(places[0])
                 self._waiting.append(list(places))
+            elif isinstance(error, concurrent.futures.CancelledError):
+                # Never the fault of a configuration.
+                raise self._unusable("it has cancelled the work") from error
             elif len(places) > 1:
                 self._waiting.extend([place] for place in places)
             else:

@@ -206,7 +206,12 @@ def shared(executor: concurrent.futures.Executor, value: Any) -> Any:
         value: what they need.
     """
     client = getattr(executor, "_client", None)
-    return value if client is None else client.scatter(value, broadcast=True, hash=False)
+    # A task and not scattered data, which would be gone with the last worker that holds them.
+    return value if client is None else client.submit(_same, value, pure=False)
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def in_order(
