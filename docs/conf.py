@@ -27,6 +27,9 @@ exclude_patterns = ["_build", "figures", "site"]
 nitpicky = True
 # Type variables, and what only the package itself makes.
 nitpick_ignore = [
+    ("py:class", "boltzflow.blackbox.farm.R"),
+    ("py:class", "boltzflow.blackbox.farm.T"),
+    ("py:class", "boltzflow.cluster.T"),
     ("py:class", "boltzflow.register.C"),
     ("py:class", "boltzflow.register.F"),
     ("py:class", "boltzflow.targets.invariance.Trial"),

@@ -29,7 +29,7 @@ PYTHONS = ("3.11", "3.12", "3.13")
 # JAX with what it needs cannot be made smaller; this bounds what comes beside it.
 OF_JAX = ("jax", "jaxlib", "ml_dtypes", "numpy", "numpy.libs", "opt_einsum", "scipy", "scipy.libs")
 MOST_MB_BESIDE = 100
-EXTRAS = ("train", "evaluate", "report", "molecules", "xtb", "tracking", "all")
+EXTRAS = ("train", "evaluate", "report", "molecules", "xtb", "tracking", "cluster", "all")
 # What each extra is for, in a few seconds; `python` stands for that of the environment.
 _PLOTS = """import boltzflow as bf
 samples = bf.Samples.load("samples.h5")
@@ -43,6 +43,7 @@ USES = {
     "molecules": """python -c 'import boltzflow as bf; print(bf.targets.alanine_dipeptide("ff99").fingerprint)'""",
     "xtb": "python -c 'import ase, tblite.ase'",
     "tracking": "python -c 'import tensorboardX'",
+    "cluster": "python -c 'import distributed'",
 }
 # And what the core says in its place.
 WITHOUT = {"train": "train dw4", "evaluate": "evaluate dw4", "report": "report run"}

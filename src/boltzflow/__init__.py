@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from boltzflow import analysis as analysis
     from boltzflow import blackbox as blackbox
     from boltzflow import chemistry as chemistry
+    from boltzflow import cluster as cluster
     from boltzflow import config as config
     from boltzflow import counting as counting
     from boltzflow import datasets as datasets
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from boltzflow import runtime as runtime
     from boltzflow import sampling as sampling
     from boltzflow import seeds as seeds
+    from boltzflow import shards as shards
     from boltzflow import targets as targets
     from boltzflow import training as training
     from boltzflow.analysis import Estimate as Estimate
@@ -137,6 +139,7 @@ __all__ = [
     "analysis",
     "blackbox",
     "chemistry",
+    "cluster",
     "config",
     "counting",
     "datasets",
@@ -159,6 +162,7 @@ __all__ = [
     "runtime",
     "sampling",
     "seeds",
+    "shards",
     "targets",
     "train",
     "training",

@@ -48,6 +48,10 @@ class RunInterrupted(RunError):
         self.signal = int(signal)
 
 
+class PeerLost(RunError):
+    """Another process of the same job has gone or failed; what was saved is kept, and the job can be started again."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Ends an "unknown name" sentence with the nearest known names, or with all of them if none is near."""
     options = sorted(known)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from boltzflow.errors import MissingExtraError
 
 MODULES = {
+    "cluster": ("distributed",),
     "evaluate": ("numba", "ot", "pymbar"),
     "molecules": ("deeptime", "mdtraj", "openmm", "tables"),
     "report": ("jinja2", "markupsafe", "matplotlib", "plotly"),

@@ -85,7 +85,7 @@ def test_settings_and_source_change_the_key(monkeypatch: pytest.MonkeyPatch) -> 
     assert key == programs._key("name", [2.0 * WEIGHT], structure, None)
     with jax.default_matmul_precision("highest"):
         assert programs._key("name", leaves, structure, None) != key
-    monkeypatch.setattr(programs, "_code", lambda: "another version")
+    monkeypatch.setattr(programs, "source_hash", lambda: "another version")
     assert programs._key("name", leaves, structure, None) != key
 
 

@@ -11,7 +11,10 @@ SOURCE = Path(boltzflow.__file__).parent
 
 # From the foundations to the front door; a room may import from rooms of floors below, and from earlier ones of its own floor.
 FLOORS = (
-    ("errors", "extras", "command", "seeds", "files", "progress", "runtime", "plugins", "display", "selection", "counting"),
+    (
+        *("errors", "extras", "command", "seeds", "files", "progress", "runtime", "cluster", "plugins", "display", "selection", "counting"),
+        "shards",
+    ),
     ("config",),
     ("geometry", "nets", "analysis", "chemistry", "blackbox"),
     ("targets",),

@@ -96,6 +96,7 @@ class _Batch:
         places = list(range(len(positions)))
         self._waiting = deque(places[begin : begin + piece] for begin in range(0, len(places), piece))
         self._suspects: deque[int] = deque()
+        self._again: set[int] = set()
         self._flying: dict[concurrent.futures.Future[Outcome], Sequence[int]] = {}
 
     def run(self) -> Outcome:
@@ -160,9 +161,17 @@ class _Batch:
             if not self._pool.renewable:
                 raise self._unusable(error) from error
             return False
-        except Exception as error:
-            # An executor's own trouble with this task, such as Dask's KilledWorker.
-            if len(places) > 1:
+        except (Exception, concurrent.futures.CancelledError) as error:
+            if (reason := self._pool.gone()) is not None:
+                raise self._unusable(reason) from error
+            # An executor's own trouble with this task, such as Dask's KilledWorker: a worker may have gone for reasons of its own.
+            if places[0] not in self._again and (len(places) > 1 or isinstance(error, concurrent.futures.CancelledError)):
+                self._again.add(places[0])
+                self._waiting.append(list(places))
+            elif isinstance(error, concurrent.futures.CancelledError):
+                # Never the fault of a configuration.
+                raise self._unusable("it has cancelled the work") from error
+            elif len(places) > 1:
                 self._waiting.extend([place] for place in places)
             else:
                 self._outcome.failures[places[0]] = f"{type(error).__name__}: {error}"
@@ -174,7 +183,7 @@ class _Batch:
             self._outcome = self._outcome._replace(has_gradient=piece.has_gradient and self._outcome.has_gradient is not False)
         return True
 
-    def _unusable(self, error: BaseException) -> TargetError:
+    def _unusable(self, error: BaseException | str) -> TargetError:
         return TargetError(
             f"the executor of {self._label} takes no more work ({error}); pass one that stays open, or leave `executor` out so that "
             "boltzflow makes worker processes of its own and replaces those that die."

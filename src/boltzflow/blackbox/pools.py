@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from boltzflow.blackbox import worker
+from boltzflow.blackbox import farm, worker
 from boltzflow.errors import TargetError
 from boltzflow.runtime import available_cores
 
@@ -32,6 +32,10 @@ class Pool(Protocol):
 
     def renew(self) -> None:
         """Drops the broken pool; the next piece starts a new one."""
+        ...
+
+    def gone(self) -> str | None:
+        """Why there will be no more work, in a sentence; None where there will."""
         ...
 
 
@@ -84,6 +88,10 @@ class OwnProcesses:
             self._pool.shutdown(wait=False, cancel_futures=True)
         self._pool = None
 
+    def gone(self) -> str | None:
+        """None: there are always new processes."""
+        return None
+
 
 @atexit.register
 def _close() -> None:
@@ -98,13 +106,18 @@ class GivenExecutor:
     renewable = False
 
     def __init__(self, function: worker.Function, executor: concurrent.futures.Executor, workers: int | None) -> None:
-        self._function = function
         self._executor = executor
-        self.workers = workers or available_cores()
+        # Sent to workers once where the executor can.
+        self._function = farm.shared(executor, function)
+        self.workers = workers or farm.size(executor) or available_cores()
 
     def submit(self, positions: Float[np.ndarray, "B N D"], gradient: bool) -> "concurrent.futures.Future[worker.Outcome]":
         """Starts work on a piece."""
         return self._executor.submit(worker.evaluate, self._function, positions, gradient)
+
+    def gone(self) -> str | None:
+        """Why there will be no more work, in a sentence."""
+        return farm.gone(self._executor)
 
     def renew(self) -> None:
         """Does nothing: what broke belongs to the user."""

@@ -10,12 +10,13 @@ import importlib
 import io
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 
-from boltzflow import __version__, command
+from boltzflow import __version__, cluster, command
 from boltzflow.cli import interrupts
-from boltzflow.errors import BoltzflowError, ConfigError, RunInterrupted, nearest
+from boltzflow.errors import BoltzflowError, ConfigError, PeerLost, RunInterrupted, nearest
 
 # Each module holds `run`, whose signature and docstring are the verb's arguments and help.
 VERBS = {
@@ -26,6 +27,7 @@ VERBS = {
     "train": "Train a flow from a preset.",
     "resume": "Continue a run that was interrupted, or give it another stage.",
     "sample": "Draw samples with their exact probability from a run or a model.",
+    "join": "Join shards of samples or of reference data into one file.",
     "average": "Average the copies of an augmented flow out of the weights of its samples.",
     "log-prob": "Weigh your own frames with a run or a model: log q, weights, NLL, distances.",
     "evaluate": "Measure a run or a model: NLL, ESS, log Z, distances, path length, times.",
@@ -38,6 +40,8 @@ USAGE_ERROR = 2
 INTERRUPTED = interrupts.EXIT_CODE
 SIGNALLED = 128
 BROKEN_PIPE = 141
+PEER_LOST = 75
+"""What sysexits.h calls a temporary failure: the same command may well succeed when it is started again."""
 
 _STORAGE = {
     errno.ENOSPC: "there is no space left on the disk; free some, or write elsewhere with -o",
@@ -56,13 +60,29 @@ _STORAGE = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code.
 
-    0: done. 2: something that the user can mend, told in one sentence on stderr. 130: interrupted (143: by SIGTERM, where a run has
-    saved its state). 141: the reader of stdout has gone.
+    0: done. 2: something that the user can mend, told in one sentence on stderr. 130: interrupted (143: by SIGTERM, 138: by SIGUSR1, where
+    a run has saved its state). 75: another process of the same job has gone, so that the job can be started again as it is. 141: the
+    reader of stdout has gone.
     An error that is a bug keeps its traceback.
 
     Args:
         arguments: what follows the program's name; None takes those of the process.
     """
+    try:
+        code, sentence = _outcome(arguments)
+    except BaseException as error:
+        if cluster.joined():
+            # The others would wait for ever, and this process for them.
+            traceback.print_exc()
+            cluster.leave(1, f"{type(error).__name__}: {error}")
+        cluster.farewell()
+        raise
+    cluster.leave(code, sentence)
+    return code
+
+
+def _outcome(arguments: Sequence[str] | None) -> tuple[int, str]:
+    """Runs the command line: its exit code, and the sentence that was said where something was wrong."""
     # Its search for plugins reads the metadata of every installed package.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     for stream in (sys.stdout, sys.stderr):
@@ -74,17 +94,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _dispatch(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
     except RunInterrupted as error:
-        _tell(str(error))
-        return SIGNALLED + error.signal
+        return _tell(str(error), SIGNALLED + error.signal)
+    except PeerLost as error:
+        return _tell(str(error), PEER_LOST)
     except BoltzflowError as error:
         return _tell(str(error))
     except KeyboardInterrupt:
         print("boltzflow: interrupted.", file=sys.stderr)
-        return INTERRUPTED
+        return INTERRUPTED, "interrupted."
     except BrokenPipeError:
         # Python would complain when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+        return BROKEN_PIPE, "the reader of its output has gone."
     except MemoryError:
         return _tell("there is not enough memory; use smaller batches or chunks.")
     except OSError as error:
@@ -96,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if type(error).__name__ not in ("JaxRuntimeError", "XlaRuntimeError") or "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return _tell("the device has not enough memory; use smaller batches or chunks.")
-    return 0
+    return 0, ""
 
 
 def _dispatch(arguments: list[str]) -> None:
@@ -164,8 +185,8 @@ def _short(name: object) -> str:
     return text if len(text) <= 120 else f"{text[:60]}..."
 
 
-def _tell(sentence: str) -> int:
+def _tell(sentence: str, code: int = USAGE_ERROR) -> tuple[int, str]:
     # One line, whatever a library has put into its message.
     sentence = " ".join(sentence.split())
     print(f"boltzflow: error: {sentence}", file=sys.stderr)
-    return USAGE_ERROR
+    return code, sentence

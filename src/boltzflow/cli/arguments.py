@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Optional
 
 import tyro
 
-from boltzflow import files, seeds
+from boltzflow import cluster, files, seeds
 from boltzflow.cli import output
 from boltzflow.errors import ConfigError, RunError
 
@@ -23,7 +23,12 @@ class Words(tuple[str, ...]):
     __slots__ = ()
 
 
-def _words(metavar: str) -> tyro.constructors.PrimitiveConstructorSpec:
+def words(metavar: str) -> tyro.constructors.PrimitiveConstructorSpec:
+    """How several words are read, for an annotation of `Words`.
+
+    Args:
+        metavar: what help calls them.
+    """
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs="*", metavar=metavar, instance_from_str=Words, is_instance=lambda value: isinstance(value, Words), str_from_instance=list
     )
@@ -33,18 +38,24 @@ Precision = Literal["single", "double"]
 MaybePrecision = Optional[Precision]  # noqa: UP045
 Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
 Count = Annotated[int, tyro.conf.arg(aliases=["-n"], metavar="N")]
-Set = Annotated[Words, _words("OPTION=VALUE ..."), tyro.conf.arg(help_behavior_hint="(repeatable)")]
+Set = Annotated[Words, words("OPTION=VALUE ..."), tyro.conf.arg(help_behavior_hint="(repeatable)")]
 MaybeFloat = Optional[float]  # noqa: UP045
-ForceField = Annotated[Words, _words("NAME ..."), tyro.conf.arg(help_behavior_hint="(for files, peptides and SMILES)")]
-Plugin = Annotated[Words, _words("NAME ..."), tyro.conf.arg(help_behavior_hint="(modules or .py files)")]
+ForceField = Annotated[Words, words("NAME ..."), tyro.conf.arg(help_behavior_hint="(for files, peptides and SMILES)")]
+Executor = Annotated[MaybeText, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: this process)")]
+Distributed = Annotated[bool, tyro.conf.arg(help_behavior_hint="(several processes)")]
+Coordinator = Annotated[MaybeText, tyro.conf.arg(metavar="HOST:PORT", help_behavior_hint="(default: that of the queue)")]
+Processes = Annotated[MaybeInt, tyro.conf.arg(metavar="N", help_behavior_hint="(default: that of the queue)")]
+Process = Annotated[MaybeInt, tyro.conf.arg(metavar="K", help_behavior_hint="(default: that of the queue)")]
+Shard = Annotated[MaybeText, tyro.conf.arg(metavar="K/N", help_behavior_hint="(such as 3/16; default: all)")]
+Plugin = Annotated[Words, words("NAME ..."), tyro.conf.arg(help_behavior_hint="(modules or .py files)")]
 Temperature = Annotated[MaybeFloat, tyro.conf.arg(metavar="KELVIN", help_behavior_hint="(for a molecule)")]
 Cutoff = Annotated[MaybeFloat, tyro.conf.arg(metavar="NM", help_behavior_hint="(for a molecule; default: none)")]
 Energies = Annotated[MaybeText, tyro.conf.arg(metavar="NAME", help_behavior_hint="(for a molecule; default: compiled)")]
 Caps = Annotated[MaybeText, tyro.conf.arg(metavar="NAME", help_behavior_hint="(for a peptide; default: ace-nme)")]
 Ph = Annotated[MaybeFloat, tyro.conf.arg(metavar="PH", help_behavior_hint="(default: 7 for a peptide, none for a file)")]
-Disulfides = Annotated[Words, _words("I-J ..."), tyro.conf.arg(help_behavior_hint="(for a peptide)")]
+Disulfides = Annotated[Words, words("I-J ..."), tyro.conf.arg(help_behavior_hint="(for a peptide)")]
 Coordinates = Annotated[MaybeText, tyro.conf.arg(metavar="FILE", help_behavior_hint="(for Amber, GROMACS and CHARMM)")]
-Parameters = Annotated[Words, _words("FILE ..."), tyro.conf.arg(help_behavior_hint="(for CHARMM)")]
+Parameters = Annotated[Words, words("FILE ..."), tyro.conf.arg(help_behavior_hint="(for CHARMM)")]
 Solvent = Annotated[MaybeText, tyro.conf.arg(metavar="NAME", help_behavior_hint="(for Amber and CHARMM; default: vacuum)")]
 Include = Annotated[MaybeText, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(for GROMACS)")]
 SmallMolecules = Annotated[MaybeText, tyro.conf.arg(metavar="NAME", help_behavior_hint="(for SMILES)")]
@@ -74,6 +85,9 @@ def seed(number: int | None) -> None:
     if number is not None:
         seeds.checked(number, "--seed")
 
+
+CONNECT_VARIABLE = "BOLTZFLOW_CONNECT_SECONDS"
+"""Environment variable: how long processes wait for each other at the start."""
 
 # A disk that has less than this part of what is needed is not waited for.
 _OUT_OF_REACH = 10
@@ -113,6 +127,21 @@ def room(n: int, numbers: int, out: Path | None = None) -> None:
 
 def _option(name: str) -> str:
     return f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
+
+
+def join(distributed: bool, coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Joins the processes of the same job, if there are to be several; before anything else is done with JAX.
+
+    Raises:
+        ConfigError: if the options do not go together.
+        RunError: if the others are not found.
+    """
+    at_least(1, processes=processes)
+    at_least(0, process=process)
+    if distributed:
+        cluster.initialise(coordinator, processes, process, seconds=int(os.environ.get(CONNECT_VARIABLE, cluster.CONNECT_SECONDS)))
+    elif (coordinator, processes, process) != (None, None, None):
+        raise ConfigError("--coordinator, --processes and --process are of several processes; add --distributed.")
 
 
 def at_least(least: int, **options: int | None) -> None:

@@ -21,6 +21,7 @@ def run(
     dynamics: Annotated[
         arguments.MaybeText, tyro.conf.arg(metavar="FILE", help_behavior_hint="(for TICA-W2; of --method molecular-dynamics)")
     ] = None,
+    samples: Annotated[arguments.MaybeText, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: drawn anew)")] = None,
     n: arguments.Count = 10_000,
     seed: int = 0,
     json: arguments.Flag = False,
@@ -38,6 +39,7 @@ def run(
         data: Held-out frames of the target (.h5, .npz or .npy).
         dynamics: Frames of molecular dynamics in the order of time, on which TICA is fitted; or the tica.json that an evaluation of a run
             has kept.
+        samples: Samples of this very model that are drawn already, such as `boltzflow join` has joined from shards.
         n: Samples to draw, and the most frames to use.
         seed: Seed of the samples and of the bootstrap.
         json: Print one JSON object instead of a table.
@@ -52,6 +54,8 @@ def run(
         arguments.given(data, "the name after --data")
     if dynamics is not None:
         arguments.given(dynamics, "the name after --dynamics")
+    if samples is not None:
+        arguments.given(samples, "the name after --samples")
     from boltzflow import extras, plugins, progress, runtime
 
     extras.require("evaluate", "an evaluation")
@@ -65,10 +69,12 @@ def run(
     runtime.configure(precision or precision_of(model))
     from boltzflow import datasets, files
     from boltzflow.evaluation.figures import evaluate
+    from boltzflow.sampling import sample_file
 
     loaded = load_model(model)
     arguments.room(n, loaded.target.n_particles * loaded.target.dimension)
     frames = datasets.load(data, loaded.target, allow_virial_mismatch=allow_virial_mismatch) if data is not None else None
+    drawn = None if samples is None else sample_file.load(samples, loaded.target)
     slow = _slow(dynamics, loaded.target, allow_virial_mismatch)
     kept = loaded.run / "evaluation.json" if loaded.run is not None and data is None else None
     if kept is not None:
@@ -79,7 +85,7 @@ def run(
             output.say(f"The figures are printed but not kept: {error}")
             kept = None
     with progress.shown() as bar:
-        figures = evaluate(loaded, n, seed=seed, frames=frames, dynamics=slow, progress=bar)
+        figures = evaluate(loaded, n, seed=seed, frames=frames, samples=drawn, dynamics=slow, progress=bar)
     if json:
         print(json_format.dumps(figures, allow_nan=False))
     else:

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from boltzflow import shards
 from boltzflow.cli import arguments, molecules, output
 from boltzflow.errors import ConfigError
 
@@ -46,6 +47,7 @@ def run(
     energies: arguments.Energies = None,
     precision: arguments.Precision = "single",
     resume: arguments.Flag = False,
+    shard: arguments.Shard = None,
     plugin: arguments.Plugin = arguments.Words(),  # noqa: B008 (a tuple)
 ) -> None:
     """Make reference data of a target with a classical sampler.
@@ -82,6 +84,8 @@ def run(
         small_molecules: Force field of openmmforcefields for a SMILES, such as openff-2.2.0 or gaff-2.11.
         energies: Who computes energies: compiled (JAX), or openmm in worker processes, which is slower and knows all forces.
         precision: Floating-point precision.
+        shard: Make one part of the N frames only, such as the third of sixteen, with chains and a seed of its own; `boltzflow join` makes
+            one file of all parts.
         resume: Continue a run of the tempering sampler that was interrupted; it ends bit-identical to one that was not.
         plugin: Modules, or .py files, that add targets, networks, objectives and more.
     """
@@ -100,6 +104,9 @@ def run(
         raise ConfigError("--interval is for --method molecular-dynamics; the tempering sampler measures how far apart frames must be.")
     if resume and method != "tempering":
         raise ConfigError("--resume is for --method tempering; others are begun anew.")
+    part = None if shard is None else shards.parsed(shard)
+    if part is not None and (method != "tempering" or effective is not None):
+        raise ConfigError("--shard is for --method tempering with a number of frames, -n; give other jobs a --seed of their own.")
     if platform is not None and method != "molecular-dynamics":
         raise ConfigError("--platform is for --method molecular-dynamics; the tempering sampler does not run in OpenMM.")
     molecule = molecules.described(target, described)
@@ -121,7 +128,8 @@ def run(
         if method in own:
             result = own[method](system, n, seed=seed, progress=bar)
         elif method == "tempering":
-            result = reference.sample(system, n, effective=effective, seed=seed, chains=chains, progress=bar, out=path, resume=resume)
+            wanted: dict[str, Any] = {"effective": effective, "chains": chains, "shard": part}
+            result = reference.sample(system, n, seed=seed, progress=bar, out=path, resume=resume, **wanted)
         else:
             options = {"chains": chains, "interval": interval, "platform": platform}
             given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}

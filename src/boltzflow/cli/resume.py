@@ -4,12 +4,17 @@ from typing import Annotated
 
 import tyro
 
+from boltzflow import cluster
 from boltzflow.cli import arguments, output, runs
 
 
 def run(
     folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
     set: arguments.Set = arguments.Words(),  # noqa: B008 (a tuple)
+    distributed: arguments.Distributed = False,
+    coordinator: arguments.Coordinator = None,
+    processes: arguments.Processes = None,
+    process: arguments.Process = None,
     plugin: arguments.Plugin = arguments.Words(),  # noqa: B008 (a tuple)
 ) -> None:
     """Continue a run that was interrupted, or give it another stage.
@@ -20,15 +25,22 @@ def run(
     Args:
         folder: Folder of the run.
         set: Add a stage, change one that has not begun, or how often is logged and saved.
+        distributed: Be one of several processes that share each batch, on one host or many; under SLURM, Open MPI and Kubernetes nothing
+            else is needed. The first one writes.
+        coordinator: Where process 0 answers, elsewhere.
+        processes: How many there are, elsewhere.
+        process: Number of this one from 0, elsewhere.
         plugin: Modules, or .py files, that the run needs.
     """
     from boltzflow import extras, files, plugins, progress
     from boltzflow.cli.train import train
     from boltzflow.config import io as config_io
 
+    arguments.join(distributed, coordinator, processes, process)
     path = runs.folder_of(folder)
     extras.require("train", "training")
-    files.require_writable(path / "model.safetensors")
+    if cluster.chief():
+        files.require_writable(path / "model.safetensors")
     for name in plugin:
         plugins.load(name)
     before = config_io.load_config(path / "config.yaml")
@@ -36,6 +48,8 @@ def run(
     finished = (path / "model.safetensors").is_file() and len(config.stages) == len(before.stages)
     with progress.shown() as bar:
         train(config, path, bar, resume=True)
+    if not cluster.chief():
+        return
     if finished:
         output.say(f"The run had its model already. {longer(folder, len(config.stages))}")
     output.say(f"The run in {path} is complete. Next: {output.next_steps(path)}.")

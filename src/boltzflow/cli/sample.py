@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from boltzflow import counting
+from boltzflow import counting, shards
 from boltzflow.cli import arguments, output
 from boltzflow.errors import ConfigError
 
@@ -29,6 +29,9 @@ def run(
     correct: Literal["none", "metropolis", "smc"] = "none",
     energies: Annotated[arguments.MaybeFloat, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="(only with --correct)")] = None,
     temperature: Annotated[arguments.MaybeFloat, tyro.conf.arg(metavar="KELVIN", help_behavior_hint="(default: the target's)")] = None,
+    shard: arguments.Shard = None,
+    executor: arguments.Executor = None,
+    devices: Annotated[arguments.MaybeInt, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: all accelerators)")] = None,
     plugin: arguments.Plugin = arguments.Words(),  # noqa: B008 (a tuple)
 ) -> None:
     """Draw samples with their exact probability from a run or a model.
@@ -52,9 +55,21 @@ def run(
             these are fewer.
         temperature: Another temperature than the target's, of flows that know it (flow.tempered); of targets in reduced units as a multiple
             of theirs.
+        shard: Draw one part of the N samples only, such as the third of sixteen; `boltzflow join` makes one file of all parts.
+        executor: Workers that draw the chunks instead of this process: dask://HOST:PORT, or dask-slurm for jobs of SLURM's.
+        devices: Local devices that draw at the same time; the samples do not depend on it.
         plugin: Modules, or .py files, that add targets, networks, objectives and more.
     """
     arguments.count(n)
+    arguments.at_least(1, devices=devices)
+    for name, value in (("devices", devices), ("executor", executor)):
+        if correct != "none" and value is not None:
+            raise ConfigError(f"--{name} is of plain samples; leave it out with --correct {correct}.")
+    if executor is not None and (devices is not None or temperature is not None):
+        raise ConfigError("workers of --executor draw with devices of their own, at the target's temperature; leave the other option out.")
+    part = None if shard is None else shards.parsed(shard)
+    if part is not None and correct != "none":
+        raise ConfigError(f"--shard is of plain samples; with --correct {correct} give each job a --seed of its own.")
     if correct == "none" and energies is not None:
         raise ConfigError("--energies bounds a correction; add --correct smc or metropolis, or choose -n: each plain sample costs one.")
     if correct != "none" and chunk is not None:
@@ -71,27 +86,38 @@ def run(
     for name in plugin:
         plugins.load(name)
 
-    runtime.configure()
+    runtime.configure(devices=devices or 1)
     from boltzflow.models.storage import load_model, precision_of
 
-    runtime.configure(precision or precision_of(model))
+    runtime.configure(precision or precision_of(model), devices or 1)
     from boltzflow.sampling.generate import generate
 
     loaded = load_model(model)
     loaded = loaded if temperature is None else loaded.at_temperature(temperature)
     # No sample costs less than one energy.
     most = int(min(number for number in (n, energies) if number is not None))
-    arguments.room(most, loaded.target.n_particles * loaded.target.dimension, path)
+    begin, end = (0, most) if part is None else shards.bounds(most, part)
+    arguments.room(end - begin, loaded.target.n_particles * loaded.target.dimension, path)
+    if executor is not None:
+        from boltzflow.models.remote import farm
+
+        if precision not in (None, precision_of(model)):
+            raise ConfigError("workers of --executor draw in the precision of the run; leave --precision out.")
+        remote = farm(loaded, executor, seed=seed)
+    else:
+        remote = None
     began = time.perf_counter()
     options: dict[str, Any] = {"seed": seed, "out": path, "resume": resume, "model": model}
     with progress.shown() as bar:
         if correct == "none":
-            samples = generate(loaded.flow, loaded.target, most, chunk=chunk, progress=bar, **options)
+            samples = generate(
+                loaded.flow, loaded.target, most, chunk=chunk, shard=part, devices=devices, remote=remote, progress=bar, **options
+            )
         else:
             from boltzflow.sampling.correct import METHODS
 
             samples = METHODS[correct](loaded.flow, loaded.target, n, energies=energies, progress=bar, **options)
-    if n is not None and samples.n < n:
+    if n is not None and part is None and samples.n < n:
         output.say(f"{energies:g} energies allow {samples.n} samples.")
     summarize(samples, seconds=time.perf_counter() - began)
     print(path)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from boltzflow import cluster
 from boltzflow.cli import arguments, molecules, output
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ def run(
     small_molecules: arguments.SmallMolecules = None,
     energies: arguments.Energies = None,
     energies_only: arguments.Flag = False,
+    distributed: arguments.Distributed = False,
+    coordinator: arguments.Coordinator = None,
+    processes: arguments.Processes = None,
+    process: arguments.Process = None,
     plugin: arguments.Plugin = arguments.Words(),  # noqa: B008 (a tuple)
 ) -> None:
     """Train a flow from a preset.
@@ -61,12 +66,20 @@ def run(
         small_molecules: Force field of openmmforcefields for a SMILES, such as openff-2.2.0 or gaff-2.11.
         energies: Who computes energies: compiled (JAX), or openmm in worker processes, which is slower and knows all forces.
         energies_only: Make no frames: learn from the energy alone, by cooling (the preset `molecule-cooling`).
+        distributed: Be one of several processes that share each batch, on one host or many; under SLURM, Open MPI and Kubernetes nothing
+            else is needed. The first one writes.
+        coordinator: Where process 0 answers, elsewhere.
+        processes: How many there are, elsewhere.
+        process: Number of this one from 0, elsewhere.
         plugin: Modules, or .py files, that add targets, networks, objectives and more; the run remembers them.
     """
     options = molecules.options(locals())
     arguments.seed(seed)
     arguments.given(preset, "PRESET")
-    folder = arguments.new_folder(f"runs/{molecules.stem(preset)}" if out is None else out)
+    arguments.join(distributed, coordinator, processes, process)
+    folder = f"runs/{molecules.stem(preset)}" if out is None else out
+    # Only the first process writes into it.
+    folder = arguments.new_folder(folder) if cluster.chief() else Path(folder)
     from boltzflow import extras, plugins, progress, runtime
     from boltzflow.config import io as config_io
     from boltzflow.errors import ConfigError
@@ -94,8 +107,10 @@ def run(
     if molecule is not None:
         config = dataclasses.replace(config, target=molecule.name)
     with progress.shown() as bar:
-        train(config, folder, bar, resume=holds(folder, config), target=molecule, given=True)
-    output.say(f"The run is in {folder}. Next: {output.next_steps(folder)}.")
+        resume = cluster.first(lambda: holds(folder, config))
+        train(config, folder, bar, resume=resume, target=molecule, given=cluster.chief())
+    if cluster.chief():
+        output.say(f"The run is in {folder}. Next: {output.next_steps(folder)}.")
 
 
 def train(config: "RunConfig", folder: Path, bar: "Progress", *, resume: bool, target: "Target | None" = None, given: bool = False) -> None:

@@ -8,10 +8,12 @@ from boltzflow import datasets, models, runtime
 from boltzflow.analysis.bar import Bar
 from boltzflow.analysis.tica import Tica
 from boltzflow.datasets import Dataset
+from boltzflow.errors import ConfigError
 from boltzflow.evaluation.densities import Densities, densities
 from boltzflow.evaluation.figures import evaluate
 from boltzflow.models.storage import precision_of
 from boltzflow.progress import Wanted, told
+from boltzflow.sampling.generate import generate
 from boltzflow.sampling.samples import Samples
 from boltzflow.targets import Target
 
@@ -25,6 +27,32 @@ class Model(models.Model):
         >>> model.target.name, samples.positions.shape
         ('double_well', (64, 4, 2))
     """
+
+    def sample(self, n: int | None = None, *, seed: int, executor: Any = None, **arguments: Any) -> Samples:
+        """Draws samples as `models.Model.sample` does, with its arguments and errors; on workers elsewhere, if there are any.
+
+        Args:
+            n: number of samples.
+            seed: of the samples.
+            executor: "dask://HOST:PORT", "dask-slurm", any `concurrent.futures.Executor`, or what else has a method `submit`; its workers
+                draw the chunks, bit by bit as this process would. None: this process.
+            arguments: other arguments of `models.Model.sample`; with an executor plain samples alone are drawn.
+
+        Raises:
+            ConfigError: if an argument does not apply.
+            RunError: if the scheduler does not answer or goes, or a worker has another model or other versions.
+        """
+        if executor is None:
+            return super().sample(n, seed=seed, **arguments)
+        unfit = set(arguments) - {"out", "resume", "chunk", "progress", "shard"}
+        if unfit or n is None:
+            raise ConfigError(f"with an executor {next(iter(unfit), 'no number of samples')} does not apply; give n, and leave it out.")
+        from boltzflow.models.remote import farm
+
+        with runtime.precision(self.precision):
+            remote = farm(self, executor, seed=seed)
+            arguments = {"progress": None, **arguments}
+            return generate(self.flow, self.target, n, seed=seed, model=self.name, remote=remote, **arguments)
 
     def evaluate(
         self,

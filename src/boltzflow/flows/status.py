@@ -22,6 +22,7 @@ class Status(enum.IntEnum):
     MAX_STEPS = 1, "the solver reached its maximum number of steps; raise flow.solver.max_steps or loosen rtol and atol"
     NOT_FINITE = 2, "the solution is not finite; the network diverges there"
     OTHER_STEREOISOMER = 3, "the sample is another stereoisomer than the target, and has no weight"
+    LOST = 4, "the worker that was to draw the sample failed each time; draw it again where there is enough memory"
 
     def __new__(cls, number: int, sentence: str) -> "Status":
         """A number that has a sentence."""

@@ -80,6 +80,8 @@ class Model:
         progress: Wanted = None,
         correct: Literal["none", "metropolis", "smc"] = "none",
         energies: float | None = None,
+        shard: tuple[int, int] | None = None,
+        devices: int | None = None,
         **settings: Any,
     ) -> Samples:
         """Draws n samples with log q, reduced energy and weight; sample i depends on the seed and on i alone.
@@ -93,6 +95,8 @@ class Model:
             progress: told how many are done; None: a bar where somebody looks on (`progress.chosen`).
             correct: "smc" anneals populations of the flow to the target, "metropolis" runs chains over its proposals; "none" draws.
             energies: evaluations of the energy that a correction may cost.
+            shard: (k, K): only the k-th of K parts of the n samples; see `boltzflow.shards`.
+            devices: local devices that draw at the same time; None: all accelerators. The samples do not depend on it.
             settings: other arguments of `sampling.correct.smc` or `sampling.correct.metropolis`.
 
         Raises:
@@ -107,8 +111,9 @@ class Model:
 
             if correct not in METHODS:
                 raise ConfigError(f"there is no correction {correct!r}; {nearest(correct, ['none', *METHODS])}")
-            if chunk is not None:
-                raise ConfigError("a correction has populations or chains and no chunks; leave chunk out.")
+            given = [name for name, value in (("chunk", chunk), ("shard", shard), ("devices", devices)) if value is not None]
+            if given:
+                raise ConfigError(f"a correction has populations or chains, to which {given[0]} does not apply; leave it out.")
             with runtime.precision(self.precision):
                 return METHODS[correct](self.flow, self.target, n, energies=energies, **options, **settings)
         if energies is not None or settings or n is None:
@@ -117,7 +122,7 @@ class Model:
                 f"{what} bounds or shapes a correction; name one, or leave it out." if what else "give the number of samples n."
             )
         with runtime.precision(self.precision):
-            return generate(self.flow, self.target, n, chunk=chunk, **options)
+            return generate(self.flow, self.target, n, chunk=chunk, shard=shard, devices=devices, **options)
 
     def log_prob(self, positions: Any, *, draws: int | None = None, seed: int = 0, progress: Wanted = None) -> Float[np.ndarray, "..."]:
         """Log density of configurations, in nats per unit of length of the target, on the zero-CoM subspace.

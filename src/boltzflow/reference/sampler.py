@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from boltzflow import seeds
+from boltzflow import seeds, shards
 from boltzflow.counting import Evaluations
 from boltzflow.datasets import Dataset
-from boltzflow.errors import DataError, RunError, RunInterrupted
+from boltzflow.errors import ConfigError, DataError, RunError, RunInterrupted
 from boltzflow.progress import FractionOf, Wanted, duration, told
 from boltzflow.reference import effort, journal
 from boltzflow.reference.diagnostics import autocorrelation_time
@@ -77,6 +77,7 @@ def sample(
     progress: Wanted = None,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    shard: shards.Shard | None = None,
 ) -> ReferenceResult:
     """Draws decorrelated configurations by parallel tempering with Hamiltonian Monte Carlo.
 
@@ -107,6 +108,7 @@ def sample(
             killed goes on with `resume`, bit-identical to one that was not; the folder goes when the file is there. Ctrl-C writes the
             frames that there are into a file NAME.partial.h5 beside it.
         resume: continue the interrupted run towards `out`, if there is one.
+        shard: (k, K): only the k-th of K parts of the n frames, of chains and a seed of its own; `reference.joining` joins them.
 
     Returns:
         Frames and diagnostics. A failed convergence is told in `diagnostics["converged"]` and `sentence()`, not raised.
@@ -118,7 +120,13 @@ def sample(
         TargetError: if the energy of a starting configuration is not finite, or lacks a symmetry that the target states.
     """
     check_numbers(n, chains, effective)
-    seed = seeds.checked(seed)
+    seed, origin = seeds.checked(seed), {}
+    if shard is not None:
+        if n is None or effective is not None or not target.has_energy:
+            raise ConfigError("only a number of frames (n, -n) of a target with an energy can be divided into shards; give it alone.")
+        begin, end = shards.bounds(n, shard)
+        origin = shards.flat(n, shard, seed=seed)
+        n, seed = end - begin, shards.seed_of(shard, seed=seed)
     if not target.has_energy:
         if n is None:
             raise DataError(f"target {target.name!r} is known by its frames, which are independent; give their number n.")
@@ -139,7 +147,8 @@ def sample(
         report(0.0, "measuring what an energy costs")
         spent = effort.of_name(known, target) if known is not None else effort.fitting(target, len(rungs))
         wanted = n if n is not None else _PATIENCE * (effective or 0)
-        plan = _Plan(target, wanted, effective, seed, rungs, chains or spent.chains or _usual_chains(effective or wanted), spent, report)
+        side_by_side = chains or spent.chains or _usual_chains(effective or wanted)
+        plan = _Plan(target, wanted, effective, seed, rungs, side_by_side, spent, report, origin)
         if path is None:
             return _finished(plan, _run(plan, None))
         with journal.opened(path, plan.identity, resume=resume) as steps:
@@ -175,6 +184,7 @@ class _Plan:
         chains: ladders side by side.
         effort: how much is spent.
         report: told the fraction done and what is being done.
+        origin: what the frames say of themselves beside all that.
     """
 
     target: Target
@@ -185,6 +195,7 @@ class _Plan:
     chains: int
     effort: Effort
     report: FractionOf
+    origin: Mapping[str, int]
 
     @property
     def draws(self) -> int:
@@ -369,6 +380,7 @@ def _finished(plan: _Plan, drawn: _Drawn) -> ReferenceResult:
     }
     packages = ("boltzflow", "jax", "blackjax", "numpy")
     origin = provenance(SAMPLER, packages, jax.devices()[0].device_kind, diagnostics, seed=plan.seed, n=len(positions))
+    origin |= plan.origin
     dataset = Dataset(positions, target.fingerprint, target.units, origin, **molecule_folder.texts(target), energies=frame_energies)
     plan.report(1.0, "done")
     return ReferenceResult(dataset, diagnostics)

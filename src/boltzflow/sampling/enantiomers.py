@@ -4,10 +4,12 @@ Samples are reflected first and get their energies then, so that these belong to
 """
 
 import dataclasses
+from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Array, Bool, Float
 
 from boltzflow import counting
 from boltzflow.chemistry.chirality import chirality_signs
@@ -16,24 +18,38 @@ from boltzflow.flows.base import AbstractFlow
 from boltzflow.flows.identity import identity
 from boltzflow.flows.images import log_images as log_images
 from boltzflow.flows.status import Status
+from boltzflow.sampling import devices
 from boltzflow.sampling.samples import Samples, difference
 from boltzflow.targets.base import Target
 from boltzflow.targets.calculators import is_expensive
 
 
 def energies(
-    target: Target, positions: Float[np.ndarray, "n N D"], wanted: Bool[np.ndarray, " n"], batch: int | None = None
+    target: Target,
+    positions: Float[np.ndarray, "n N D"],
+    wanted: Bool[np.ndarray, " n"],
+    batch: int | None = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> Float[np.ndarray, " n"]:
     """Reduced energies of configurations, NaN where none is wanted.
 
-    A compiled energy is computed for all, filled up to `batch`, because another number of configurations would be another program.
+    A compiled energy is computed for all, filled up to `batch`, because another number of configurations would be another program; with a
+    mesh on its devices, of whose number `batch` is a multiple.
     """
     if is_expensive(target):
         found = np.full(len(positions), np.nan)
         found[wanted] = np.asarray(target.energies(jnp.asarray(positions[wanted])), np.float64)
         return found
     filled = np.concatenate([positions, np.repeat(positions[-1:], max(0, (batch or 0) - len(positions)), axis=0)])
-    return np.where(wanted, np.asarray(target.energies(jnp.asarray(filled)), np.float64)[: len(positions)], np.nan)
+    if mesh is None or len(filled) % mesh.size:
+        found = target.energies(jnp.asarray(filled))
+    else:
+        found = devices.over(_energies_of, mesh, target.energies, jnp.asarray(filled))
+    return np.where(wanted, np.asarray(found, np.float64)[: len(positions)], np.nan)
+
+
+def _energies_of(energies: Callable[[Float[Array, "B N D"]], Float[Array, " B"]], positions: Float[Array, "B N D"]) -> Float[Array, " B"]:
+    return energies(positions)
 
 
 def right_enantiomer(
@@ -59,7 +75,9 @@ def right_enantiomer(
     return np.where(image[:, None, None], -positions, positions), image, other
 
 
-def with_right_enantiomer(samples: Samples, flow: AbstractFlow, target: Target, *, batch: int | None = None) -> Samples:
+def with_right_enantiomer(
+    samples: Samples, flow: AbstractFlow, target: Target, *, batch: int | None = None, mesh: jax.sharding.Mesh | None = None
+) -> Samples:
     """Samples with mirror images reflected, and with the energies that they have then.
 
     Those that are another stereoisomer after that get `Status.OTHER_STEREOISOMER` and an infinite energy, hence no weight. Both are
@@ -70,11 +88,12 @@ def with_right_enantiomer(samples: Samples, flow: AbstractFlow, target: Target, 
         flow: the flow; only one that is symmetric under reflections has its samples reflected.
         target: the target, whose chiral centres have the chirality that is meant.
         batch: configurations that the compiled energy takes at once, if these are fewer.
+        mesh: devices that share them; None: one.
     """
     positions, image, other = right_enantiomer(np.asarray(samples.positions), flow, target)
     solved = (samples.status == Status.SOLVED) & ~other
     unknown = solved & (image | np.isnan(samples.u))
-    u = np.where(unknown, energies(target, positions, unknown, batch), samples.u) if unknown.any() else samples.u
+    u = np.where(unknown, energies(target, positions, unknown, batch, mesh), samples.u) if unknown.any() else samples.u
     spent = counting.Evaluations.of_meta(samples.meta) or counting.Evaluations()
     meta = {**samples.meta, **(spent + counting.Evaluations(energies=int(unknown.sum()) if target.has_energy else 0)).as_meta()}
     if not target.chiral_centres:

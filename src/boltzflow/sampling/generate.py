@@ -3,23 +3,28 @@
 import collections
 import concurrent.futures
 import dataclasses
+import inspect
+import itertools
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from boltzflow import seeds
+from boltzflow import seeds, shards
+from boltzflow.blackbox import farm
 from boltzflow.errors import DataError, RunError
 from boltzflow.flows.base import AbstractFlow, FlowSolution
 from boltzflow.flows.identity import identity
 from boltzflow.flows.status import Status
 from boltzflow.progress import Progress, Wanted, chosen
 from boltzflow.runtime import available_cores
+from boltzflow.sampling import devices as several
 from boltzflow.sampling.enantiomers import with_right_enantiomer
 from boltzflow.sampling.programs import stored
 from boltzflow.sampling.samples import Samples
@@ -58,12 +63,13 @@ def sample_keys(start: int, count: int, *, seed: int) -> Key[Array, " n"]:
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.asarray(np.arange(start, start + count)))
 
 
-def in_chunks(work: Callable[[int, int], T], start: int, stop: int, chunk: int) -> Iterator[tuple[int, T]]:
+def in_chunks(work: Callable[[int, int], T], start: int, stop: int, chunk: int, *, workers: int | None = None) -> Iterator[tuple[int, T]]:
     """Yields (end, work(begin, chunk)) in order, with as many chunks under way as there are cores.
 
-    Chunks are independent programs; running several at once uses the cores better than splitting the small operations of one.
+    Chunks are independent programs; running several at once uses the cores better than splitting the small operations of one. They begin
+    at multiples of their size wherever the work does, but for the first, so that a sample has the same place in its chunk in any shard.
     """
-    workers = available_cores()
+    workers = available_cores() if workers is None else workers
     # The precision of the caller, who may have set it for a block of code only; threads do not inherit that.
     double = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -72,7 +78,7 @@ def in_chunks(work: Callable[[int, int], T], start: int, stop: int, chunk: int) 
             return work(begin, chunk)
 
     pending: collections.deque[tuple[int, concurrent.futures.Future[T]]] = collections.deque()
-    begins = iter(range(start, stop, chunk))
+    begins = iter([*range(start, min(start + 1, stop)), *range((start // chunk + 1) * chunk, stop, chunk)])
     with concurrent.futures.ThreadPoolExecutor(max_workers=workers) as pool:
         try:
             while True:
@@ -81,7 +87,7 @@ def in_chunks(work: Callable[[int, int], T], start: int, stop: int, chunk: int) 
                 if not pending:
                     return
                 begin, future = pending.popleft()
-                yield min(begin + chunk, stop), future.result()
+                yield min((begin // chunk + 1) * chunk, stop), future.result()
         finally:
             for _, future in pending:
                 future.cancel()
@@ -98,6 +104,9 @@ def generate(
     resume: bool = False,
     progress: Wanted = False,
     model: str = "",
+    shard: tuple[int, int] | None = None,
+    devices: int | None = None,
+    remote: "Farm | None" = None,
 ) -> Samples:
     """Draws n samples with their log densities, reduced energies and weights; the energies are those of the positions that are stored.
 
@@ -111,13 +120,17 @@ def generate(
         resume: continue the file `out`.
         progress: told how many samples are done; nobody unless asked for.
         model: name of the model, stored with the samples.
+        shard: (k, K): only the k-th of K parts of the n samples, counted from 1; see `boltzflow.shards`.
+        devices: local devices that draw a chunk each at the same time; None: all accelerators, and of a processor its cores.
+        remote: workers that draw the chunks instead of this process; the samples are the same.
 
     Returns:
-        n samples, those found in a continued file included; a file that holds more keeps them.
+        n samples, or those of the shard; those found in a continued file included; a file that holds more keeps them.
 
     Raises:
         DataError: if n is not positive, or more than can be numbered.
-        RunError: if `out` cannot be written, or holds other samples.
+        ConfigError: if there is no such shard, or there are fewer devices.
+        RunError: if `out` cannot be written, or holds other samples; or the workers are gone or not fit to draw them.
     """
     seed = seeds.checked(seed)
     chunk = flow.chunk_size if chunk is None else chunk
@@ -127,28 +140,107 @@ def generate(
         raise DataError(f"samples are numbered by 32-bit integers, so that there can be {MOST} of one seed, but {n} were asked for.")
     bar = chosen(progress)
     chunk = min(chunk, n)
-    meta = origin(flow, target, model, seed=seed)
+    first, stop = (0, n) if shard is None else shards.bounds(n, shard)
+    meta = origin(flow, target, model, seed=seed) | ({} if shard is None else {shards.META: shards.described(n, shard)})
     began = time.perf_counter()
+    mesh = None if remote is not None else several.mesh(devices, -(-(stop - first) // chunk))
+    chunk *= several.size(mesh)
 
     def work(begin: int, count: int) -> Samples:
-        # The last chunk is drawn whole and cut, so that one program serves all chunks.
-        drawn = to_samples(draw(flow, sample_keys(begin, count, seed=seed)), flow.scale, meta)
-        return with_right_enantiomer(drawn.take(np.arange(min(count, n - begin))), flow, target, batch=count)
+        return chunk_of(flow, target, (begin, stop), count, meta, seed=seed, mesh=mesh)
+
+    def chunks(begin: int, end: int) -> Iterator[tuple[int, Samples]]:
+        if remote is not None:
+            return _farmed(remote, begin, end, chunk, meta, (target.n_particles, target.dimension))
+        return in_chunks(work, begin, end, chunk, workers=_workers(mesh))
 
     parts: list[Samples] = []
-    bar.start(n, "sampling")
+    bar.start(stop - first, "sampling")
     try:
         if out is None:
-            for done, part in in_chunks(work, 0, n, chunk):
+            for done, part in chunks(first, stop):
                 parts.append(part)
-                bar.update(done)
+                bar.update(done - first)
             samples = Samples.concatenate(parts)
         else:
-            samples = streamed(work, n, chunk, Path(out), meta, resume, bar, target)
+            samples = streamed(chunks, stop - first, Path(out), meta, resume, bar, target, first=first)
     finally:
         bar.stop()
     seconds = time.perf_counter() - began
     return dataclasses.replace(samples, meta={**samples.meta, "seconds": samples.meta.get("seconds", seconds)})
+
+
+def chunk_of(
+    flow: AbstractFlow,
+    target: Target,
+    bounds: tuple[int, int],
+    count: int,
+    meta: Mapping[str, Any],
+    *,
+    seed: int,
+    mesh: jax.sharding.Mesh | None = None,
+) -> Samples:
+    """The samples of a chunk between two samples, which are drawn whole and cut, so that one program serves all chunks.
+
+    Args:
+        flow: the flow.
+        target: the target.
+        bounds: the first, and one behind the last that are wanted at most.
+        count: samples of a chunk; chunks begin at multiples of it.
+        meta: of the samples.
+        seed: of the samples.
+        mesh: local devices that share the chunk; None: one.
+    """
+    begin, stop = bounds
+    base = begin // count * count
+    drawn = to_samples(_on(draw, mesh, flow, sample_keys(base, count, seed=seed)), flow.scale, dict(meta))
+    kept = drawn.take(np.arange(begin - base, min(count, stop - base)))
+    return with_right_enantiomer(kept, flow, target, batch=count, mesh=mesh)
+
+
+class Farm(NamedTuple):
+    """Workers that draw chunks.
+
+    Attributes:
+        executor: that runs them.
+        work: draws the samples between two of them, given the chunk; it is sent to the workers.
+    """
+
+    executor: concurrent.futures.Executor
+    work: Callable[[int, int, int], Samples]
+
+
+def _farmed(
+    remote: Farm, start: int, stop: int, chunk: int, meta: Mapping[str, Any], shape: tuple[int, int]
+) -> Iterator[tuple[int, Samples]]:
+    """As `in_chunks`, by workers; a chunk that fails on each is samples without weight."""
+    edges = [start, *range((start // chunk + 1) * chunk, stop, chunk), stop]
+    pieces = [(begin, end, chunk) for begin, end in itertools.pairwise(edges)]
+
+    def lost(piece: tuple[Any, ...], error: BaseException) -> Samples:
+        count = piece[1] - piece[0]
+        warnings.warn(
+            f"the samples {piece[0]} to {piece[1] - 1} have no weight, for they could not be drawn in {farm.TRIES} tries "
+            f"({type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}).",
+            stacklevel=2,
+        )
+        nothing = np.full(count, np.nan)
+        status = np.full(count, Status.LOST)
+        return Samples(np.full((count, *shape), np.nan, np.float32), nothing, nothing, status, np.zeros(count, int), nothing, dict(meta))
+
+    found = farm.in_order(remote.executor, remote.work, pieces, lost)
+    for (_, end, _), part in zip(pieces, found, strict=True):
+        yield end, dataclasses.replace(part, meta={**part.meta, **meta})
+
+
+def _on(function: Callable[..., FlowSolution], mesh: jax.sharding.Mesh | None, flow: AbstractFlow, *columns: Any) -> Any:
+    """What a compiled function of a flow and of columns gives, on one device or on those of a mesh."""
+    return function(flow, *columns) if mesh is None else several.over(inspect.unwrap(function), mesh, flow, *columns)
+
+
+def _workers(mesh: jax.sharding.Mesh | None) -> int | None:
+    """Chunks under way: while devices draw one, the host looks after the one before."""
+    return None if mesh is None else 2
 
 
 def origin(flow: AbstractFlow, target: Target, model: str, *, seed: int) -> dict[str, Any]:
@@ -166,20 +258,25 @@ def origin(flow: AbstractFlow, target: Target, model: str, *, seed: int) -> dict
 
 
 def streamed(
-    work: Callable[[int, int], Samples],
+    chunks: Callable[[int, int], Iterator[tuple[int, Samples]]],
     n: int,
-    chunk: int,
     out: Path,
     meta: dict[str, Any],
     resume: bool,
     progress: Progress,
     target: Target,
+    *,
+    first: int = 0,
 ) -> Samples:
-    """The first n of the samples that `work` makes, chunk by chunk, by way of a file; what is in it is not made again."""
+    """The n samples from `first` on, made chunk by chunk, by way of a file; what is in it is not made again.
+
+    `chunks` gives (end, samples) of the chunks between two samples.
+    """
     with SamplesWriter(out, meta, resume=resume) as writer:
         mark = time.perf_counter()
         waiting: list[Samples] = []
-        for done, part in in_chunks(work, writer.n_written, n, chunk):
+        for end, part in chunks(first + writer.n_written, first + n):
+            done = end - first
             waiting.append(part)
             now = time.perf_counter()
             # Every append is a file of its own, so that appends come by time rather than by chunk.
@@ -232,9 +329,10 @@ def log_density(
     seed: int = 0,
     chunk: int | None = None,
     progress: Wanted = False,
+    devices: int | None = None,
 ) -> FlowSolution:
     """Log densities of configurations in data units, on the host; the columns of the result are NumPy arrays of length n."""
-    return _over_positions(lambda x, keys: density(flow, x, keys), flow, positions, chunk, progress, seed=seed)
+    return _over_positions(density, flow, positions, chunk, progress, devices, seed=seed)
 
 
 def log_importance_ratios(
@@ -245,6 +343,7 @@ def log_importance_ratios(
     first: int = 0,
     chunk: int | None = None,
     progress: Wanted = False,
+    devices: int | None = None,
 ) -> Float[np.ndarray, "n K"]:
     """Draws of the log densities of configurations in data units, on the host; the mean of their exponentials is the density.
 
@@ -252,37 +351,42 @@ def log_importance_ratios(
     on `first` + i alone. One, the log density itself, where that is exact; NaN where it could not be computed.
     """
     if not flow.noisy_draws:
-        solution = log_density(flow, positions, seed=seed, chunk=chunk, progress=progress)
+        solution = log_density(flow, positions, seed=seed, chunk=chunk, progress=progress, devices=devices)
         return np.where(solution.status == Status.SOLVED, np.asarray(solution.log_q, np.float64), np.nan)[:, None]
-    return np.asarray(_over_positions(lambda x, keys: marginals(flow, x, keys), flow, positions, chunk, progress, seed=seed, first=first))
+    return np.asarray(_over_positions(marginals, flow, positions, chunk, progress, devices, seed=seed, first=first))
 
 
 def _over_positions(
-    work: Callable[[Array, Key[Array, " B"]], T],
+    function: Callable[..., Any],
     flow: AbstractFlow,
     positions: Float[np.ndarray, "n N D"],
     chunk: int | None,
     progress: Wanted,
+    devices: int | None,
     *,
     seed: int,
     first: int = 0,
-) -> T:
+) -> Any:
     """Results of a compiled function of positions and keys, chunk by chunk; the last chunk is filled up and cut."""
     bar = chosen(progress)
     n = len(positions)
     chunk = min(flow.chunk_size if chunk is None else chunk, n)
 
-    def one(begin: int, count: int) -> T:
+    mesh = several.mesh(devices, -(-n // chunk)) if n else None
+    chunk *= several.size(mesh)
+
+    def one(begin: int, count: int) -> Any:
         part = positions[begin : begin + count]
         kept = len(part)
         padded = np.concatenate([part, np.repeat(part[-1:], count - kept, axis=0)]) if kept < count else part
-        result = work(jnp.asarray(padded, jnp.zeros(()).dtype), sample_keys(first + begin, count, seed=seed))
+        keys = sample_keys(first + begin, count, seed=seed)
+        result = _on(function, mesh, flow, jnp.asarray(padded, jnp.zeros(()).dtype), keys)
         return jax.tree.map(lambda a: np.asarray(a)[:kept], result)
 
     parts = []
     bar.start(n, "log density of data")
     try:
-        for done, part in in_chunks(one, 0, n, chunk):
+        for done, part in in_chunks(one, 0, n, chunk, workers=_workers(mesh)):
             parts.append(part)
             bar.update(done)
     finally:

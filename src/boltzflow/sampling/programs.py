@@ -75,13 +75,13 @@ def _is_array(leaf: Any) -> bool:
 
 def _at_hand(leaf: Any) -> bool:
     """Whether an array is there, not one of a program that is being traced, and not on other devices than the first."""
-    return not isinstance(leaf, Tracer) and (not isinstance(leaf, jax.Array) or leaf.devices() == {jax.devices()[0]})
+    return not isinstance(leaf, Tracer) and (not isinstance(leaf, jax.Array) or leaf.devices() == {jax.local_devices()[0]})
 
 
 def _kept(path: Path, leaves: list[Any]) -> Callable[[list[Any]], Any] | None:
     """The program in the file; None where there is none, it is damaged, or it does not run: some faults show only then."""
     with contextlib.suppress(Exception):
-        program = serialize_executable.deserialize_and_load(*pickle.loads(path.read_bytes()), execution_devices=jax.devices()[:1])
+        program = serialize_executable.deserialize_and_load(*pickle.loads(path.read_bytes()), execution_devices=jax.local_devices()[:1])
         jax.block_until_ready(program(leaves))
         return program
     return None
@@ -122,11 +122,11 @@ def _key(name: str, leaves: list[Any], structure: Any, static: PyTree) -> str | 
         return None
     settings = [f"{key}={getattr(jax.config, key, None)}" for key in _SETTINGS]
     variables = [f"{key}={os.environ.get(key)}" for key in _VARIABLES]
-    return hashlib.sha256("\n".join([_code(), str(jax.device_count()), *settings, *variables, shown]).encode()).hexdigest()[:32]
+    return hashlib.sha256("\n".join([source_hash(), str(jax.device_count()), *settings, *variables, shown]).encode()).hexdigest()[:32]
 
 
 @functools.cache
-def _code() -> str:
+def source_hash() -> str:
     """A hash of this package's source and of the versions of what traces and compiles."""
     digest = hashlib.sha256(platform.python_version().encode())
     for package in _PACKAGES:

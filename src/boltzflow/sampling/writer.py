@@ -28,7 +28,7 @@ from boltzflow.sampling.sample_file import (
 )
 from boltzflow.sampling.samples import FIELDS, IN_WORDS, ORIGIN, SUMMED, Samples, difference, summed
 
-IDENTITY = ("target", "fingerprint", "model", "seed", "chunk", "averaged", *ORIGIN)
+IDENTITY = ("target", "fingerprint", "model", "seed", "chunk", "averaged", "shard", *ORIGIN)
 """The meta that must agree before samples are appended to others; what only one side states is not compared."""
 
 

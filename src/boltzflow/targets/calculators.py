@@ -4,7 +4,6 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
 from typing import Any, Literal, cast
 
 import jax
@@ -12,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from boltzflow.blackbox import farm
 from boltzflow.blackbox.evaluator import Evaluator, Failures
+from boltzflow.blackbox.farm import Submits
 from boltzflow.blackbox.functions import Batched, Converted, Plain
 from boltzflow.blackbox.pools import GivenExecutor, OwnProcesses
 from boltzflow.blackbox.worker import Function
@@ -43,7 +44,7 @@ def from_calculator(
     energy_unit: EnergyUnit = "kT",
     length_unit: LengthUnit | None = None,
     reference_energy: float | None = None,
-    executor: Executor | None = None,
+    executor: Submits | str | None = None,
     workers: int | None = None,
     timeout: float | None = None,
     batched: bool = False,
@@ -76,8 +77,8 @@ def from_calculator(
             target's `about`; it moves u and log Z by a constant, but is no part of the fingerprint, for the density is the same. With
             `exact` nothing is subtracted.
         executor: where to compute instead of in processes of our own: threads, `mpi4py.futures.MPIPoolExecutor`, Dask's
-            `client.get_executor()`, or any other `concurrent.futures.Executor`. A crash costs one configuration only if the executor
-            survives it.
+            `client.get_executor()` or its scheduler by name, "dask://HOST:PORT", or any other `concurrent.futures.Executor`. A crash costs
+            one configuration only if the executor survives it.
         workers: number of processes, or how many tasks `executor` runs side by side; None: the number of cores.
         timeout: seconds that one configuration may take; None: no limit. Only for processes of our own.
         batched: whether the function takes many configurations at once, (B, N, D) -> energies (B,), or (energies, gradients (B, N, D)); a
@@ -144,7 +145,7 @@ def from_worker_function(
     energy_unit: EnergyUnit,
     length_unit: LengthUnit | None,
     reference_energy: float | None,
-    executor: Executor | None,
+    executor: Submits | str | None,
     workers: int | None,
     timeout: float | None,
     parameters: Mapping[str, float | int | str | bool],
@@ -171,7 +172,7 @@ def from_worker_function(
     if length_unit is not None:
         fields["units"] = "nm"
     scaled, kt = _converted(function, label, energy_unit, length_unit, reference_energy or 0.0, fields.get("temperature"))
-    pool = OwnProcesses(scaled, workers, timeout, label) if executor is None else GivenExecutor(scaled, executor, workers)
+    pool = OwnProcesses(scaled, workers, timeout, label) if executor is None else GivenExecutor(scaled, farm.of(executor), workers)
     energy = CalculatorEnergy(Evaluator(pool, label=label, timeout=timeout), label)
     exact = fields.pop("exact", None)
     if reference_energy:

@@ -4,12 +4,12 @@ import functools
 import importlib.util
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from boltzflow.blackbox.farm import Submits
 from boltzflow.blackbox.functions import AseEnergy, make_gfn2_xtb
 from boltzflow.errors import TargetError
 from boltzflow.targets._described import described, symbols_of
@@ -25,7 +25,7 @@ def from_ase(
     temperature: float | None = None,
     name: str,
     reference_energy: float | None = None,
-    executor: Executor | None = None,
+    executor: Submits | str | None = None,
     workers: int | None = None,
     timeout: float | None = None,
     classes: Sequence[int] | None = None,
@@ -100,7 +100,7 @@ def gfn2_xtb(
     electronic_temperature: float = 300.0,
     name: str = "gfn2_xtb",
     reference_energy: float | None = None,
-    executor: Executor | None = None,
+    executor: Submits | str | None = None,
     workers: int | None = None,
     timeout: float | None = None,
     classes: Sequence[int] | None = None,

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from boltzflow.blackbox.farm import Submits
 from boltzflow.chemistry.bonds import find_bonds, springs, topology_bonds
 from boltzflow.chemistry.chirality import ChiralCentre, adjacency, chirality_signs, find_chiral_centres, stereocentres
 from boltzflow.chemistry.openmm_systems import Mechanics, import_openmm, in_unit, system_hash
@@ -41,7 +41,7 @@ def from_openmm(
     name: str = "molecule",
     parameters: Mapping[str, float | int | str | bool] | None = None,
     energies: Literal["compiled", "openmm"] = "compiled",
-    executor: Executor | None = None,
+    executor: Submits | str | None = None,
 ) -> Target:
     """Makes a target of a molecule that OpenMM describes; its energy is compiled to JAX, or left to OpenMM.
 
@@ -136,7 +136,7 @@ def assembled(
     classes: tuple[int, ...],
     reflections: bool,
     chiral_centres: tuple[ChiralCentre, ...],
-    executor: Executor | None = None,
+    executor: Submits | str | None = None,
     field: "ForceField | None" = None,
     mechanics: Mechanics | None = None,
 ) -> Target:
@@ -212,7 +212,7 @@ def _reduced(field: "ForceField", kelvin: float) -> Callable[[Float[Array, "N 3"
     return energy
 
 
-def _by_openmm(system: Any, name: str, kelvin: float, start: Callable[[PRNGKeyArray], Array], executor: Executor | None) -> Any:
+def _by_openmm(system: Any, name: str, kelvin: float, start: Callable[[PRNGKeyArray], Array], executor: Submits | str | None) -> Any:
     """The reduced energy by OpenMM itself."""
     from boltzflow.blackbox.functions import OpenMMEnergy
     from boltzflow.targets.calculators import from_worker_function

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from boltzflow import extras, files
+from boltzflow import cluster, extras, files
 from boltzflow.errors import CheckpointError, RunError
 
 
@@ -39,8 +39,14 @@ class Checkpoints:
         self._identity = identity
         policies = ocp.checkpoint_managers.preservation_policy
         kept = policies.AnyPreservationPolicy([policies.LatestN(keep), policies.CustomSteps(list(keep_steps))])
-        options = ocp.CheckpointManagerOptions(preservation_policy=kept, enable_async_checkpointing=False)
         self._folder = folder.absolute()
+        alone: dict[str, Any] = {}
+        if cluster.joined():
+            # Orbax would wait for the other processes, which have nothing to write.
+            only = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="boltzflow")
+            alone = {"multiprocessing_options": only, "create": False}
+            self._folder.mkdir(parents=True, exist_ok=True)
+        options = ocp.CheckpointManagerOptions(preservation_policy=kept, enable_async_checkpointing=False, **alone)
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def save(self, step: int, state: PyTree, meta: dict[str, Any]) -> None:

@@ -1,10 +1,12 @@
-"""Ctrl-C and SIGTERM during training."""
+"""Ctrl-C, SIGTERM and SIGUSR1 during training."""
 
 import contextlib
 import signal
 import threading
 from collections.abc import Iterator
 from typing import Any
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
 class Interruption(threading.Event):
@@ -15,9 +17,10 @@ class Interruption(threading.Event):
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[Interruption]:
-    """Turns Ctrl-C and SIGTERM into an event while the block runs, so that a step is finished and saved before the process ends.
+    """Turns Ctrl-C, SIGTERM and SIGUSR1 into an event while the block runs: a step is finished and saved before the process ends.
 
-    A second signal is handled as it was before: Ctrl-C raises at once.
+    The last is what queues send some time before a job must end, where they are asked to. A second signal is handled as it was before:
+    Ctrl-C raises at once.
     """
     event = Interruption()
     if threading.current_thread() is not threading.main_thread():
@@ -29,7 +32,7 @@ def interruptible() -> Iterator[Interruption]:
         event.set()
         signal.signal(number, before[number])
 
-    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
     for number in before:
         signal.signal(number, note)
     try:

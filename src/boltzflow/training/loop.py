@@ -4,13 +4,14 @@ import contextlib
 import dataclasses
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from boltzflow import datasets, extras, files, runtime, seeds
+from boltzflow import cluster, datasets, extras, files, runtime, seeds
 from boltzflow.config import RunConfig
 from boltzflow.config import io as config_io
 from boltzflow.counting import Evaluations
@@ -19,9 +20,11 @@ from boltzflow.errors import ConfigError, RunInterrupted
 from boltzflow.flows.base import AbstractFlow
 from boltzflow.flows.build import build_flow
 from boltzflow.models.storage import with_parameters_of
+from boltzflow.objectives.base import Proposal
 from boltzflow.progress import Progress, Wanted, told
 from boltzflow.targets import Target
 from boltzflow.training import outcome, stages
+from boltzflow.training.agreement import agree, shared
 from boltzflow.training.checkpoint import Checkpoints
 from boltzflow.training.folder import identity, locked, open_folder, record, target_for
 from boltzflow.training.frames import Frames, frames_of, nothing_to_read, scale_of
@@ -63,8 +66,12 @@ def train(
     Returns:
         The run folder.
 
+    Where this process is one of several (`jax.distributed`), all of them share each batch, and the first one writes; the others need
+    neither the folder nor the frames.
+
     Raises:
         RunInterrupted: if the run was interrupted; its state is saved.
+        PeerLost: if another process has gone.
         RunError: if the folder cannot be written, holds another run or one of other frames, or another process trains in it.
         CheckpointError: if `resume` and no checkpoint can be used, or the model to start from cannot be.
         DataError: if the data cannot be used.
@@ -73,7 +80,7 @@ def train(
     """
     folder = files.named(out, "the name of the run folder")
     config = config_io.checked(config, strict=not resume)
-    with told(progress) as bar:
+    with told(progress if cluster.chief() else False) as bar:
         if config.precision == "single" and runtime.in_double():
             bar.message("The run is in double precision, to which this process is set (jax_enable_x64).")
             config = dataclasses.replace(config, precision="double")
@@ -82,7 +89,8 @@ def train(
                 config, target = target_for(config, folder)
             extras.require("train", "training")
             _check(config, target, dataset, resume)
-            with locked(folder):
+            agree(config, target, dataset)
+            with cluster.held(lambda: locked(folder)):
                 return _train(config, folder, resume, bar, target, dataset)
 
 
@@ -119,15 +127,16 @@ def _train(config: RunConfig, folder: Path, resume: bool, progress: Progress, ta
         # Objectives refuse weights that they would not respect.
         stages.parts(config, build_flow(config.flow, target, 1.0, key=jax.random.key(0)), target, mesh, data.log_weight)
 
-    frames = frames_of(config, target, folder, dataset, progress, open_folder(folder, config, target, resume, dataset), accept)
-    scale = scale_of(config, target, frames.train)
+    def made() -> Frames:
+        return frames_of(config, target, folder, dataset, progress, open_folder(folder, config, target, resume, dataset), accept)
+
+    frames, scale = shared(made, lambda frames: scale_of(config, target, frames.train), target)
     flow = build_flow(config.flow, target, scale, key=seeds.key(config.run.seed))
     session = _Session(config, folder, progress, target, flow, frames, mesh)
     with contextlib.closing(session), interruptible() as interrupted:
         state, part = session.restored() if resume else (None, None)
         if state is None and config.run.start_from is not None:
             session.flow = with_parameters_of(flow, config.run.start_from)
-        record(folder, config, target)
         session.open_log(0 if state is None else int(state.step))
         # Batches are drawn in the precision of the frames.
         positions = np.asarray(frames.train.positions / scale, flat(flow.network).dtype)
@@ -135,7 +144,8 @@ def _train(config: RunConfig, folder: Path, resume: bool, progress: Progress, ta
             if part is not None and following.index < part.index:
                 continue
             if part is None or following.index > part.index:
-                state = stages.begun(following, session.flow.network, state, mesh)
+                # One and the same to the last bit, whatever machines the processes are on.
+                state = place_state(cluster.broadcast(stages.begun(following, session.flow.network, state, mesh)), mesh)
             if state is None:
                 raise AssertionError("a stage begins with a state")
             if int(state.step) < following.end:
@@ -170,13 +180,15 @@ class _Session:
     def __post_init__(self) -> None:
         self.parts = stages.parts(self.config, self.flow, self.target, self.mesh, self.frames.train.log_weight)
         run = self.config.run
-        self.checkpoints = Checkpoints(
-            self.folder / "checkpoints",
-            keep=run.keep_checkpoints,
-            identity=f"{self.target.fingerprint}; {identity(self.config)}",
-            # The ends of stages: others begin there.
-            keep_steps=[part.end for part in self.parts],
-        )
+        self.checkpoints = None
+        if cluster.chief():
+            self.checkpoints = Checkpoints(
+                self.folder / "checkpoints",
+                keep=run.keep_checkpoints,
+                identity=f"{self.target.fingerprint}; {identity(self.config)}",
+                # The ends of stages: others begin there.
+                keep_steps=[part.end for part in self.parts],
+            )
         self.log: MetricsLog | None = None
         self.seen: dict[str, list[float]] = {}
         self.shown: dict[str, float] = {}
@@ -195,18 +207,30 @@ class _Session:
             part = stages.under_way(meta, self.parts, self.folder)
             return stages.initial_state(self.flow.network, part.stage, part.kept())
 
-        found = self.checkpoints.restore(like, self.progress.message)
-        if found is None:
+        read: list[TrainState] = []
+
+        def find() -> dict[str, Any] | None:
+            found = None if self.checkpoints is None else self.checkpoints.restore(like, self.progress.message)
+            read.extend([] if found is None else [found[0]])
+            return None if found is None else found[1]
+
+        meta = cluster.first(find)
+        if meta is None:
             return None, None
-        state, meta = found
+        state = cluster.broadcast(read[0] if read else like(meta))
         self.seconds_before = meta["seconds"]
         self.seen = {name: list(values) for name, values in meta["seen"].items()}
         self.spent, self.watched = (Evaluations(*meta[name]) for name in ("spent", "watched"))
         return place_state(state, self.mesh), self.parts[meta["stage"]]
 
     def open_log(self, step: int) -> None:
-        """Opens the log after a step; from here on the time counts."""
-        self.log = MetricsLog(self.folder, keep_until=step, tensorboard=self.config.run.tensorboard)
+        """Opens the log after a step, and writes down what the run is; from here on the time counts."""
+
+        def begin() -> None:
+            record(self.folder, self.config, self.target)
+            self.log = MetricsLog(self.folder, keep_until=step, tensorboard=self.config.run.tensorboard)
+
+        cluster.first(begin)
         self.began = time.perf_counter() - self.seconds_before
 
     def do(self, part: stages.Part, state: TrainState, positions: np.ndarray, interrupted: Interruption) -> TrainState:
@@ -218,21 +242,34 @@ class _Session:
         self.worked = True
         self.progress.start(part.end, part.objective.variant)
         self.shown = {}
-        for after, metrics, proposal in part.steps(state, self.flow.network, positions, self.mesh, self.progress.message):
+
+        def asked() -> int:
+            return interrupted.by if interrupted.is_set() else 0
+
+        with cluster.watched():
+            return self._steps(part, part.steps(state, self.flow.network, positions, self.mesh, self.progress.message, asked), interrupted)
+
+    def _steps(self, part: stages.Part, steps: Iterator[tuple[TrainState, StepMetrics, Proposal]], interrupted: Interruption) -> TrainState:
+        """Does the steps of `do`."""
+        state = None
+        for after, metrics, proposal in steps:
             state, step = after, int(after.step)
             self.spent += Evaluations(*map(int, proposal.evaluations))
             self._note(part, state, metrics, {part.objective.measure: metrics.loss, **proposal.figures})
             every = self.config.run.evaluate_every
             if every and step % every == 0 and step < self.last:
                 self._evaluate(state)
-            if interrupted.is_set() or part.saves(step):
+            signal = int(metrics.asked) if cluster.joined() else interrupted.by if interrupted.is_set() else 0
+            if signal or part.saves(step):
                 self._save(part, state)
-            if interrupted.is_set() and step < self.last:
+            if signal and step < self.last:
                 self.progress.stop()
                 raise RunInterrupted(
                     f"interrupted at step {step} of {self.last}; the state is saved, continue with `boltzflow resume {self.folder}`.",
-                    interrupted.by,
+                    signal,
                 )
+        if state is None:
+            raise AssertionError("a stage that is done has no steps left")
         return state
 
     def _note(self, part: stages.Part, state: TrainState, metrics: StepMetrics, figures: dict[str, Any]) -> None:
@@ -268,16 +305,25 @@ class _Session:
             "stage": part.index,
             "stages": [other.identity for other in self.parts],
         }
-        self.checkpoints.save(int(state.step), state, meta)
+
+        def write() -> None:
+            if self.checkpoints is not None:
+                self.checkpoints.save(int(state.step), state, meta)
+
+        cluster.first(write)
 
     def _evaluate(self, state: TrainState) -> None:
         """Figures of the model as it is now, from few samples, and the model itself."""
-        run, averaged = self.config.run, outcome.averaged(self.flow, state)
-        figures, spent = outcome.periodic_evaluation(averaged, self.target, self.frames.validation, run.evaluate_n, seed=run.seed)
-        self.watched += spent
-        if self.log is not None:
-            self.log.write(step=int(state.step), **figures)
-        self._write(averaged, time.perf_counter() - self.began, int(state.step))
+
+        def judge() -> None:
+            run, averaged = self.config.run, outcome.averaged(self.flow, state)
+            figures, spent = outcome.periodic_evaluation(averaged, self.target, self.frames.validation, run.evaluate_n, seed=run.seed)
+            self.watched += spent
+            if self.log is not None:
+                self.log.write(step=int(state.step), **figures)
+            self._write(averaged, time.perf_counter() - self.began, int(state.step))
+
+        cluster.first(judge)
 
     def finish(self, state: TrainState | None) -> None:
         """Writes the model."""
@@ -285,7 +331,7 @@ class _Session:
         if state is None:
             raise AssertionError("a run has at least one stage")
         seconds = time.perf_counter() - self.began if self.worked else self.seconds_before
-        self._write(outcome.averaged(self.flow, state), seconds, self.last)
+        cluster.first(lambda: self._write(outcome.averaged(self.flow, state), seconds, self.last))
         if self.worked and self.spent.total:
             self.progress.message(f"Training took {self.spent.total:,} evaluations of the energy.")
 
@@ -295,6 +341,7 @@ class _Session:
 
     def close(self) -> None:
         """Closes what is open."""
-        self.checkpoints.close()
+        if self.checkpoints is not None:
+            self.checkpoints.close()
         if self.log is not None:
             self.log.close()

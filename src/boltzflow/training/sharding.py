@@ -3,16 +3,20 @@
 import jax
 import numpy as np
 
+from boltzflow import cluster
 from boltzflow.errors import ConfigError
 
 
 def data_mesh(devices: int, batch_size: int, microbatch: int, *, section: str = "stages.0") -> jax.sharding.Mesh:
     """Mesh with one axis "data" over the first `devices` devices (0: all); one device is the trivial mesh.
 
+    Of several processes it is always over all devices of all of them; `devices` is then how many each processor was split into.
+
     Raises:
         ConfigError: if there are fewer devices, or the batch does not divide into microbatches on them.
     """
     available = jax.devices()
+    devices = 0 if cluster.joined() else devices
     count = devices or len(available)
     if count > len(available):
         raise ConfigError(

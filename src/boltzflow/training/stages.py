@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from boltzflow import config, seeds
+from boltzflow import cluster, config, seeds
 from boltzflow.errors import RunError
 from boltzflow.flows.base import AbstractFlow
 from boltzflow.objectives.base import AbstractObjective, Proposal, Renewal, Setting
@@ -92,6 +92,7 @@ class Part:
         frames: Float[np.ndarray, "n N D"],
         mesh: jax.sharding.Mesh,
         report: Callable[[str], None],
+        asked: Callable[[], int] = lambda: 0,
     ) -> Iterator[tuple[TrainState, StepMetrics, Proposal]]:
         """Does the steps that are left of the stage; yields the state after each, its metrics and what it learnt from.
 
@@ -101,8 +102,9 @@ class Part:
             frames: in units of the prior, in the precision of the network.
             mesh: devices with one axis, "data".
             report: told what people should know, in sentences.
+            asked: the signal by which this process was asked to end, 0 for none.
         """
-        advance = make_step(network, self.objective, self.stage, mesh)
+        advance = make_step(network, self.objective, self.stage, mesh, asked)
         frames = frames if self.objective.needs.frames else frames[:0]
         if self.objective.interval:
             yield from self._with_frames_of_its_own(advance, state, frames, mesh, report)
@@ -110,7 +112,7 @@ class Part:
         if self.objective.on_host:
             yield from self._from_host(advance, state, frames, self.end, mesh)
             return
-        propose, shared = self._proposer(network, mesh), jax.device_put(frames, _whole(mesh))
+        propose, shared = self._proposer(network, mesh), place(frames, mesh)
         for _ in range(int(state.step), self.end):
             proposal = propose(state.parameters, state.objective, shared, state.step)
             state, metrics = advance(state._replace(objective=proposal.state), proposal.batch)
@@ -139,7 +141,7 @@ class Part:
             if done % interval == 0:
                 kept, flow = jax.tree.map(np.asarray, state.objective), averaged(objective.setting.flow, state)
                 renewal = objective.renew(kept, flow, frames, step=step, report=report)
-                state = state._replace(objective=place(renewal.state, mesh))
+                state = state._replace(objective=place(cluster.broadcast(renewal.state), mesh))
             own = objective.frames_in(jax.tree.map(np.asarray, state.objective))
             stop = min(self.begin + (done // interval + 1) * interval, self.end)
             for after, metrics, proposal in self._from_host(advance, state, own, stop, mesh):

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from boltzflow import cluster
 from boltzflow.config import Stage
 from boltzflow.objectives.base import AbstractObjective
 from boltzflow.training import transforms
@@ -55,11 +56,15 @@ class TrainState(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-    """Loss over the configurations kept, global gradient norm before clipping, and the learning rate."""
+    """Loss over the configurations kept, global gradient norm before clipping, and the learning rate.
+
+    Of several processes also `asked`: the signal by which one of them was asked to end before this step, 0 for none; the same in all.
+    """
 
     loss: Float[Array, ""]
     grad_norm: Float[Array, ""]
     learning_rate: Float[Array, ""]
+    asked: Int[Array, ""] | int = 0
 
 
 StepFunction = Callable[[TrainState, PyTree], tuple[TrainState, StepMetrics]]
@@ -102,7 +107,13 @@ def _owned(tree: PyTree) -> PyTree:
     return jax.tree.map(jnp.array, tree)
 
 
-def make_step(network: eqx.Module, objective: AbstractObjective, stage: Stage, mesh: jax.sharding.Mesh) -> StepFunction:
+def make_step(
+    network: eqx.Module,
+    objective: AbstractObjective,
+    stage: Stage,
+    mesh: jax.sharding.Mesh,
+    asked: Callable[[], int] = lambda: 0,
+) -> StepFunction:
     """The compiled training step.
 
     The batch is split over the axis "data" of the mesh; on each device the gradient is accumulated over microbatches that stay in the
@@ -115,6 +126,7 @@ def make_step(network: eqx.Module, objective: AbstractObjective, stage: Stage, m
         objective: gives the loss of each configuration.
         stage: optimiser and batch sizes.
         mesh: devices with one axis, "data".
+        asked: the signal by which this process was asked to end, 0 for none; looked at before each step of several processes.
     """
     transform, rate = optimiser(stage.optimiser, stage.steps, network), schedule(stage.optimiser, stage.steps)
     every, split = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("data")
@@ -160,7 +172,18 @@ def make_step(network: eqx.Module, objective: AbstractObjective, stage: Stage, m
         state, metrics, sound = quick(state, batch)
         return (state, metrics) if bool(sound) else careful(state, batch)
 
-    return advance
+    if not cluster.joined():
+        return advance
+    # What one process was asked, all must know after the same step; a step's sums wait for all of them anyway.
+    heard = jax.jit(jnp.max, in_shardings=shared, out_shardings=whole)
+
+    def advance_together(state: TrainState, batch: PyTree) -> tuple[TrainState, StepMetrics]:
+        with cluster.watched():
+            signals = heard(_spread(np.full(mesh.size, asked(), np.int32), shared))
+            state, metrics = advance(state, batch)
+            return state, metrics._replace(asked=int(signals))
+
+    return advance_together
 
 
 def _sums(
@@ -222,7 +245,15 @@ def _size(batch: PyTree) -> int:
 def place_batch(batch: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
     """Puts a host batch on the devices of the mesh, split over the axis "data"."""
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    return jax.tree.map(lambda a: jax.device_put(np.asarray(a), sharding), batch)
+    return jax.tree.map(lambda a: _spread(np.asarray(a), sharding), batch)
+
+
+def _spread(array: Any, sharding: jax.sharding.Sharding) -> Array:
+    """An array on the devices of a mesh; of several processes each puts its own part there, of an array that all have."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    host = np.asarray(array)
+    return jax.make_array_from_callback(host.shape, sharding, lambda part: host[part])
 
 
 def place_state(state: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
@@ -232,4 +263,5 @@ def place_state(state: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
 
 def place(tree: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
     """Puts a whole copy of arrays on each device of the mesh."""
-    return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    return jax.device_put(tree, whole) if whole.is_fully_addressable else jax.tree.map(lambda a: _spread(a, whole), tree)

@@ -251,7 +251,7 @@ def _drawn(
     began = time.perf_counter()
     bar.start(n, "annealing")
     if file is not None:
-        return streamed(work, n, size, file, meta, resume, bar, space.target)
+        return streamed(lambda start, stop: in_chunks(work, start, stop, size), n, file, meta, resume, bar, space.target)
     parts = []
     for done, part in in_chunks(work, 0, n, size):
         parts.append(part)
