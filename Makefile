@@ -3,8 +3,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Test processes side by side.
-WORKERS ?= 2
+# Test processes side by side: one more than two cores, for some tests wait for other processes.
+WORKERS ?= 3
 # Tests of one file stay with one worker, which builds their fixtures once. Tests start many processes: they read bytecode that is
 # written once, even where the shell asks not to write any.
 PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(WORKERS) --dist worksteal

@@ -24,6 +24,7 @@ EXAMPLES = {
     "docs/extending.md": "tests/extension/test_plugin.py",
     "docs/molecule.md": "tests/cli/test_tutorial.py",
     "docs/potentials.md": "tests/unit/test_from_jax.py",
+    "docs/scale.md": "needs a cluster; tests/unit/test_farm.py runs one of processes",
     "docs/results.md": "joins the samples of two machines; tests/unit/test_samples.py joins samples",
 }
 # Verbs that are run as they are written, and why the others are only parsed; `test_the_commands_of_the_readme_run` runs more of them.
@@ -31,6 +32,7 @@ QUICK = ("models", "presets", "targets")
 PARSED = {
     "average": "takes many passes for each sample; tests/cli/test_runs.py averages",
     "demo": "takes minutes; `make demo` runs it",
+    "join": "needs shards; tests/unit/test_shards.py joins them",
     "evaluate": "draws samples and makes frames for a minute and more; tests/unit/test_evaluate.py measures",
     "export": "needs files that other commands make; tests/unit/test_export.py writes each format",
     "log-prob": "needs frames of the reader; tests/unit/test_densities.py weighs frames",
