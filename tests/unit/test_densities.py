@@ -148,9 +148,9 @@ def test_files_keep_the_columns(ending, target, frames, tmp_path):
             rows = list(csv.DictReader(file))
         kept = {str(name): np.array([float(row[name]) for row in rows]) for name in rows[0]}
     elif ending == ".npz":
-        stored = np.load(path)
-        kept = {name: stored[name] for name in stored.files if name != "figures"}
-        assert json.loads(str(stored["figures"]))["frames"] == 9
+        with np.load(path) as stored:
+            kept = {name: stored[name] for name in stored.files if name != "figures"}
+            assert json.loads(str(stored["figures"]))["frames"] == 9
     else:
         with h5py.File(path) as file:
             kept = {name: np.asarray(file[name]) for name in file}

@@ -12,7 +12,7 @@ def run(
     shards: Annotated[arguments.Words, tyro.conf.Positional, arguments.words("SHARD ...")],
     out: Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="FILE")] = "samples.h5",
 ) -> None:
-    """Join the shards of a drawing, or of reference data, into one file.
+    """Join shards of samples or of reference data into one file.
 
     Each shard is what `boltzflow sample --shard k/K` or `boltzflow reference --shard k/K` has written. All must be there, once each,
     finished, and of one and the same model and seed; what is missing is named. Samples come out as if they had been drawn at once.

@@ -28,7 +28,7 @@ class Model(models.Model):
         ('double_well', (64, 4, 2))
     """
 
-    def sample(self, n: int | None = None, *, seed: int, executor: Any = None, **arguments: Any) -> Samples:
+    def sample(self, n: int | None = None, *, seed: int, executor: Any = None, progress: Wanted = None, **arguments: Any) -> Samples:
         """Draws samples as `models.Model.sample` does, with its arguments and errors; on workers elsewhere, if there are any.
 
         Args:
@@ -36,6 +36,7 @@ class Model(models.Model):
             seed: of the samples.
             executor: "dask://HOST:PORT", "dask-slurm", any `concurrent.futures.Executor`, or what else has a method `submit`; its workers
                 draw the chunks, bit by bit as this process would. None: this process.
+            progress: told how many are done; None: a bar where somebody looks on (`progress.chosen`).
             arguments: other arguments of `models.Model.sample`; with an executor plain samples alone are drawn.
 
         Raises:
@@ -43,16 +44,15 @@ class Model(models.Model):
             RunError: if the scheduler does not answer or goes, or a worker has another model or other versions.
         """
         if executor is None:
-            return super().sample(n, seed=seed, **arguments)
-        unfit = set(arguments) - {"out", "resume", "chunk", "progress", "shard"}
+            return super().sample(n, seed=seed, progress=progress, **arguments)
+        unfit = set(arguments) - {"out", "resume", "chunk", "shard"}
         if unfit or n is None:
             raise ConfigError(f"with an executor {next(iter(unfit), 'no number of samples')} does not apply; give n, and leave it out.")
         from boltzflow.models.remote import farm
 
         with runtime.precision(self.precision):
             remote = farm(self, executor, seed=seed)
-            arguments = {"progress": None, **arguments}
-            return generate(self.flow, self.target, n, seed=seed, model=self.name, remote=remote, **arguments)
+            return generate(self.flow, self.target, n, seed=seed, model=self.name, remote=remote, progress=progress, **arguments)
 
     def evaluate(
         self,
