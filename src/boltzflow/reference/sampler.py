@@ -22,9 +22,9 @@ from boltzflow.errors import ConfigError, DataError, RunError, RunInterrupted
 from boltzflow.progress import FractionOf, Wanted, duration, told
 from boltzflow.reference import effort, journal
 from boltzflow.reference.diagnostics import autocorrelation_time
+from boltzflow.reference.drawn import observed, packed, slow_ones, unpacked
 from boltzflow.reference.effort import Effort
 from boltzflow.reference.islands import ISLANDS, Islands, join
-from boltzflow.reference.observables import observables
 from boltzflow.reference.result import (
     R_HAT_LIMIT,
     ReferenceResult,
@@ -36,7 +36,7 @@ from boltzflow.reference.result import (
     judged,
     provenance,
 )
-from boltzflow.reference.tempering import Draws, SweepInfo
+from boltzflow.reference.tempering import Draws
 from boltzflow.targets import molecule_folder
 from boltzflow.targets.base import Target
 
@@ -248,7 +248,7 @@ def _run(plan: _Plan, steps: journal.Journal | None) -> _Drawn:
     key_run = jax.random.split(seeds.key(plan.seed))[0]
     pilots, spent = plan.pilots, plan.effort
     found = [steps.read(number) for number in range(steps.done)] if steps is not None else []
-    drawn = [_unpacked(arrays) for arrays in found[1:]]
+    drawn = [unpacked(arrays) for arrays in found[1:]]
     pace = None
     plan.report(0.0, f"starting and compiling {plan.chains} chains at {len(plan.rungs)} temperatures")
     with Islands(plan.target, plan.rungs, plan.chains, plan.chunk, spent, key=key_run) as islands:
@@ -259,7 +259,7 @@ def _run(plan: _Plan, steps: journal.Journal | None) -> _Drawn:
         def keep(draws: Draws | None) -> None:
             if steps is not None:
                 seconds = np.asarray(before + time.perf_counter() - began)
-                steps.write({**islands.snapshot(), **(_packed(draws) if draws is not None else {}), "seconds": seconds})
+                steps.write({**islands.snapshot(), **(packed(draws) if draws is not None else {}), "seconds": seconds})
 
         if not found:
             for number, (sweeps, gain) in enumerate(spent.warm_up):
@@ -272,7 +272,7 @@ def _run(plan: _Plan, steps: journal.Journal | None) -> _Drawn:
             drawn.append(islands.produce(1))
             pace = time.perf_counter() - mark
             keep(drawn[-1])
-        times = {name: autocorrelation_time(values) for name, values in _slow(join(drawn[:pilots])).items()}
+        times = {name: autocorrelation_time(values) for name, values in slow_ones(join(drawn[:pilots])).items()}
         thin = math.ceil(max(times.values()))
         if spent.most_thin is not None:
             thin = min(thin, spent.most_thin)
@@ -302,7 +302,7 @@ class _Watch:
         self._done += 1
         if self._plan.effective is None:
             return
-        self._seen.append(_observed(part, self._plan.target))
+        self._seen.append(observed(part, self._plan.target))
         joined = {name: np.concatenate([seen[name] for seen in self._seen], axis=1) for name in self._seen[0]}
         r_hat, ess = convergence(joined)
         # What is not a number, as of too few draws, stays so.
@@ -328,7 +328,7 @@ class _Watch:
 
 def _kept(plan: _Plan, steps: journal.Journal, path: Path) -> str:
     """Writes the frames of an interrupted run, and says what is kept."""
-    parts = [_unpacked(steps.read(number)) for number in range(1 + plan.pilots, steps.done)]
+    parts = [unpacked(steps.read(number)) for number in range(1 + plan.pilots, steps.done)]
     go_on = f"continue with resume (--resume): what is done is in {journal.folder_of(path)}"
     if not steps.done:
         return "interrupted in the warm-up, of which nothing is kept; begin again with resume (--resume)."
@@ -358,10 +358,10 @@ def _frames(plan: _Plan, draws: Draws) -> Float[np.ndarray, "n N D"]:
 def _finished(plan: _Plan, drawn: _Drawn) -> ReferenceResult:
     """Frames, each moved by a symmetry, and what can be said of them."""
     target = plan.target
-    observed, info = _observed(drawn.draws, target), drawn.draws.info
+    seen, info = observed(drawn.draws, target), drawn.draws.info
     plan.report(1.0, "computing energies of the frames for the virial check")
     positions = _frames(plan, drawn.draws)
-    found = judged(observed, positions, target)
+    found = judged(seen, positions, target)
     frame_energies, evaluations = found.pop("frame_energies"), found.pop("evaluations") + Evaluations(gradients=drawn.gradients)
     evaluations += Evaluations(gradients=effort.spent_on_measuring(plan.target, len(plan.rungs)))
     diagnostics = {
@@ -384,26 +384,3 @@ def _finished(plan: _Plan, drawn: _Drawn) -> ReferenceResult:
     dataset = Dataset(positions, target.fingerprint, target.units, origin, **molecule_folder.texts(target), energies=frame_energies)
     plan.report(1.0, "done")
     return ReferenceResult(dataset, diagnostics)
-
-
-def _packed(draws: Draws) -> dict[str, np.ndarray]:
-    """The arrays of draws by name."""
-    return {f"draws{number}": np.asarray(leaf) for number, leaf in enumerate(jax.tree.leaves(draws))}
-
-
-def _unpacked(arrays: Mapping[str, np.ndarray]) -> Draws:
-    positions, energy, *info = (arrays[f"draws{number}"] for number in range(6))
-    return Draws(positions, energy, SweepInfo(*info))  # pyright: ignore[reportArgumentType] (arrays of the host)
-
-
-def _observed(draws: Draws, target: Target) -> dict[str, Float[np.ndarray, "C K"]]:
-    """Observables of all chains."""
-    return observables(np.asarray(draws.energy).T, np.swapaxes(np.asarray(draws.positions), 0, 1), target)
-
-
-def _slow(draws: Draws) -> dict[str, Float[np.ndarray, "C K"]]:
-    """What the sweeps between two frames are measured by: a pilot is too short for torsions."""
-    from boltzflow.analysis.observables import radius_of_gyration
-
-    positions = np.asarray(draws.positions, np.float64)
-    return {"energy": np.asarray(draws.energy, np.float64).T, "radius_of_gyration": radius_of_gyration(positions).T}

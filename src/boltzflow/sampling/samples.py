@@ -80,9 +80,6 @@ class Samples:
         >>> samples = model.sample(64, seed=0)
         >>> samples.log_weight.shape, samples[:10].n
         ((64,), 10)
-        >>> mean = samples.expectation(lambda x: (x**2).sum(axis=(1, 2)))
-        >>> mean.low < mean.value < mean.high
-        True
 
     Attributes:
         positions: (n, N, D) configurations with their centre of mass at zero, in the target's units.

@@ -172,9 +172,13 @@ def make_step(
         state, metrics, sound = quick(state, batch)
         return (state, metrics) if bool(sound) else careful(state, batch)
 
-    if not cluster.joined():
-        return advance
-    # What one process was asked, all must know after the same step; a step's sums wait for all of them anyway.
+    return _together(advance, mesh, asked) if cluster.joined() else advance
+
+
+def _together(advance: StepFunction, mesh: jax.sharding.Mesh, asked: Callable[[], int]) -> StepFunction:
+    """A step that all processes make together: what one was asked, all know after it."""
+    whole, shared = (jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*names)) for names in ((), ("data",)))
+    # A step's sums wait for all of them anyway.
     heard = jax.jit(jnp.max, in_shardings=shared, out_shardings=whole)
 
     def advance_together(state: TrainState, batch: PyTree) -> tuple[TrainState, StepMetrics]:
