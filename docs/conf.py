@@ -37,7 +37,11 @@ nitpick_ignore = [
 nitpick_ignore_regex = [("py:class", r"boltzflow\.flows\.coupling\..*")]
 
 # Notebooks are text, and executed when the site is built; what has not changed since is taken from the cache.
-nb_execution_mode = "cache"
+# `NOTEBOOKS=off make docs` shows their code without running it.
+nb_execution_mode = os.environ.get("NOTEBOOKS", "cache")
+if nb_execution_mode == "off":
+    # The language of the code comes from the kernel, which is not asked then.
+    suppress_warnings = ["myst-nb.lexer"]
 nb_execution_cache_path = str(Path(__file__).parent / "_build" / "notebooks")
 nb_execution_in_temp = True
 nb_execution_timeout = 300
