@@ -1,5 +1,6 @@
 """Averaging over the copies of an augmented flow: exact for any number of draws, and worth its price."""
 
+import concurrent.futures
 import dataclasses
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from boltzflow import targets
 from boltzflow.errors import DataError, RunError
 from boltzflow.models import load_model
+from boltzflow.models.remote import Densities, ratio_farm
 from boltzflow.sampling import averaging
 from boltzflow.sampling.averaging import average_to, averaged
 from boltzflow.sampling.generate import generate
@@ -142,3 +144,34 @@ def test_to_a_file_with_interruptions(model, samples, tmp_path, monkeypatch):
     resumed = average_to(few, flow, model.target, path, resume=True)
     np.testing.assert_array_equal(resumed.log_weight, whole.log_weight)
     np.testing.assert_array_equal(resumed.log_q, whole.log_q)
+
+
+def test_by_workers_the_same_bits(model, samples, tmp_path, monkeypatch):
+    flow = dataclasses.replace(model.flow, marginal_draws=3)
+    monkeypatch.setattr(averaging, "_CHUNKS", 2)
+    monkeypatch.setattr(type(flow), "chunk_size", 256)
+    few = samples.take(slice(0, 3 * 256))
+    # Samples without weight are not sent; what is drawn for the others depends on it.
+    few = dataclasses.replace(few, u=np.where(np.isin(np.arange(few.n), (3, 400)), np.inf, few.u))
+    local = average_to(few, flow, model.target, tmp_path / "local.h5")
+    with concurrent.futures.ThreadPoolExecutor(2) as executor:
+        remote = ratio_farm(dataclasses.replace(model, flow=flow), executor)
+        found = average_to(few, flow, model.target, tmp_path / "found.h5", remote=remote)
+        np.testing.assert_array_equal(found.log_q, local.log_q)
+        np.testing.assert_array_equal(found.log_weight, local.log_weight)
+        at_once = averaged(few, flow, model.target, ratios=remote)
+        np.testing.assert_array_equal(at_once.log_q, averaged(few, flow, model.target).log_q)
+        # A chunk that no worker can compute costs itself.
+        compute = Densities.__call__
+
+        def failing(self, piece):
+            if piece.first == 256:
+                raise MemoryError("no room")
+            return compute(self, piece)
+
+        monkeypatch.setattr(Densities, "__call__", failing)
+        with pytest.warns(UserWarning, match=r"configurations 256 to 509 have no weight, .* in 3 tries \(MemoryError: no room\)"):
+            broken = average_to(few, flow, model.target, tmp_path / "broken.h5", remote=remote)
+    lost = np.isneginf(broken.log_weight) & np.isfinite(local.log_weight)
+    assert lost.sum() == 254
+    np.testing.assert_array_equal(broken.log_weight[~lost], local.log_weight[~lost])

@@ -11,7 +11,7 @@ import platform
 import re
 import socket
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from boltzflow import extras
@@ -215,7 +215,7 @@ def _same(value: Any) -> Any:
 def in_order(
     executor: concurrent.futures.Executor,
     work: Callable[..., R],
-    pieces: Sequence[tuple[Any, ...]],
+    pieces: Iterable[tuple[Any, ...]],
     failed: Callable[[tuple[Any, ...], BaseException], R],
     *,
     ahead: int | None = None,
@@ -225,7 +225,7 @@ def in_order(
     Args:
         executor: that runs them.
         work: gives the result of a piece; the executor must be able to send it.
-        pieces: arguments of each.
+        pieces: arguments of each; taken as they are needed.
         failed: gives what stands in for the result of a piece that failed each time.
         ahead: pieces under way; None: two for each task that runs at a time.
 
@@ -233,12 +233,13 @@ def in_order(
         RunError: if the executor takes no more work; says why.
     """
     most = ahead or 2 * (size(executor) or 8)
-    waiting, pending = deque(pieces), deque[tuple[tuple[Any, ...], concurrent.futures.Future[R]]]()
+    waiting, pending = iter(pieces), deque[tuple[tuple[Any, ...], concurrent.futures.Future[R]]]()
     try:
-        while waiting or pending:
-            while waiting and len(pending) < most:
-                piece = waiting.popleft()
+        while True:
+            while len(pending) < most and (piece := next(waiting, None)) is not None:
                 pending.append((piece, _begun(executor, work, piece)))
+            if not pending:
+                return
             piece, future = pending.popleft()
             yield _result(executor, work, piece, future, failed)
     finally:

@@ -159,6 +159,16 @@ def at_least(least: int, **options: int | None) -> None:
             raise ConfigError(f"{_option(name)} must be at least {least}, got {value}.")
 
 
+def own_precision(executor: str | None, precision: str | None, own: str) -> None:
+    """Checks that workers are not asked for another precision than that of the run.
+
+    Raises:
+        ConfigError: if they are.
+    """
+    if executor is not None and precision not in (None, own):
+        raise ConfigError("workers of --executor compute in the precision of the run; leave --precision out.")
+
+
 def given(word: str, what: str) -> str:
     """A word that names something, such as a run or a model.
 

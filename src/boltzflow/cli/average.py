@@ -14,6 +14,7 @@ def run(
     out: Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="FILE")] = "averaged.h5",
     n: Annotated[arguments.MaybeInt, tyro.conf.arg(aliases=["-n"], metavar="N", help_behavior_hint="(default: all)")] = None,
     resume: arguments.Flag = False,
+    executor: arguments.Executor = None,
     plugin: arguments.Plugin = arguments.Words(),  # noqa: B008 (a tuple)
 ) -> None:
     """Average the copies of an augmented flow out of the weights of its samples.
@@ -27,6 +28,7 @@ def run(
         out: Samples file to write (HDF5).
         n: The first samples only.
         resume: Continue the file if it is there.
+        executor: Workers that draw the copies instead of this process: dask://HOST:PORT, or dask-slurm for jobs of SLURM's.
         plugin: Modules, or .py files, that add targets, networks, objectives and more.
     """
     arguments.count(n)
@@ -42,6 +44,7 @@ def run(
 
     runtime.configure(precision_of(model))
     from boltzflow.cli.sample import summarize
+    from boltzflow.models.remote import ratio_farm
     from boltzflow.sampling import Samples
     from boltzflow.sampling.averaging import average_to, require_copies
 
@@ -49,8 +52,9 @@ def run(
     # Before the samples are looked for: for a model without copies there are none to find.
     require_copies(loaded.flow)
     drawn = Samples.load(samples, loaded.target)
+    remote = None if executor is None else ratio_farm(loaded, executor)
     began = time.perf_counter()
     with progress.shown() as bar:
-        found = average_to(drawn.take(slice(0, n)), loaded.flow, loaded.target, path, resume=resume, progress=bar)
+        found = average_to(drawn.take(slice(0, n)), loaded.flow, loaded.target, path, resume=resume, remote=remote, progress=bar)
     summarize(found, seconds=time.perf_counter() - began)
     print(path)

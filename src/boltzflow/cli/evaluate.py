@@ -26,6 +26,7 @@ def run(
     seed: int = 0,
     json: arguments.Flag = False,
     allow_virial_mismatch: arguments.Flag = False,
+    executor: arguments.Executor = None,
     precision: Annotated[arguments.MaybePrecision, tyro.conf.arg(help_behavior_hint="(default: that of the run)")] = None,
     plugin: arguments.Plugin = arguments.Words(),  # noqa: B008 (a tuple)
 ) -> None:
@@ -44,6 +45,8 @@ def run(
         seed: Seed of the samples and of the bootstrap.
         json: Print one JSON object instead of a table.
         allow_virial_mismatch: Use frames that fail the virial check.
+        executor: Workers that draw the samples and compute the densities of the frames instead of this process: dask://HOST:PORT, or
+            dask-slurm for jobs of SLURM's.
         precision: Floating-point precision; that of the run unless given.
         plugin: Modules, or .py files, that add targets, networks, objectives and more.
     """
@@ -66,6 +69,7 @@ def run(
     runtime.configure()
     from boltzflow.models.storage import load_model, precision_of
 
+    arguments.own_precision(executor, precision, precision_of(model))
     runtime.configure(precision or precision_of(model))
     from boltzflow import datasets, files
     from boltzflow.evaluation.figures import evaluate
@@ -85,7 +89,7 @@ def run(
             output.say(f"The figures are printed but not kept: {error}")
             kept = None
     with progress.shown() as bar:
-        figures = evaluate(loaded, n, seed=seed, frames=frames, samples=drawn, dynamics=slow, progress=bar)
+        figures = evaluate(loaded, n, seed=seed, frames=frames, samples=drawn, dynamics=slow, executor=executor, progress=bar)
     if json:
         print(json_format.dumps(figures, allow_nan=False))
     else:

@@ -30,6 +30,7 @@ def run(
     chunk: Annotated[arguments.MaybeInt, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: chosen for the machine)")] = None,
     json: arguments.Flag = False,
     allow_virial_mismatch: arguments.Flag = False,
+    executor: arguments.Executor = None,
     precision: Annotated[arguments.MaybePrecision, tyro.conf.arg(help_behavior_hint="(default: that of the run)")] = None,
     plugin: arguments.Plugin = arguments.Words(),  # noqa: B008 (a tuple)
 ) -> None:
@@ -52,6 +53,8 @@ def run(
         chunk: Frames at once; not given: as many as suit the processor's cache.
         json: Print one JSON object instead of a table.
         allow_virial_mismatch: Use frames that fail the virial check.
+        executor: Workers that compute the densities instead of this process: dask://HOST:PORT, or
+            dask-slurm for jobs of SLURM's.
         precision: Floating-point precision; that of the run unless given.
         plugin: Modules, or .py files, that add targets, networks, objectives and more.
     """
@@ -72,6 +75,7 @@ def run(
     runtime.configure()
     from boltzflow.models.storage import load_model, precision_of
 
+    arguments.own_precision(executor, precision, precision_of(model))
     runtime.configure(precision or precision_of(model))
     from boltzflow import datasets
     from boltzflow.evaluation.densities import densities
@@ -82,7 +86,7 @@ def run(
     reading = {"topology": topology, "selection": selection, "log_weight": log_weight}
     data = datasets.load(frames, loaded.target, **reading, allow_virial_mismatch=allow_virial_mismatch)
     with progress.shown() as bar:
-        found = densities(loaded, data, n=n or 0, draws=draws, checked=checked, chunk=chunk, seed=seed, progress=bar)
+        found = densities(loaded, data, n=n or 0, draws=draws, checked=checked, chunk=chunk, seed=seed, executor=executor, progress=bar)
     check = _check(data.n, loaded.target, known=log_weight is None and datasets.checked_before(frames, loaded.target))
     spent = {"check": check, **found.figures["energies"]}
     figures = {**found.figures, "energies": spent, "virial_check": data.provenance.get("virial_check")}

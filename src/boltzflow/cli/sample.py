@@ -89,6 +89,7 @@ def run(
     runtime.configure(devices=devices or 1)
     from boltzflow.models.storage import load_model, precision_of
 
+    arguments.own_precision(executor, precision, precision_of(model))
     runtime.configure(precision or precision_of(model), devices or 1)
     from boltzflow.sampling.generate import generate
 
@@ -101,8 +102,6 @@ def run(
     if executor is not None:
         from boltzflow.models.remote import farm
 
-        if precision not in (None, precision_of(model)):
-            raise ConfigError("workers of --executor draw in the precision of the run; leave --precision out.")
         remote = farm(loaded, executor, seed=seed)
     else:
         remote = None

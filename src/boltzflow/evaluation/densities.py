@@ -33,6 +33,7 @@ from boltzflow.evaluation.scorecard import scorecard
 from boltzflow.flows.identity import identity
 from boltzflow.flows.images import log_images
 from boltzflow.models.model import Model
+from boltzflow.models.remote import ratio_farm
 from boltzflow.models.versions import versions
 from boltzflow.progress import Progress, Wanted, told
 from boltzflow.sampling.generate import generate
@@ -125,6 +126,7 @@ def densities(
     checked: int | None = None,
     chunk: int | None = None,
     seed: int = 0,
+    executor: Any = None,
     progress: Wanted = None,
 ) -> Densities:
     """Log q and weight of frames, and how well a model fits them.
@@ -137,6 +139,7 @@ def densities(
         checked: of a continuous flow, frames whose log q is computed again with a finer solver, spread over all; None: 32.
         chunk: frames per compiled call; None: as many as suit the processor.
         seed: of draws, samples and bootstrap; log q of frame i depends on it and on i alone.
+        executor: whose workers compute the densities, as `blackbox.farm.of` takes it; None: this process.
         progress: told how many are done; None: a bar where somebody looks on (`progress.chosen`).
 
     Returns:
@@ -156,8 +159,10 @@ def densities(
         if number is not None and number < least:
             raise DataError(f"{name} must be at least {least}, got {number}.")
     model = _asked(model, draws, checked)
+    ratios = None if executor is None else ratio_farm(model, executor)
+    worth = frames.n_effective
     with told(progress) as bar:
-        seen = judged(model.flow, target, frames, seed=seed, worth=frames.n_effective, stored=True, chunk=chunk, progress=bar)
+        seen = judged(model.flow, target, frames, seed=seed, worth=worth, stored=True, chunk=chunk, ratios=ratios, progress=bar)
         error, measured = _errors(model, seen, CHECKED if checked is None else checked, bar, seed=seed)
         # Columns are in the order of the frames, but intervals need that of the chains.
         order = frames.in_order_of_chains()

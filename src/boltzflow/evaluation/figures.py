@@ -28,12 +28,14 @@ from boltzflow.flows.base import AbstractFlow
 from boltzflow.flows.identity import identity
 from boltzflow.flows.images import log_images
 from boltzflow.flows.status import Status
+from boltzflow.models import remote
 from boltzflow.models.model import Model
 from boltzflow.models.versions import versions
 from boltzflow.progress import Progress, Wanted, told
 from boltzflow.sampling.averaging import averaged
 from boltzflow.sampling.enantiomers import check_samples
 from boltzflow.sampling.generate import draw, generate, sample_keys
+from boltzflow.sampling.ratios import Ratios
 from boltzflow.sampling.samples import Samples
 from boltzflow.targets.base import Target
 from boltzflow.targets.calculators import is_expensive
@@ -53,6 +55,7 @@ def evaluate(
     frames: Dataset | None = None,
     samples: Samples | None = None,
     dynamics: Dataset | Tica | None = None,
+    executor: Any = None,
     progress: Wanted = None,
 ) -> dict[str, Any]:
     """Measures a model.
@@ -64,6 +67,8 @@ def evaluate(
         frames: held-out frames of the target; None takes the validation frames of the model's run, or makes reference frames anew.
         samples: samples of this model, if they have been drawn already; else they are drawn here.
         dynamics: frames of molecular dynamics of the target, or the `Tica` that was fitted on them, for `tica_w2` of the scorecard.
+        executor: whose workers draw the samples and compute the densities of the frames, as `blackbox.farm.of` takes it; the figures are
+            the same but for times. None: this process.
         progress: told what is being done; None: a bar where somebody looks on (`progress.chosen`).
 
     Returns:
@@ -76,24 +81,38 @@ def evaluate(
     Raises:
         DataError: if n is not positive, or the frames, the samples or the dynamics belong to another target, or the samples to
             another flow, or the dynamics is not in the order of time.
+        ConfigError: if the executor is none, or the model is at another temperature than its file.
+        RunError: if the workers are gone or not fit.
     """
     if n < 1:
         raise DataError(f"the number of samples must be positive, got {n}.")
     seed = seeds.checked(seed)
     # Before the work: dynamics that cannot be used is refused at once.
     slow = slow_model(dynamics, model.target)
+    workers = None if executor is None else remote.workers(model, executor, seed=seed)
     with told(progress) as bar:
-        return _figures(model, n, seed=seed, frames=frames, samples=samples, slow=slow, progress=bar)
+        return _figures(model, n, seed=seed, frames=frames, samples=samples, slow=slow, workers=workers, progress=bar)
 
 
 def _figures(
-    model: Model, n: int, *, seed: int, frames: Dataset | None, samples: Samples | None, slow: Tica | None, progress: Progress
+    model: Model,
+    n: int,
+    *,
+    seed: int,
+    frames: Dataset | None,
+    samples: Samples | None,
+    slow: Tica | None,
+    workers: remote.Workers | None,
+    progress: Progress,
 ) -> dict[str, Any]:
     """As `evaluate`."""
     flow, target = model.flow, model.target
     chunk = min(flow.chunk_size, n)
     if samples is not None:
         check_samples(samples, flow, target)
+    if samples is None and workers is not None:
+        samples = generate(flow, target, n, seed=seed, progress=progress, model=model.name, remote=workers.samples)
+    ratios = None if workers is None else workers.ratios
     # Whoever has drawn the samples has compiled already.
     seconds_compile = None if samples is not None else max(0.0, _seconds_of_chunk(model, chunk) - _seconds_of_chunk(model, chunk))
     if samples is None:
@@ -114,8 +133,8 @@ def _figures(
     frames = frames.spread(n, seed=seed)
     if frames.log_weight is not None and frames.n_effective is not None:
         worth = frames.n_effective if worth is None else min(worth, frames.n_effective)
-    seen = judged(flow, target, frames, seed=seed, worth=worth, stored=is_expensive(target), progress=progress)
-    augmented = _augmented_figures(flow, target, samples, seen, progress, seed=seed) if flow.noisy_draws else {}
+    seen = judged(flow, target, frames, seed=seed, worth=worth, stored=is_expensive(target), ratios=ratios, progress=progress)
+    augmented = _augmented_figures(flow, target, samples, seen, ratios, progress, seed=seed) if flow.noisy_draws else {}
     progress.stop()
     likelihoods, forward = likelihood_figures(seen, target, seed=seed), forward_figures(seen, target, seed=seed)
     bennett = None
@@ -171,7 +190,7 @@ _MARGINAL = 1_000
 
 
 def _augmented_figures(
-    flow: AbstractFlow, target: Target, samples: Samples, frames: Judged, progress: Progress, *, seed: int
+    flow: AbstractFlow, target: Target, samples: Samples, frames: Judged, ratios: Ratios | None, progress: Progress, *, seed: int
 ) -> dict[str, Any]:
     """What the copies cost: `frames.draw_figures`, and reverse ESS with the copies averaged out.
 
@@ -180,7 +199,7 @@ def _augmented_figures(
     figures = {**draw_figures(frames, seed=seed), "ess_reverse_marginal": None}
     kept = samples.take(correlation.spread(samples.n, _MARGINAL, seed=seed))
     if target.has_energy and np.isfinite(kept.log_weight).any():
-        kept = kept if "draws" in kept.meta else averaged(kept, flow, target, progress=progress)
+        kept = kept if "draws" in kept.meta else averaged(kept, flow, target, ratios=ratios, progress=progress)
         figures["ess_reverse_marginal"] = kept.ess(seed=seed).as_dict()
     return figures
 

@@ -16,6 +16,7 @@ from boltzflow.flows.status import Status
 from boltzflow.progress import Progress
 from boltzflow.sampling.enantiomers import energies, right_enantiomer
 from boltzflow.sampling.generate import log_density, log_importance_ratios
+from boltzflow.sampling.ratios import Ratios
 from boltzflow.targets.base import Target
 
 
@@ -109,6 +110,7 @@ def judged(
     worth: float | None,
     stored: bool,
     chunk: int | None = None,
+    ratios: Ratios | None = None,
     progress: Progress,
 ) -> Judged:
     """Densities and energies of frames.
@@ -121,11 +123,13 @@ def judged(
         worth: the most independent frames they are worth; None if nobody tells.
         stored: take the energies that lie with the frames, but for mirror images; else they are computed anew.
         chunk: frames per compiled call; None: that of the flow.
+        ratios: gives the densities instead of this process, such as workers.
         progress: told how many are done.
     """
     # Energies are those of the configuration that counts, which a flow that draws both enantiomers alike finds as probable as the frame.
     positions, mirrored, other = right_enantiomer(frames.positions, flow, target)
-    draws = np.asarray(log_importance_ratios(flow, positions, seed=seed, chunk=chunk, progress=progress), np.float64)
+    draw = ratios or functools.partial(log_importance_ratios, flow)
+    draws = np.asarray(draw(positions, seed=seed, chunk=chunk, progress=progress), np.float64)
     if not stored or frames.energies is None:
         again, u = ~other, np.full(len(positions), np.nan)
     else:

@@ -61,6 +61,7 @@ class Model(models.Model):
         seed: int = 0,
         frames: Dataset | Any = None,
         dynamics: Dataset | Tica | None = None,
+        executor: Any = None,
         progress: Wanted = None,
     ) -> dict[str, Any]:
         """The figures of `boltzflow evaluate --json`: NLL, ESS both ways, log Z, the scorecard, path length, times.
@@ -73,15 +74,18 @@ class Model(models.Model):
             frames: held-out frames, as `datasets.of` takes them; None: the validation frames of the model's run, or reference frames made
                 anew.
             dynamics: frames of `reference.molecular_dynamics`, or what `evaluation.slow_modes.fit` made of them, for `tica_w2`.
+            executor: as of `sample`; its workers draw the samples and compute the densities of the frames.
             progress: told what is being done; None: a bar where somebody looks on (`progress.chosen`).
 
         Raises:
             DataError: if n is not positive, the frames or the dynamics belong to another target, or the dynamics is not in the order of
                 time.
+            ConfigError: if the executor is none.
+            RunError: if the scheduler does not answer or goes, or a worker has another model or other versions.
         """
         with runtime.precision(self.precision):
             dataset = None if frames is None else datasets.of(frames, self.target)
-            return evaluate(self, n, seed=seed, frames=dataset, dynamics=dynamics, progress=progress)
+            return evaluate(self, n, seed=seed, frames=dataset, dynamics=dynamics, executor=executor, progress=progress)
 
     def densities(
         self,
@@ -92,6 +96,7 @@ class Model(models.Model):
         checked: int | None = None,
         chunk: int | None = None,
         seed: int = 0,
+        executor: Any = None,
         progress: Wanted = None,
     ) -> Densities:
         """Log q and weight of each of some frames, what is known of their error, and how well the model fits them all.
@@ -105,6 +110,7 @@ class Model(models.Model):
             checked: frames whose log q is computed again with a finer solver, of a continuous flow; None: 32.
             chunk: frames per compiled call; None: as many as suit the processor.
             seed: of draws, samples and bootstrap.
+            executor: as of `sample`; its workers compute the densities. None: this process.
             progress: told how many are done; None: a bar where somebody looks on (`progress.chosen`).
 
         Raises:
@@ -113,7 +119,7 @@ class Model(models.Model):
         """
         with runtime.precision(self.precision):
             told = datasets.of(frames, self.target)
-            return densities(self, told, n=n, draws=draws, checked=checked, chunk=chunk, seed=seed, progress=progress)
+            return densities(self, told, n=n, draws=draws, checked=checked, chunk=chunk, seed=seed, executor=executor, progress=progress)
 
     def bar(self, samples: Samples, frames: Dataset | Any, *, seed: int = 0, progress: Wanted = None) -> Bar:
         """Samples of this model joined with frames of its target, by Bennett's acceptance ratio: log Z, averages, free energies, profiles.

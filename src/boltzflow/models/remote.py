@@ -1,9 +1,12 @@
-"""Chunks of samples in a worker: the model is loaded once by its name, known by the hash of its weights, and stays there compiled."""
+"""Chunks of samples and densities in a worker: the model is loaded once by its name, known by its hash of weights, and kept compiled."""
 
 import dataclasses
 import functools
 import socket
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
 
 from boltzflow import runtime
 from boltzflow.blackbox.farm import of
@@ -13,6 +16,7 @@ from boltzflow.flows.identity import identity
 from boltzflow.models.model import Model
 from boltzflow.models.storage import load_model
 from boltzflow.sampling.generate import Farm, chunk_of, origin
+from boltzflow.sampling.ratios import Piece, RatioFarm
 from boltzflow.sampling.samples import Samples
 
 
@@ -62,6 +66,37 @@ class Chunks:
             return chunk_of(model.flow, model.target, (begin, end), chunk, meta, seed=self.seed)
 
 
+@dataclasses.dataclass(frozen=True)
+class Densities:
+    """Computes draws of the log densities of chunks of configurations in a worker.
+
+    Attributes:
+        name: of the model, or the folder or file of one, that workers see too.
+        identity: hash of the flow (`flows.identity`).
+        precision: in which it is computed.
+        draws: of the copies of an augmented flow, for each configuration; 0 for another flow.
+    """
+
+    name: str
+    identity: str
+    precision: Precision
+    draws: int
+
+    def __call__(self, piece: Piece) -> Float[np.ndarray, "m K"]:
+        """Draws of a piece.
+
+        Args:
+            piece: the configurations.
+
+        Raises:
+            RunError: if this worker has not the same model; names its host.
+        """
+        runtime.configure(self.precision)
+        with runtime.precision(self.precision):
+            flow = _loaded(self.name, self.identity).flow
+            return piece.computed(flow.with_draws(self.draws) if self.draws else flow)
+
+
 def farm(model: Model, executor: Any, *, seed: int) -> Farm:
     """Workers that draw from a model.
 
@@ -74,6 +109,61 @@ def farm(model: Model, executor: Any, *, seed: int) -> Farm:
         ConfigError: if it is no executor, or the model is not as its file has it.
         RunError: if the scheduler does not answer, or a worker has not the same versions.
     """
+    _require_own_temperature(model)
+    return Farm(of(executor), Chunks(model.name, identity(model.flow)["identity"], model.precision, seed))
+
+
+def ratio_farm(model: Model, executor: Any) -> RatioFarm:
+    """Workers that compute the densities of configurations under a model, and average copies.
+
+    Args:
+        model: a shipped model, or one of a run whose folder workers see too.
+        executor: as `blackbox.farm.of` takes it.
+
+    Raises:
+        ConfigError: if it is no executor, or the model is not as its file has it.
+        RunError: if the scheduler does not answer, or a worker has not the same versions.
+    """
+    _require_own_temperature(model)
+    draws = model.flow.noisy_draws
+    work = Densities(model.name, identity(model.flow)["identity"], model.precision, draws)
+    return RatioFarm(of(executor), work, model.flow.chunk_size, draws or 1)
+
+
+class Workers(NamedTuple):
+    """Workers for all that an evaluation of a model needs.
+
+    Attributes:
+        samples: draw its samples.
+        ratios: compute densities of frames, and average copies.
+    """
+
+    samples: Farm
+    ratios: RatioFarm
+
+
+def workers(model: Model, executor: Any, *, seed: int) -> Workers:
+    """Workers that draw from a model and compute densities under it.
+
+    Args:
+        model: a shipped model, or one of a run whose folder workers see too.
+        executor: as `blackbox.farm.of` takes it.
+        seed: of the samples.
+
+    Raises:
+        ConfigError: if it is no executor, or the model is not as its file has it.
+        RunError: if the scheduler does not answer, or a worker has not the same versions.
+    """
+    # One connection for both.
+    shared = of(executor)
+    return Workers(farm(model, shared, seed=seed), ratio_farm(model, shared))
+
+
+def _require_own_temperature(model: Model) -> None:
+    """Refuses a model at another temperature than that of its file, which workers load.
+
+    Raises:
+        ConfigError: if it is at another.
+    """
     if model.card.get("fingerprint", model.target.fingerprint) != model.target.fingerprint:
         raise ConfigError("workers draw at the target's own temperature; leave out the executor or the temperature.")
-    return Farm(of(executor), Chunks(model.name, identity(model.flow)["identity"], model.precision, seed))

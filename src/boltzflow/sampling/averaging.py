@@ -1,12 +1,15 @@
 """Weights of an augmented flow with the copies averaged out: fewer are heavy, for the price of as many evaluations of the flow."""
 
 import dataclasses
+import functools
 import hashlib
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from boltzflow.errors import DataError
 from boltzflow.flows.base import AbstractFlow
@@ -14,6 +17,7 @@ from boltzflow.flows.images import log_images
 from boltzflow.progress import Wanted, told
 from boltzflow.sampling.enantiomers import check_samples
 from boltzflow.sampling.generate import log_importance_ratios
+from boltzflow.sampling.ratios import RatioFarm, Ratios
 from boltzflow.sampling.samples import SUMMED, Samples
 from boltzflow.sampling.writer import SamplesWriter
 from boltzflow.targets.base import Target
@@ -26,7 +30,9 @@ _APART = 2**30
 _CHUNKS = 4
 
 
-def averaged(samples: Samples, flow: AbstractFlow, target: Target, *, first: int = 0, progress: Wanted = None) -> Samples:
+def averaged(
+    samples: Samples, flow: AbstractFlow, target: Target, *, first: int = 0, ratios: Ratios | None = None, progress: Wanted = None
+) -> Samples:
     """Samples of an augmented flow with log q averaged over draws of the copies, their own one among them.
 
     A sample (x, a) of the flow has log q(x, a) - log pi(a|x) in place of log q(x), and the noise of the copy is in its weight. Here K
@@ -39,6 +45,7 @@ def averaged(samples: Samples, flow: AbstractFlow, target: Target, *, first: int
         flow: the flow; K is its `noisy_draws`.
         target: the target of the samples.
         first: number of the first of these samples where they are a part of more, so that no two parts draw the same noise.
+        ratios: gives the draws instead of this process, such as workers of `models.remote.ratio_farm`; they are the same.
         progress: told how many are done; None: a bar where somebody looks on (`progress.chosen`).
 
     Returns:
@@ -50,19 +57,31 @@ def averaged(samples: Samples, flow: AbstractFlow, target: Target, *, first: int
     """
     _require_copies(samples, flow, target)
     log_q = np.array(samples.log_q, np.float64)
-    usable = np.flatnonzero(np.isfinite(samples.log_weight))
+    usable = _usable(samples)
     if usable.size:
-        seed = (int(samples.meta.get("seed", 0)) + _APART) % 2**31
-        drawn = np.asarray(log_importance_ratios(flow, samples.positions[usable], seed=seed, first=first, progress=progress), np.float64)
+        draw = ratios or functools.partial(log_importance_ratios, flow)
+        drawn = np.asarray(draw(samples.positions[usable], seed=_seed(samples), first=first, progress=progress), np.float64)
         every = np.concatenate([log_q[usable, None], drawn + log_images(flow, target)], axis=1)
-        log_q[usable] = np.logaddexp.reduce(every, axis=1) - np.log(every.shape[1])
+        with np.errstate(invalid="ignore"):
+            log_q[usable] = np.logaddexp.reduce(every, axis=1) - np.log(every.shape[1])
     changed: dict[str, Any] = {"log_q": log_q}
     if not samples.weights_follow:
         # What the weights hold beyond -u - log q, of thinned samples for instance, stays.
         log_weight = np.array(samples.log_weight)
         log_weight[usable] += samples.log_q[usable] - log_q[usable]
+        log_weight[np.isnan(log_weight)] = -np.inf
         changed["log_weight"] = log_weight
     return dataclasses.replace(samples, **changed, meta={**samples.meta, "draws": flow.noisy_draws + 1})
+
+
+def _usable(samples: Samples) -> Int[np.ndarray, " m"]:
+    """Places of the samples that have weight."""
+    return np.flatnonzero(np.isfinite(samples.log_weight))
+
+
+def _seed(samples: Samples) -> int:
+    """Of the copies that are drawn."""
+    return (int(samples.meta.get("seed", 0)) + _APART) % 2**31
 
 
 def require_copies(flow: AbstractFlow) -> None:
@@ -96,6 +115,7 @@ def average_to(
     out: str | os.PathLike[str],
     *,
     resume: bool = False,
+    remote: RatioFarm | None = None,
     progress: Wanted = None,
 ) -> Samples:
     """As `averaged`, to a file, piece by piece: what is done outlasts a kill, and what comes out does not depend on kills.
@@ -106,6 +126,7 @@ def average_to(
         target: the target of the samples.
         out: the samples file to write.
         resume: continue the file if it is there.
+        remote: workers that draw the copies instead of this process (`models.remote.ratio_farm`); the weights are the same.
         progress: told how many are done; None: a bar where somebody looks on (`progress.chosen`).
 
     Returns:
@@ -113,7 +134,7 @@ def average_to(
 
     Raises:
         DataError: as `averaged`.
-        RunError: if the file cannot be written, or holds other samples.
+        RunError: if the file cannot be written, or holds other samples; or the workers are gone or not fit.
     """
     piece = _CHUNKS * flow.chunk_size
     _require_copies(samples, flow, target)
@@ -124,10 +145,19 @@ def average_to(
     with told(progress) as bar, SamplesWriter(Path(out), meta, resume=resume) as writer:
         bar.start(samples.n, "averaging")
         bar.update(writer.n_written)
-        for begin in range(writer.n_written, samples.n, piece):
-            part = averaged(samples.take(slice(begin, begin + piece)), flow, target, first=begin, progress=False)
+        begins = range(writer.n_written, samples.n, piece)
+        ratios = None if remote is None else remote.streamed(_asked(samples, begins, piece))
+        for begin in begins:
+            part = averaged(samples.take(slice(begin, begin + piece)), flow, target, first=begin, ratios=ratios, progress=False)
             # What adds up tells of all samples, and is told once.
             once = {key: value for key, value in part.meta.items() if begin == 0 or key not in SUMMED}
             writer.append(dataclasses.replace(part, meta={**once, "averaged": origin}))
             bar.update(writer.n_written)
     return Samples.load(Path(out), target)
+
+
+def _asked(samples: Samples, begins: Iterable[int], piece: int) -> Iterator[tuple[Float[np.ndarray, "m N D"], int, int]]:
+    """What `averaged` asks for, piece by piece."""
+    for begin in begins:
+        part = samples.take(slice(begin, begin + piece))
+        yield part.positions[_usable(part)], _seed(part), begin

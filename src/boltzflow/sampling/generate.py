@@ -327,12 +327,13 @@ def log_density(
     positions: Float[np.ndarray, "n N D"],
     *,
     seed: int = 0,
+    first: int = 0,
     chunk: int | None = None,
     progress: Wanted = False,
     devices: int | None = None,
 ) -> FlowSolution:
     """Log densities of configurations in data units, on the host; the columns of the result are NumPy arrays of length n."""
-    return _over_positions(density, flow, positions, chunk, progress, devices, seed=seed)
+    return _over_positions(density, flow, positions, chunk, progress, devices, seed=seed, first=first)
 
 
 def log_importance_ratios(
@@ -351,7 +352,7 @@ def log_importance_ratios(
     on `first` + i alone. One, the log density itself, where that is exact; NaN where it could not be computed.
     """
     if not flow.noisy_draws:
-        solution = log_density(flow, positions, seed=seed, chunk=chunk, progress=progress, devices=devices)
+        solution = log_density(flow, positions, seed=seed, first=first, chunk=chunk, progress=progress, devices=devices)
         return np.where(solution.status == Status.SOLVED, np.asarray(solution.log_q, np.float64), np.nan)[:, None]
     return np.asarray(_over_positions(marginals, flow, positions, chunk, progress, devices, seed=seed, first=first))
 
