@@ -1,13 +1,17 @@
 """`boltzflow reference`."""
 
 import math
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from boltzflow import shards
-from boltzflow.cli import arguments, molecules, output
+from boltzflow import cluster, shards
+from boltzflow.cli import arguments, molecules, output, sharing
 from boltzflow.errors import ConfigError
+
+if TYPE_CHECKING:
+    from boltzflow.targets import Target
 
 _FRAMES = 20_000
 _METHODS = ("tempering", "molecular-dynamics")
@@ -48,6 +52,10 @@ def run(
     precision: arguments.Precision = "single",
     resume: arguments.Flag = False,
     shard: arguments.Shard = None,
+    distributed: arguments.Distributed = False,
+    coordinator: arguments.Coordinator = None,
+    processes: arguments.Processes = None,
+    process: arguments.Process = None,
     plugin: arguments.Plugin = arguments.Words(),  # noqa: B008 (a tuple)
 ) -> None:
     """Make reference data of a target with a classical sampler.
@@ -87,6 +95,11 @@ def run(
         shard: Make one part of the N frames only, such as the third of sixteen, with chains and a seed of its own; `boltzflow join` makes
             one file of all parts.
         resume: Continue a run of the tempering sampler that was interrupted; it ends bit-identical to one that was not.
+        distributed: Be one of several processes that make a part each, with chains and a seed of its own; the first one joins them into
+            FILE, whose folder all see. Under SLURM, Open MPI and Kubernetes nothing else is needed.
+        coordinator: Where process 0 answers, elsewhere.
+        processes: How many there are, elsewhere.
+        process: Number of this one from 0, elsewhere.
         plugin: Modules, or .py files, that add targets, networks, objectives and more.
     """
     described = molecules.options(locals())
@@ -110,6 +123,11 @@ def run(
     if platform is not None and method != "molecular-dynamics":
         raise ConfigError("--platform is for --method molecular-dynamics; the tempering sampler does not run in OpenMM.")
     molecule = molecules.described(target, described)
+    if distributed:
+        if method != "tempering":
+            raise ConfigError("--distributed is for --method tempering; give other jobs a --seed of their own.")
+        sharing.refuse("each process makes a part of the frames, -n.", shard=shard, effective=effective)
+    arguments.join(distributed, coordinator, processes, process)
     from boltzflow import plugins, register
 
     for name in plugin:
@@ -124,6 +142,9 @@ def run(
 
     system = molecules.made(molecule) or targets.get(target)
     arguments.room(n or 0, system.n_particles * system.dimension, path)
+    if distributed:
+        _together(system, n or _FRAMES, path, seed=seed, chains=chains, resume=resume)
+        return
     with progress.shown() as bar:
         if method in own:
             result = own[method](system, n, seed=seed, progress=bar)
@@ -141,3 +162,26 @@ def run(
     if hasattr(result, "sentence"):
         output.say(result.sentence())
     print(path)
+
+
+def _together(target: "Target", n: int, path: Path, *, seed: int, chains: int | None, resume: bool) -> None:
+    """One process's part of the frames, and all of them joined by the first.
+
+    Raises:
+        RunError: if the folder is not shared, or what is there was not begun by the same command.
+        PeerLost: if another process has gone.
+    """
+    from boltzflow import progress, reference
+    from boltzflow.reference import joining
+
+    sharing.agree({"the target": target.fingerprint, "-n": n, "--seed": seed, "--chains": chains, "--out": path.name})
+    sharing.require_shared(path.absolute().parent)
+    part = sharing.part_of(path, sharing.own())
+    with progress.shown() as bar, sharing.interruptible("what is done is kept, continue with --resume"):
+        # A part that is whole was made before another process was lost.
+        if not (resume and part.is_file()):
+            reference.sample(target, n, seed=seed, chains=chains, progress=bar, out=part, resume=resume, shard=sharing.own())
+        made = sharing.joined(path, lambda parts, out: joining.join(parts, out).n)
+    if cluster.chief():
+        output.say(f"{cluster.count()} processes have made {made} frames.")
+        print(path)

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from boltzflow import counting, shards
-from boltzflow.cli import arguments, output
+from boltzflow import cluster, counting, shards
+from boltzflow.cli import arguments, output, sharing
 from boltzflow.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,6 +32,10 @@ def run(
     shard: arguments.Shard = None,
     executor: arguments.Executor = None,
     devices: Annotated[arguments.MaybeInt, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: all accelerators)")] = None,
+    distributed: arguments.Distributed = False,
+    coordinator: arguments.Coordinator = None,
+    processes: arguments.Processes = None,
+    process: arguments.Process = None,
     plugin: arguments.Plugin = arguments.Words(),  # noqa: B008 (a tuple)
 ) -> None:
     """Draw samples with their exact probability from a run or a model.
@@ -58,6 +62,11 @@ def run(
         shard: Draw one part of the N samples only, such as the third of sixteen; `boltzflow join` makes one file of all parts.
         executor: Workers that draw the chunks instead of this process: dask://HOST:PORT, or dask-slurm for jobs of SLURM's.
         devices: Local devices that draw at the same time; the samples do not depend on it.
+        distributed: Be one of several processes that draw a shard each; the first one joins them into FILE, whose folder all see. Under
+            SLURM, Open MPI and Kubernetes nothing else is needed.
+        coordinator: Where process 0 answers, elsewhere.
+        processes: How many there are, elsewhere.
+        process: Number of this one from 0, elsewhere.
         plugin: Modules, or .py files, that add targets, networks, objectives and more.
     """
     arguments.count(n)
@@ -80,7 +89,14 @@ def run(
     arguments.count(chunk, "chunk")
     arguments.seed(seed)
     arguments.given(model, "RUN|MODEL")
-    path = arguments.new_file(out, endings=(".h5", ".hdf5"), replace=resume, option="add --resume to continue it, ")
+    if distributed:
+        sharing.refuse("each process draws a shard of plain samples.", shard=shard, executor=executor, correct=correct)
+    arguments.join(distributed, coordinator, processes, process)
+    if distributed:
+        # A shard is what is continued; the whole is there once all are finished.
+        path, part = arguments.new_file(out, endings=(".h5", ".hdf5"), option=""), sharing.own()
+    else:
+        path = arguments.new_file(out, endings=(".h5", ".hdf5"), replace=resume, option="add --resume to continue it, ")
     from boltzflow import plugins, progress, runtime
 
     for name in plugin:
@@ -91,6 +107,8 @@ def run(
 
     arguments.own_precision(executor, precision, precision_of(model))
     runtime.configure(precision or precision_of(model), devices or 1)
+    from boltzflow.flows.identity import identity
+    from boltzflow.sampling import Samples, joining
     from boltzflow.sampling.generate import generate
 
     loaded = load_model(model)
@@ -106,8 +124,14 @@ def run(
     else:
         remote = None
     began = time.perf_counter()
-    options: dict[str, Any] = {"seed": seed, "out": path, "resume": resume, "model": model}
-    with progress.shown() as bar:
+    own = path
+    if distributed:
+        facts = {"the model (hash)": identity(loaded.flow)["identity"], "the target": loaded.target.fingerprint}
+        sharing.agree({**facts, "-n": most, "--seed": seed, "--chunk": chunk, "--out": path.name})
+        sharing.require_shared(path.absolute().parent)
+        own = sharing.part_of(path, sharing.own())
+    options: dict[str, Any] = {"seed": seed, "out": own, "resume": resume, "model": model}
+    with progress.shown() as bar, sharing.interruptible("what is drawn is kept, continue with --resume"):
         if correct == "none":
             samples = generate(
                 loaded.flow, loaded.target, most, chunk=chunk, shard=part, devices=devices, remote=remote, progress=bar, **options
@@ -116,6 +140,12 @@ def run(
             from boltzflow.sampling.correct import METHODS
 
             samples = METHODS[correct](loaded.flow, loaded.target, n, energies=energies, progress=bar, **options)
+        if distributed:
+            sharing.joined(path, joining.join)
+    if distributed:
+        if not cluster.chief():
+            return
+        samples = Samples.load(path, loaded.target)
     if n is not None and part is None and samples.n < n:
         output.say(f"{energies:g} energies allow {samples.n} samples.")
     summarize(samples, seconds=time.perf_counter() - began)

@@ -35,10 +35,15 @@ def agree(config: RunConfig, target: Target, dataset: Dataset | None) -> None:
     if not cluster.joined():
         return
     facts: dict[str, Any] = {f"the option {name}": value for name, value in _flat(differences(config)).items()}
-    facts |= {f"the version of {name}": value for name, value in versions().items() if name not in _LOCAL}
-    facts |= {"the source of boltzflow (hash)": source_hash(), "the target": target.fingerprint, "double precision": in_double()}
+    facts |= {**programs(), "the target": target.fingerprint}
     cluster.agree(facts, "start all processes with the same command, in the same environment.")
     cluster.agree(_data(config, dataset), "give all processes the same frames.")
+
+
+def programs() -> dict[str, Any]:
+    """What computes, by name: versions, source and precision."""
+    facts = {f"the version of {name}": value for name, value in versions().items() if name not in _LOCAL}
+    return {**facts, "the source of boltzflow (hash)": source_hash(), "double precision": in_double()}
 
 
 def _data(config: RunConfig, dataset: Dataset | None) -> dict[str, Any]:
