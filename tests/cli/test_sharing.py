@@ -1,5 +1,6 @@
 """Several processes of one job sample and make reference frames: each a shard, which the first one joins."""
 
+import json
 import signal
 import socket
 import threading
@@ -12,12 +13,14 @@ import pytest
 from boltzflow import cluster, datasets, targets
 from boltzflow.cli import main, sharing
 from boltzflow.config import ECNF, EGNN, GaussLegendre, RunConfig
-from boltzflow.errors import RunError
+from boltzflow.errors import DataError, RunError
+from boltzflow.evaluation import shares
+from boltzflow.evaluation.figures import chosen_frames
 from boltzflow.flows.build import build_flow
 from boltzflow.models import load_model
 from boltzflow.models.storage import save_model
 from boltzflow.sampling import Samples
-from boltzflow.sampling.generate import generate
+from boltzflow.sampling.generate import generate, log_importance_ratios
 from pairs import Pair
 
 N, CHUNK = 300, 64
@@ -120,3 +123,81 @@ def test_reference_that_is_not_divided(tmp_path, capsys):
     assert "--effective does not apply with --distributed" in capsys.readouterr().err
     assert main(["reference", "dw4", "-o", out, "--distributed", "--method", "molecular-dynamics"]) == 2
     assert "--distributed is for --method tempering" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Frames of the tiny model's target; a few chunks."""
+    path = tmp_path_factory.mktemp("frames") / "frames.h5"
+    target = targets.get("dw4")
+    positions = np.random.default_rng(2).normal(size=(200, 4, 2)) * 2.0
+    datasets.Dataset(positions, target.fingerprint, target.units).save(path)
+    return path
+
+
+def test_shares_hold_what_one_process_makes(tiny, frames, tmp_path, monkeypatch):
+    model = load_model(tiny)
+    monkeypatch.setattr(type(model.flow), "chunk_size", 32)
+    data = datasets.load(frames, model.target, allow_virial_mismatch=True)
+
+    def share(number: int, seed: int = 5) -> None:
+        shares.make(model, tmp_path, 150, (number, 3), seed=seed, frames=data, progress=False)
+
+    share(1)
+    share(3)
+    with pytest.raises(DataError, match=r"1 of 3 shards is missing: 2/3; make .* `boltzflow evaluate MODEL -n 150 --shard 2/3"):
+        shares.joined(model, tmp_path)
+    share(2)
+    samples, n, ratios = shares.joined(model, tmp_path)
+    assert n == 150
+    np.testing.assert_array_equal(Samples.load(samples).log_weight, generate(model.flow, model.target, n, seed=5).log_weight)
+    positions = chosen_frames(data, n, seed=5)[0].positions
+    np.testing.assert_array_equal(ratios(positions, seed=5), log_importance_ratios(model.flow, positions, seed=5))
+    with pytest.raises(DataError, match="are of other frames, or of another seed"):
+        ratios(positions, seed=6)
+    # A share that is there is not made again, and another evaluation's is not replaced.
+    share(2)
+    with pytest.raises(RunError, match="seed"):
+        share(2, seed=6)
+    (tmp_path / "frames.shard2of3.npz").write_bytes(b"torn")
+    with pytest.raises(DataError, match=r"frames.shard2of3.npz is damaged .* delete it, and make that share again"):
+        shares.joined(model, tmp_path)
+
+
+def test_shares_that_cannot_be(tiny, tmp_path, capsys):
+    out = str(tmp_path / "none")
+    assert main(["evaluate", str(tiny), "--shard", "1/2", "-o", out]) == 2
+    assert "shares need frames that are the same for all" in capsys.readouterr().err
+    assert main(["evaluate", str(tiny), "--shard", "1/2"]) == 2
+    assert "-o is the folder of shares" in capsys.readouterr().err
+    assert main(["evaluate", str(tiny), "--shard", "1/2", "-o", out, "--executor", "dask-slurm"]) == 2
+    assert "--shard makes samples and densities alone" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+# An untrained flow has weights that no bootstrap can deal with.
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_an_evaluation_of_shares_is_that_of_the_whole(tiny, frames, tmp_path, capsys):
+    told = ["evaluate", str(tiny), "--allow-virial-mismatch", "--data", str(frames), "--seed", "5"]
+    found = []
+    assert main([*told, "-n", "250", "--json"]) == 0
+    found.append(json.loads(capsys.readouterr().out))
+    for name in ("1/2", "2/2"):
+        assert main([*told, "-n", "250", "--shard", name, "-o", str(tmp_path)]) == 0
+    capsys.readouterr()
+    assert main([*told, "--samples", str(tmp_path), "--json"]) == 0
+    found.append(json.loads(capsys.readouterr().out))
+    for figures in found:
+        for name in ("seconds_per_1000", "seconds_compile"):
+            figures.pop(name)
+    assert found[0] == found[1]
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate(tiny, frames, tmp_path):
+    codes, said = Pair("evaluate", tiny, "-n", 300, "--data", frames, "--allow-virial-mismatch", "--json", "-o", tmp_path / "shares").wait()
+    assert codes == [0, 0], said
+    assert {path.name for path in (tmp_path / "shares").iterdir()} == {
+        "samples.h5",
+        *(f"{what}.shard{number}of2.{ending}" for number in (1, 2) for what, ending in (("samples", "h5"), ("frames", "npz"))),
+    }

@@ -42,6 +42,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pyte
 @contextlib.contextmanager
 def workers(count: int) -> Iterator[Any]:
     with (
+        # Workers that are not back in 15 s would be given up, which a busy machine does not manage.
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "600s"}),
         distributed.LocalCluster(n_workers=count, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
         distributed.Client(cluster, set_as_default=False) as client,
     ):

@@ -90,7 +90,7 @@ def _outcome(arguments: Sequence[str] | None) -> tuple[int, str]:
         if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
             stream.reconfigure(errors="replace")
     try:
-        with _warnings_as_sentences(), interrupts.second_ends_at_once():
+        with _warnings_as_sentences(), interrupts.second_ends_at_once(), cluster.watched():
             _dispatch(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
     except RunInterrupted as error:

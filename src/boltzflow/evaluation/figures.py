@@ -55,6 +55,7 @@ def evaluate(
     frames: Dataset | None = None,
     samples: Samples | None = None,
     dynamics: Dataset | Tica | None = None,
+    ratios: Ratios | None = None,
     executor: Any = None,
     progress: Wanted = None,
 ) -> dict[str, Any]:
@@ -67,6 +68,7 @@ def evaluate(
         frames: held-out frames of the target; None takes the validation frames of the model's run, or makes reference frames anew.
         samples: samples of this model, if they have been drawn already; else they are drawn here.
         dynamics: frames of molecular dynamics of the target, or the `Tica` that was fitted on them, for `tica_w2` of the scorecard.
+        ratios: gives the densities of the frames, if they have been computed already (`evaluation.shares`).
         executor: whose workers draw the samples and compute the densities of the frames, as `blackbox.farm.of` takes it; the figures are
             the same but for times. None: this process.
         progress: told what is being done; None: a bar where somebody looks on (`progress.chosen`).
@@ -91,7 +93,7 @@ def evaluate(
     slow = slow_model(dynamics, model.target)
     workers = None if executor is None else remote.workers(model, executor, seed=seed)
     with told(progress) as bar:
-        return _figures(model, n, seed=seed, frames=frames, samples=samples, slow=slow, workers=workers, progress=bar)
+        return _figures(model, n, seed=seed, frames=frames, samples=samples, slow=slow, ratios=ratios, workers=workers, progress=bar)
 
 
 def _figures(
@@ -102,6 +104,7 @@ def _figures(
     frames: Dataset | None,
     samples: Samples | None,
     slow: Tica | None,
+    ratios: Ratios | None,
     workers: remote.Workers | None,
     progress: Progress,
 ) -> dict[str, Any]:
@@ -112,7 +115,7 @@ def _figures(
         check_samples(samples, flow, target)
     if samples is None and workers is not None:
         samples = generate(flow, target, n, seed=seed, progress=progress, model=model.name, remote=workers.samples)
-    ratios = None if workers is None else workers.ratios
+    copies = None if workers is None else workers.ratios
     # Whoever has drawn the samples has compiled already.
     seconds_compile = None if samples is not None else max(0.0, _seconds_of_chunk(model, chunk) - _seconds_of_chunk(model, chunk))
     if samples is None:
@@ -128,13 +131,9 @@ def _figures(
     if frames.fingerprint != target.fingerprint:
         raise DataError(f"the frames belong to {frames.fingerprint}, but the model to {target.fingerprint}.")
 
-    # Frames lie chain by chain: the first n would be those of a few chains.
-    worth = frames.n_effective
-    frames = frames.spread(n, seed=seed)
-    if frames.log_weight is not None and frames.n_effective is not None:
-        worth = frames.n_effective if worth is None else min(worth, frames.n_effective)
-    seen = judged(flow, target, frames, seed=seed, worth=worth, stored=is_expensive(target), ratios=ratios, progress=progress)
-    augmented = _augmented_figures(flow, target, samples, seen, ratios, progress, seed=seed) if flow.noisy_draws else {}
+    frames, worth = chosen_frames(frames, n, seed=seed)
+    seen = judged(flow, target, frames, seed=seed, worth=worth, stored=is_expensive(target), ratios=ratios or copies, progress=progress)
+    augmented = _augmented_figures(flow, target, samples, seen, copies, progress, seed=seed) if flow.noisy_draws else {}
     progress.stop()
     likelihoods, forward = likelihood_figures(seen, target, seed=seed), forward_figures(seen, target, seed=seed)
     bennett = None
@@ -173,6 +172,22 @@ def _figures(
         **identity(flow),
         "versions": versions(),
     }
+
+
+def chosen_frames(frames: Dataset, n: int, *, seed: int) -> tuple[Dataset, float | None]:
+    """The frames that an evaluation uses, and what they are worth.
+
+    Args:
+        frames: of the target.
+        n: the most of them.
+        seed: which ones.
+    """
+    # Frames lie chain by chain: the first n would be those of a few chains.
+    worth = frames.n_effective
+    frames = frames.spread(n, seed=seed)
+    if frames.log_weight is not None and frames.n_effective is not None:
+        worth = frames.n_effective if worth is None else min(worth, frames.n_effective)
+    return frames, worth
 
 
 def _spent(model: Model, samples: Samples) -> dict[str, dict[str, int] | None]:
@@ -217,15 +232,22 @@ def _solver_error(flow: AbstractFlow, target: Target, samples: Samples, *, seed:
     return mean_square_root(found[1], seed=seed)
 
 
-def held_out(model: Model, n: int, progress: Progress) -> Dataset:
-    """Validation frames of the model's run, or reference frames made anew."""
+def validation_frames(model: Model) -> Dataset | None:
+    """Validation frames of the model's run; None where there are none."""
     from boltzflow import datasets
 
     data = model.config.data
     file = None if model.run is None else model.run / "data.h5"
-    if file is not None and file.is_file() and data.validation:
-        frames = datasets.load(file, model.target, allow_virial_mismatch=data.allow_virial_mismatch)
-        return frames.split(validation=data.validation, seed=data.split_seed)[1]
+    if file is None or not file.is_file() or not data.validation:
+        return None
+    frames = datasets.load(file, model.target, allow_virial_mismatch=data.allow_virial_mismatch)
+    return frames.split(validation=data.validation, seed=data.split_seed)[1]
+
+
+def held_out(model: Model, n: int, progress: Progress) -> Dataset:
+    """Validation frames of the model's run, or reference frames made anew."""
+    if (frames := validation_frames(model)) is not None:
+        return frames
     return reference.sample(model.target, n, seed=REFERENCE_SEED, progress=progress).dataset
 
 
