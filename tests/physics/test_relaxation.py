@@ -1,5 +1,6 @@
 """Short Langevin dynamics against the equilibrium of a molecule of springs."""
 
+import concurrent.futures
 import dataclasses
 import sys
 from pathlib import Path
@@ -50,6 +51,24 @@ def test_it_reaches_equilibrium(springs):
     # Each harmonic degree of freedom has half a kT.
     assert u.mean() == pytest.approx(4.5, abs=4 * u.std() / np.sqrt(len(u)))
     assert u.var() == pytest.approx(4.5, rel=0.2)
+
+
+def energy_and_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:
+    """The springs of the ring, outside JAX, in kT."""
+    apart = x[:, None] - x[None]
+    return 50.0 * float(np.sum(apart**2)), 200.0 * apart.sum(axis=1)
+
+
+def test_gradients_by_the_workers_of_an_executor(springs):
+    frames = np.random.default_rng(0).normal(scale=0.1, size=(7, 4, 3))
+    found = []
+    with concurrent.futures.ThreadPoolExecutor(1) as one, concurrent.futures.ThreadPoolExecutor(3) as three:
+        for executor in (one, three):
+            outside = targets.from_calculator(energy_and_gradient, 4, 3, name="ring", executor=executor)
+            outside = dataclasses.replace(outside, topology=springs.topology, temperature=300.0, units="nm")
+            found.append(reference.relax(outside, frames, steps=4, seed=1).positions)
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_allclose(found[0], reference.relax(springs, frames, steps=4, seed=1).positions, atol=1e-5)
 
 
 def test_the_same_seed_gives_the_same_frames(springs):
