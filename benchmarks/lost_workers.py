@@ -85,11 +85,11 @@ def one(client: Any, moment: float) -> dict[str, Any]:
 
 
 def main(times: int) -> None:
-    import dask
     import distributed
+    from dask import config
 
     # A cluster of this kind gives up workers that are not back in 15 s, which a busy machine does not manage.
-    dask.config.set({"distributed.deploy.lost-worker-timeout": "600s"})
+    config.set({"distributed.deploy.lost-worker-timeout": "600s"})
     rng, found = random.Random(0), []
     with (
         distributed.LocalCluster(n_workers=WORKERS, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,

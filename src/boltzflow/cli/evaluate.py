@@ -114,7 +114,8 @@ def run(
         samples = out
     ratios = None
     if samples is not None and Path(samples).is_dir():
-        samples, n, ratios = joined(loaded, samples)
+        file, n, ratios = joined(loaded, samples)
+        samples = str(file)
     drawn = None if samples is None else sample_file.load(samples, loaded.target)
     slow = _slow(dynamics, loaded.target, allow_virial_mismatch)
     kept = loaded.run / "evaluation.json" if loaded.run is not None and data is None else None

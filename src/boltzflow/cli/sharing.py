@@ -164,12 +164,21 @@ def interruptible(kept: str) -> Iterator[None]:
         yield
         return
 
+    by: list[int] = []
+
     def end(number: int, _: Any) -> None:
-        raise RunInterrupted(f"{cluster.named(cluster.index())} was interrupted by {signal.Signals(number).name}; {kept}.", number)
+        by.append(number)
+        # As Ctrl-C, after which what is done is kept.
+        raise KeyboardInterrupt
 
     before = {number: signal.signal(number, end) for number in _SIGNALS}
     try:
         yield
+    except (KeyboardInterrupt, RunInterrupted) as error:
+        if not by:
+            raise
+        name = signal.Signals(by[0]).name
+        raise RunInterrupted(f"{cluster.named(cluster.index())} was interrupted by {name}; {kept}.", by[0]) from error
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

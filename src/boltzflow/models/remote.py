@@ -15,7 +15,8 @@ from boltzflow.errors import BoltzflowError, ConfigError, RunError
 from boltzflow.flows.identity import identity
 from boltzflow.models.model import Model
 from boltzflow.models.storage import load_model
-from boltzflow.sampling.generate import Farm, chunk_of, origin
+from boltzflow.sampling.chunk_farm import Farm
+from boltzflow.sampling.generate import chunk_of, origin
 from boltzflow.sampling.ratios import Piece, RatioFarm
 from boltzflow.sampling.samples import Samples
 

@@ -4,12 +4,10 @@ import collections
 import concurrent.futures
 import dataclasses
 import inspect
-import itertools
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +15,6 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from boltzflow import seeds, shards
-from boltzflow.blackbox import farm
 from boltzflow.errors import DataError, RunError
 from boltzflow.flows.base import AbstractFlow, FlowSolution
 from boltzflow.flows.identity import identity
@@ -25,6 +22,7 @@ from boltzflow.flows.status import Status
 from boltzflow.progress import Progress, Wanted, chosen
 from boltzflow.runtime import available_cores
 from boltzflow.sampling import devices as several
+from boltzflow.sampling.chunk_farm import Farm, farmed
 from boltzflow.sampling.enantiomers import with_right_enantiomer
 from boltzflow.sampling.programs import stored
 from boltzflow.sampling.samples import Samples
@@ -106,7 +104,7 @@ def generate(
     model: str = "",
     shard: tuple[int, int] | None = None,
     devices: int | None = None,
-    remote: "Farm | None" = None,
+    remote: Farm | None = None,
 ) -> Samples:
     """Draws n samples with their log densities, reduced energies and weights; the energies are those of the positions that are stored.
 
@@ -151,7 +149,7 @@ def generate(
 
     def chunks(begin: int, end: int) -> Iterator[tuple[int, Samples]]:
         if remote is not None:
-            return _farmed(remote, begin, end, chunk, meta, (target.n_particles, target.dimension))
+            return farmed(remote, begin, end, chunk, meta, (target.n_particles, target.dimension))
         return in_chunks(work, begin, end, chunk, workers=_workers(mesh))
 
     parts: list[Samples] = []
@@ -196,41 +194,6 @@ def chunk_of(
     drawn = to_samples(_on(draw, mesh, flow, sample_keys(base, count, seed=seed)), flow.scale, dict(meta))
     kept = drawn.take(np.arange(begin - base, min(count, stop - base)))
     return with_right_enantiomer(kept, flow, target, batch=count, mesh=mesh)
-
-
-class Farm(NamedTuple):
-    """Workers that draw chunks.
-
-    Attributes:
-        executor: that runs them.
-        work: draws the samples between two of them, given the chunk; it is sent to the workers.
-    """
-
-    executor: concurrent.futures.Executor
-    work: Callable[[int, int, int], Samples]
-
-
-def _farmed(
-    remote: Farm, start: int, stop: int, chunk: int, meta: Mapping[str, Any], shape: tuple[int, int]
-) -> Iterator[tuple[int, Samples]]:
-    """As `in_chunks`, by workers; a chunk that fails on each is samples without weight."""
-    edges = [start, *range((start // chunk + 1) * chunk, stop, chunk), stop]
-    pieces = [(begin, end, chunk) for begin, end in itertools.pairwise(edges)]
-
-    def lost(piece: tuple[Any, ...], error: BaseException) -> Samples:
-        count = piece[1] - piece[0]
-        warnings.warn(
-            f"the samples {piece[0]} to {piece[1] - 1} have no weight, for they could not be drawn in {farm.TRIES} tries "
-            f"({type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}).",
-            stacklevel=2,
-        )
-        nothing = np.full(count, np.nan)
-        status = np.full(count, Status.LOST)
-        return Samples(np.full((count, *shape), np.nan, np.float32), nothing, nothing, status, np.zeros(count, int), nothing, dict(meta))
-
-    found = farm.in_order(remote.executor, remote.work, pieces, lost)
-    for (_, end, _), part in zip(pieces, found, strict=True):
-        yield end, dataclasses.replace(part, meta={**part.meta, **meta})
 
 
 def _on(function: Callable[..., FlowSolution], mesh: jax.sharding.Mesh | None, flow: AbstractFlow, *columns: Any) -> Any:

@@ -61,13 +61,13 @@ class RatioFarm(NamedTuple):
         executor: that runs them.
         work: gives the draws of a piece; it is sent to the workers.
         chunk_size: configurations of a compiled call, of the flow.
-        count: draws K of each configuration.
+        draws: of each configuration, K.
     """
 
     executor: concurrent.futures.Executor
     work: Callable[[Piece], Float[np.ndarray, "m K"]]
     chunk_size: int
-    count: int
+    draws: int
 
     def pieces(self, positions: Float[np.ndarray, "n N D"], *, seed: int, first: int = 0, chunk: int | None = None) -> list[Piece]:
         """The chunks in which this process would compute them."""
@@ -93,7 +93,7 @@ class RatioFarm(NamedTuple):
                 f"tries ({type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}).",
                 stacklevel=2,
             )
-            return np.full((len(piece.positions), self.count), np.nan)
+            return np.full((len(piece.positions), self.draws), np.nan)
 
         return farm.in_order(self.executor, self.work, ((piece,) for piece in pieces), lost)
 
@@ -102,7 +102,7 @@ class RatioFarm(NamedTuple):
     ) -> Float[np.ndarray, "n K"]:
         """As `Ratios`; NaN where a density could not be computed."""
         bar = chosen(progress)
-        found, done = [np.empty((0, self.count))], 0
+        found, done = [np.empty((0, self.draws))], 0
         bar.start(len(positions), "log density of data")
         try:
             for part in self.each(self.pieces(positions, seed=seed, first=first, chunk=chunk)):
@@ -124,6 +124,6 @@ class RatioFarm(NamedTuple):
             positions: Float[np.ndarray, "n N D"], *, seed: int, first: int = 0, chunk: int | None = None, progress: Wanted = False
         ) -> Float[np.ndarray, "n K"]:
             count = len(self.pieces(positions, seed=seed, first=first))
-            return np.concatenate([np.empty((0, self.count)), *itertools.islice(drawn, count)])
+            return np.concatenate([np.empty((0, self.draws)), *itertools.islice(drawn, count)])
 
         return next_one
