@@ -114,8 +114,8 @@ class TestDask:
         n = 800
         found, expected, computed = energies_while_workers_die(client, tmp_path, n, [0.25])
         np.testing.assert_array_equal(found, expected)
-        # 64 pieces, of which the two workers that died may have had one under way and the results of others.
-        assert n <= computed <= n + 8 * (n // 64)
+        # No more than the shares of the two workers that died, however late their results are fetched on a busy machine.
+        assert n <= computed <= n + n // 2
         deadline = time.monotonic() + 60
         while len(client.nthreads()) < 4 and time.monotonic() < deadline:
             time.sleep(0.1)
