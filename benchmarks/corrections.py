@@ -1,11 +1,12 @@
 """From a flow to its target: effective samples and log Z for the energies and seconds that each way costs.
 
-    python benchmarks/corrections.py [--models dw4 lj13 lj13-eacf] [--energies 20000] [--overhead]
+    python benchmarks/corrections.py [--models dw4 lj13 lj13-eacf] [--energies 20000] [--seeds 8] [--overhead]
 
 Plain reweighting, log q averaged over copies (augmented flows), annealing on the geometric and on the direct path, and chains.
 Two effective numbers: of the weights, n times the reverse ESS of Kish, which resampling makes look better than it is, or n over the
 autocorrelation time of chains; and of the mean energy, its variance over the squared error that groups of samples show (plain samples are
-cut into groups of 256 for it). `--overhead` compares the wall time of an annealing with that of its densities alone.
+cut into groups of 256 for it). `--overhead` compares the wall time of an annealing with that of its densities alone. `--seeds` repeats each
+way with as many seeds and judges it by its errors against the exact values alone, which no heavy tail can flatter.
 """
 
 import argparse
@@ -50,7 +51,33 @@ def row(name: str, samples: "Samples", seconds: float) -> str:
     return "| " + " | ".join(str(column) for column in columns) + " |"
 
 
-def ways(model: "Model", energies: int) -> dict[str, Callable[[], "Samples"]]:
+def errors(name: str, runs: "list[Samples]", model: "Model") -> str:
+    """One line of the table of repeated runs: errors against the exact values, and how many samples of the target would have them."""
+    from scipy.stats import chi2
+
+    from boltzflow.counting import Evaluations
+
+    exact, count = model.target.exact, len(runs)
+    spent = np.mean([(Evaluations.of_meta(samples.meta) or Evaluations(energies=samples.n)).total for samples in runs])
+    log_z = [samples.log_z() for samples in runs]
+    means = [samples.expectation(samples.u) for samples in runs]
+    # The variance of the energy at the target, from all runs.
+    variance = float(np.mean([samples.expectation(samples.u**2).value - mean.value**2 for samples, mean in zip(runs, means, strict=True)]))
+    columns: list[Any] = [name, count, f"{spent:.0f}"]
+    for found, known in ((log_z, exact.log_z), (means, exact.mean_energy)):
+        values = np.array([one.value for one in found])
+        two_sided = [one for one in found if np.isfinite([one.low, one.high]).all()]
+        columns += [
+            f"{np.sqrt(np.mean((values - known) ** 2)):.3f}" if np.isfinite(values).all() else "-",
+            f"{sum(one.low <= known <= one.high for one in two_sided)} of {len(two_sided)}",
+        ]
+    squares = float(np.sum((np.array([one.value for one in means]) - exact.mean_energy) ** 2))
+    worth = [variance * place / squares * 1e6 / spent for place in (count, *chi2.ppf([0.025, 0.975], count))]
+    columns.append(f"{worth[0]:.0f} [{worth[1]:.0f}, {worth[2]:.0f}]")
+    return "| " + " | ".join(str(column) for column in columns) + " |"
+
+
+def ways(model: "Model", energies: int, *, seed: int = 1) -> dict[str, Callable[[], "Samples"]]:
     """Ways from the flow to the target by name."""
     from boltzflow.sampling.averaging import averaged
     from boltzflow.sampling.correct import metropolis, smc
@@ -58,10 +85,10 @@ def ways(model: "Model", energies: int) -> dict[str, Callable[[], "Samples"]]:
 
     flow, target = model.flow, model.target
     plain = min(energies, 8_192)
-    options: dict[str, Any] = {"seed": 1, "energies": energies}
-    found: dict[str, Callable[[], Samples]] = {"plain": lambda: generate(flow, target, plain, seed=1)}
+    options: dict[str, Any] = {"seed": seed, "energies": energies}
+    found: dict[str, Callable[[], Samples]] = {"plain": lambda: generate(flow, target, plain, seed=seed)}
     if flow.noisy_draws:
-        found["averaged over copies"] = lambda: averaged(generate(flow, target, 1_024, seed=1), flow, target)
+        found["averaged over copies"] = lambda: averaged(generate(flow, target, min(energies, 1_024), seed=seed), flow, target)
         found["smc, geometric"] = lambda: smc(flow, target, path="geometric", **options)
     found["smc, direct"] = lambda: smc(flow, target, path="direct", **options)
     found["metropolis"] = lambda: metropolis(flow, target, **options)
@@ -117,6 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["dw4", "lj13", "lj13-eacf"])
     parser.add_argument("--energies", type=int, default=20_000)
+    parser.add_argument("--seeds", type=int, help="judge by the errors of so many runs against exact values")
     parser.add_argument("--only", nargs="+", help="ways, such as plain and 'smc, geometric'; all if not given")
     parser.add_argument("--overhead", action="store_true", help="the overhead of annealing alone, for augmented flows")
     arguments = parser.parse_args()
@@ -130,6 +158,14 @@ def main() -> None:
             print(f"{name}: {100 * overhead(model):.1f} % over the densities alone", flush=True)
             continue
         print(f"\n{name}: exact log Z {model.target.exact.log_z}, mean energy {model.target.exact.mean_energy}\n")
+        if arguments.seeds:
+            print("| way | runs | energies each | error of log Z | held | error of the mean energy | held | per 1e6, by that error |")
+            print("|---|---|---|---|---|---|---|---|", flush=True)
+            for way in ways(model, arguments.energies):
+                if not arguments.only or way in arguments.only:
+                    runs = [ways(model, arguments.energies, seed=seed)[way]() for seed in range(1, 1 + arguments.seeds)]
+                    print(errors(way, runs, model), flush=True)
+            continue
         print("| way | n | energies | gradients | s | effective | per 1e6 | per 1e6, by the mean energy | log Z | mean energy |")
         print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
         for way, work in ways(model, arguments.energies).items():

@@ -136,3 +136,24 @@ def _require_device() -> None:
             f"JAX cannot compute on what JAX_PLATFORMS={asked} names; unset that variable to use what there is, or install JAX for that "
             "device."
         ) from error
+
+
+def become_worker() -> None:
+    """Makes this process a worker of the one that started it: deaf to Ctrl-C, which reaches both, and ended when the other one is gone.
+
+    A parent that is killed cannot end its workers, and each of them keeps the queue of the others open, so that they would wait for ever.
+    """
+    import multiprocessing
+    import signal
+    import threading
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True, name="boltzflow-parent").start()

@@ -7,7 +7,9 @@ import importlib
 import os
 import subprocess
 import sys
+import time
 import warnings
+from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
@@ -68,6 +70,11 @@ def dies(x):
 
 def energy_only(x):
     return float(wells(x)[0])
+
+
+def in_its_own_time(x, gradient):
+    time.sleep(0.2)
+    return 0.0
 
 
 def hartree_per_bohr(x):
@@ -438,3 +445,43 @@ def test_gfn2_xtb():
     # Two nuclei in one place.
     with pytest.warns(RuntimeWarning, match="weight zero"):
         assert np.asarray(water.energies(jnp.stack([x, x.at[1].set(x[0])])))[1] == np.inf
+
+
+ORPHANS = """
+import time
+import numpy as np
+from boltzflow.blackbox import pools
+import boltzflow_test_potentials as potentials
+
+if __name__ == "__main__":
+    pool = pools.OwnProcesses(potentials.in_its_own_time, 2, None, "slow")
+    waiting = [pool.submit(np.zeros((1, 4, 2)), False) for _ in range(2)]
+    [one.result() for one in waiting]
+    print(*pool._pool._processes, flush=True)
+    time.sleep(60)
+"""
+
+
+def _alive(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    # One that has ended but that nobody has asked for yet.
+    return Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def test_workers_end_with_a_parent_that_is_killed(potentials: ModuleType, tmp_path: Path):
+    """Each would keep the queue of the other one open, and both would wait for ever."""
+    script = tmp_path / "parent.py"
+    script.write_text(ORPHANS)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout is not None
+        workers = [int(number) for number in parent.stdout.readline().split()]
+        parent.kill()
+    assert len(workers) == 2
+    deadline = time.monotonic() + 20.0
+    while (left := [number for number in workers if _alive(number)]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left

@@ -110,7 +110,7 @@ def test_the_joint_space_of_an_augmented_flow():
     np.testing.assert_allclose(np.asarray(parts.log_p - parts.log_q), log_weight, atol=2e-3)
     direction = np.random.default_rng(0).normal(size=space.size)
     direction /= np.linalg.norm(direction)
-    ahead, behind = (jax.jit(jax.vmap(space.parts))(drawn.coordinates + sign * 1e-2 * direction) for sign in (1, -1))
+    ahead, behind = (jax.jit(jax.vmap(space.parts))(drawn.coordinates + sign * 1e-2 * direction[None]) for sign in (1, -1))
     for value, grad in (("log_p", parts.grad_p), ("log_q", parts.grad_q)):
         slope = (np.asarray(getattr(ahead, value)) - np.asarray(getattr(behind, value))) / 2e-2
         np.testing.assert_allclose(np.asarray(grad) @ direction, slope, rtol=0.1, atol=0.15)

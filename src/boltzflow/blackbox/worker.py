@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from boltzflow import runtime
+
 # (positions (N, D), whether a gradient is wanted) -> energy, or (energy, gradient (N, D)); the units are those of the caller. One that
 # takes many at once does so as `many`: (positions (B, N, D), whether gradients are wanted) -> energies (B,), or (energies, gradients
 # (B, N, D)).
@@ -140,10 +142,7 @@ _state: dict[str, Any] = {}
 
 def initialise(pickled: bytes, timeout: float | None) -> None:
     """Makes a process of a pool of ours ready; the function comes as bytes so that it is imported after the environment is set."""
-    import signal
-
-    # Ctrl-C reaches the whole process group; the parent ends its workers itself.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    runtime.become_worker()
     # Processes are the parallelism here; threads of each one's numerical libraries would only fight over the cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     _state["timeout"] = timeout

@@ -39,8 +39,9 @@ def run(
     Samples go to disk chunk by chunk: what is written stays valid if the process is killed, and `--resume` continues there. The same
     model, seed and chunk give the same samples.
 
-    With `--correct smc` populations of the flow are annealed to the target, with `--correct metropolis` chains jump to proposals of the
-    flow and move locally in between; both are exact from any flow that covers the target, at more energies for each sample.
+    With `--correct smc` populations of the flow are weighed, resampled and moved at the target, with `--correct metropolis` chains jump
+    to proposals of the flow and move locally in between; both are exact from any flow that covers the target, at more energies for each
+    sample.
 
     Args:
         model: Folder of a run, or name of a model (`boltzflow models` lists them).

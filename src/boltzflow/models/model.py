@@ -93,7 +93,7 @@ class Model:
             resume: continue the file `out`.
             chunk: samples per compiled call; None: as many as suit the processor.
             progress: told how many are done; None: a bar where somebody looks on (`progress.chosen`).
-            correct: "smc" anneals populations of the flow to the target, "metropolis" runs chains over its proposals; "none" draws.
+            correct: "smc" weighs, resamples and moves populations at the target, "metropolis" runs chains over its proposals; "none" draws.
             energies: evaluations of the energy that a correction may cost.
             shard: (k, K): only the k-th of K parts of the n samples; see `boltzflow.shards`.
             devices: local devices that draw at the same time; None: all accelerators. The samples do not depend on it.

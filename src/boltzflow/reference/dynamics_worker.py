@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from boltzflow import runtime
+
 
 class Settings(NamedTuple):
     """Langevin dynamics of a molecule.
@@ -44,10 +46,7 @@ class Piece(NamedTuple):
 
 def initialise() -> None:
     """Makes a process ready."""
-    import signal
-
-    # Ctrl-C reaches the whole process group; the parent ends its workers itself.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    runtime.become_worker()
     # Processes are the parallelism here; OpenMM's threads would only fight over the cores.
     os.environ["OPENMM_CPU_THREADS"] = "1"
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from boltzflow import datasets, seeds
+from boltzflow import seeds
 from boltzflow.counting import Evaluations
 from boltzflow.errors import ConfigError, DataError
 from boltzflow.flows.base import AbstractFlow
@@ -100,7 +100,8 @@ def smc(
         seed: population i depends on the seed, the settings and i alone.
         energies: evaluations of the energy, with or without gradient, that all may cost, the pilot included; None: no limit.
         path: "geometric" follows q^(1-b) p^b, with the gradient of log q, of an augmented flow in the joint space of positions and
-            copies; "direct" weighs the draws at once and moves them at the target. None: geometric for an augmented flow.
+            copies; "direct" weighs the draws at once, an augmented flow's by log q averaged over copies, and moves them at the target.
+            None: direct, which was the better one for the same energies wherever both were measured (docs/reweighting.md).
         population: walkers of a population.
         moves: steps of Hamiltonian Monte Carlo of each walker at each temperature; None: 1, or 2 on the direct path, or none where the
             energy has no gradient.
@@ -157,8 +158,7 @@ def _settings(
         raise ConfigError(f"the effective sample size of an increment must lie between 0 and 1, got share={share:g}.")
     if path not in (None, "geometric", "direct"):
         raise ConfigError(f"the path must be 'geometric' or 'direct', got {path!r}.")
-    gradient = datasets.has_gradient(target)
-    chosen = path or ("geometric" if flow.noisy_draws and gradient and moves != 0 else "direct")
+    chosen = path or "direct"
     moves = common.settled_moves(target, moves, 1 if chosen == "geometric" else 2)
     if chosen == "geometric" and moves == 0:
         raise ConfigError("the geometric path needs moves at each temperature, and an energy with gradient; choose the direct path.")
