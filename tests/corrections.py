@@ -1,14 +1,22 @@
 """Flows in closed form, cheap to compile and as wrong as a test wants them, for the corrections."""
 
-from typing import Self
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
+import pytest
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from boltzflow.errors import RunError
 from boltzflow.flows import prior
 from boltzflow.flows.base import AbstractFlow, FlowSolution
+from boltzflow.progress import Silent
+from boltzflow.sampling.samples import Samples
+from boltzflow.sampling.writer import SamplesWriter
 from boltzflow.targets.base import Target
 
 
@@ -66,3 +74,45 @@ def normal(target: Target, width: float, *, scale: float = 1.0, broken: float = 
     log_width = jnp.log(jnp.asarray(width / scale))
     shape = {"n_particles": target.n_particles, "dimension": target.dimension}
     return Normal(scaling=Scaling(log_width), **shape, scale=scale, broken=broken)
+
+
+def goes_on_after_trouble(run: Callable[..., Samples], whole: Samples, path: Path, trouble: str, names: tuple[str, ...]) -> None:
+    """Ctrl-C, or a disk that fills up, in the middle of a correction: what was done is in the file, and goes on to the same bits.
+
+    Args:
+        run: the correction, as a function of where to write, whether to resume, and whom to tell.
+        whole: what it gives without trouble.
+        path: where to write.
+        trouble: "ctrl-c" or "full disk".
+        names: columns of samples that must be the same.
+    """
+    append = SamplesWriter.append
+    room = whole.n // 2
+
+    class Impatient(Silent):
+        total = 0
+
+        def start(self, total: int, description: str) -> None:
+            self.total = total
+
+        def update(self, done: int, **fields: Any) -> None:
+            # The preparation counts to 100.
+            if self.total == whole.n > done >= room:
+                raise KeyboardInterrupt
+
+    def limited(writer: SamplesWriter, samples: Samples) -> None:
+        if writer.n_written + samples.n > room:
+            raise RunError(f"the disk is full; the {writer.n_written} samples written before are kept.")
+        append(writer, samples)
+
+    with pytest.MonkeyPatch.context() as patched:
+        if trouble == "full disk":
+            patched.setattr(SamplesWriter, "append", limited)
+        with pytest.raises(RunError if trouble == "full disk" else KeyboardInterrupt, match="are kept" if trouble == "full disk" else None):
+            run(out=path, resume=False, progress=Impatient() if trouble == "ctrl-c" else None)
+    kept = Samples.load(path)
+    assert whole.n // 4 <= kept.n < whole.n
+    found = run(out=path, resume=True, progress=None)
+    for name in names:
+        np.testing.assert_array_equal(getattr(kept, name), getattr(whole, name)[: kept.n])
+        np.testing.assert_array_equal(getattr(found, name), getattr(whole, name))

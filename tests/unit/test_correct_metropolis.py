@@ -1,6 +1,7 @@
 """Chains over proposals of a flow with local moves: stationary, counted, continued to the same bits, and refused where they cannot be."""
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -16,7 +17,7 @@ from boltzflow.sampling.correct import chains
 from boltzflow.sampling.correct.spaces import Space
 from boltzflow.sampling.samples import Samples
 from boltzflow.sampling.thinning import thinned
-from corrections import normal
+from corrections import goes_on_after_trouble, normal
 
 WIDTH = 0.4
 FREEDOM = 4
@@ -111,6 +112,12 @@ def test_what_a_kill_leaves_is_continued_to_the_same_bits(whole, flow, target, t
     assert stored.meta["gradient_evaluations"] == 16 * 4 + 9 * 16 * 49
     assert correct.judged(stored)["longest_stay"] == found.meta["diagnostics"]["longest_stay"]
     assert stored.expectation(stored.u) == found.expectation(found.u)
+
+
+@pytest.mark.parametrize("trouble", ["ctrl-c", "full disk"])
+def test_trouble_in_the_middle(whole, flow, target, tmp_path, trouble):
+    run = functools.partial(correct.metropolis, flow, target, 8 * 256, **ASKED)
+    goes_on_after_trouble(run, whole.take(slice(8 * 256)), tmp_path / "s.h5", trouble, ("positions", "u", "stay", "group"))
 
 
 def test_samples_of_chains_keep_to_themselves(whole, flow, target):

@@ -1,6 +1,7 @@
 """Annealing from a flow to its target: log Z without bias, exact means, and what goes wrong told in a sentence."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -14,7 +15,7 @@ from boltzflow.errors import ConfigError, DataError, RunError
 from boltzflow.sampling import correct
 from boltzflow.sampling.samples import Samples
 from boltzflow.targets.base import ExactValues
-from corrections import normal
+from corrections import goes_on_after_trouble, normal
 
 # Two particles in two dimensions: y = (x_1 - x_2) / sqrt 2 has no constraint.
 WIDTH, APART = 0.4, 1.5
@@ -148,6 +149,12 @@ def test_what_a_kill_leaves_is_continued_to_the_same_bits(flow, target, tmp_path
     plain = dataclasses.replace(found, meta={key: value for key, value in found.meta.items() if key != "correction"})
     with pytest.raises(DataError, match="differ in the correction"):
         Samples.concatenate([found, plain])
+
+
+@pytest.mark.parametrize("trouble", ["ctrl-c", "full disk"])
+def test_trouble_in_the_middle(flow, target, tmp_path, trouble):
+    run = functools.partial(correct.smc, flow, target, 160, **ASKED)
+    goes_on_after_trouble(run, run(), tmp_path / "s.h5", trouble, ("positions", "log_weight", "u", "group"))
 
 
 @pytest.mark.slow

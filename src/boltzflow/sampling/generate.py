@@ -273,18 +273,29 @@ def streamed(
     `chunks` gives (end, samples) of the chunks between two samples.
     """
     with SamplesWriter(out, meta, resume=resume) as writer:
-        mark = time.perf_counter()
-        waiting: list[Samples] = []
-        for end, part in chunks(first + writer.n_written, first + n):
-            done = end - first
+        append_all(writer, ((end - first, part) for end, part in chunks(first + writer.n_written, first + n)), n, progress.update)
+    return Samples.load(out, target).take(slice(0, n))
+
+
+def append_all(writer: SamplesWriter, parts: Iterator[tuple[int, Samples]], n: int, tell: Callable[[int], None]) -> None:
+    """Appends parts of n samples as they come, some seconds' at once, and tells how many are done; Ctrl-C keeps those that are."""
+    mark = time.perf_counter()
+    waiting: list[Samples] = []
+    try:
+        for done, part in parts:
             waiting.append(part)
             now = time.perf_counter()
             # Every append is a file of its own, so that appends come by time rather than by chunk.
             if now - mark > 10.0 or done >= n:
-                append(writer, waiting, now - mark)
-                waiting, mark = [], now
-            progress.update(done)
-    return Samples.load(out, target).take(slice(0, n))
+                # Not once more if Ctrl-C comes in between.
+                ready, waiting = waiting, []
+                append(writer, ready, now - mark)
+                mark = now
+            tell(done)
+    except KeyboardInterrupt:
+        if waiting:
+            append(writer, waiting, time.perf_counter() - mark)
+        raise
 
 
 def append(writer: SamplesWriter, waiting: list[Samples], seconds: float) -> None:

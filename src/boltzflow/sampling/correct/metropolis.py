@@ -26,7 +26,7 @@ from boltzflow.runtime import available_cores
 from boltzflow.sampling import sample_file
 from boltzflow.sampling.correct import annealing, chains, common
 from boltzflow.sampling.correct.spaces import Space
-from boltzflow.sampling.generate import append
+from boltzflow.sampling.generate import append_all
 from boltzflow.sampling.samples import Samples
 from boltzflow.sampling.writer import SamplesWriter
 from boltzflow.targets.base import Target
@@ -140,7 +140,10 @@ def metropolis(
     with told(progress) as bar, _Chains(space, settings, meta, bar, seed=seed) as runner:
         if out is None:
             began = time.perf_counter()
-            parts = [part for _, part in runner.blocks(0, blocks, None, wanted)]
+            parts = []
+            for done, part in runner.blocks(0, blocks, None, wanted):
+                parts.append(part)
+                bar.update(min(wanted, done))
             samples = Samples.concatenate(parts)
             samples = dataclasses.replace(samples, meta={**samples.meta, "seconds": time.perf_counter() - began})
         else:
@@ -215,7 +218,6 @@ class _Chains:
             block, state = self._run(state, tuned, number)
             yield size * (number + 1), self._samples(block, spent)
             spent = 0
-            self.bar.update(min(n, size * (number + 1)))
 
     def resumed(self, path: FilePath) -> chains.State:
         """The chains as a file holds them, whose schedule goes into the meta."""
@@ -306,16 +308,14 @@ def _streamed(runner: _Chains, blocks: int, out: FilePath, resume: bool, n: int)
         if writer.n_written % size:
             raise ConfigError(f"{out} holds {writer.n_written} samples, which are no whole blocks of these chains; choose another file.")
         state = runner.resumed(out) if writer.n_written else None
-        waiting: list[Samples] = []
-        mark = time.perf_counter()
         first = writer.n_written // size
-        if first < blocks:
+
+        def parts() -> Iterator[tuple[int, Samples]]:
             for done, part in runner.blocks(first, blocks, state, n):
                 # Known since the warm-up.
                 writer.meta["schedule"] = runner.meta["schedule"]
-                waiting.append(part)
-                now = time.perf_counter()
-                if now - mark > 10.0 or done >= n:
-                    append(writer, waiting, now - mark)
-                    waiting, mark = [], now
+                yield done, part
+
+        if first < blocks:
+            append_all(writer, parts(), n, lambda done: runner.bar.update(min(n, done)))
     return Samples.load(out, runner.space.target)
