@@ -69,8 +69,9 @@ $(DOCS_STAMP): requirements-docs.lock $(STAMP)
 	@set -e; $(choose); $$install --require-hashes --no-deps -r requirements-docs.lock
 	@touch $(DOCS_STAMP)
 
+# Four processes for two cores: that is how Sphinx deals the notebooks out evenly, and each of them waits for its kernel most of the time.
 docs: $(DOCS_STAMP) ## the site, into docs/_build/html; every warning is an error
-	JAX_PLATFORMS=cpu $(BIN)/python -m sphinx -b html -W --keep-going -q docs docs/_build/html
+	JAX_PLATFORMS=cpu $(BIN)/python -m sphinx -b html -j 4 -W --keep-going -q docs docs/_build/html
 	@echo "the site is in docs/_build/html/index.html"
 
 figures: $(STAMP) ## the pictures of the site and of the README

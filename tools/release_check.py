@@ -117,7 +117,9 @@ def twine(files: list[Path]) -> None:
     for words in ([sys.executable, "-m", "twine"], *([["uvx", "--quiet", "twine"]] if shutil.which("uvx") else [])):
         if subprocess.run([*words, "--version"], capture_output=True, check=False).returncode == 0:
             done = subprocess.run([*words, "check", "--strict", *files], capture_output=True, text=True, check=False)
-            check(done.returncode == 0, f"twine check: {' '.join(done.stdout.split())[-200:]}")
+            # It colours what it says even where nobody looks.
+            said = re.sub(r"\x1b\[\d*m", "", done.stdout)
+            check(done.returncode == 0, f"twine check: {' '.join(said.split())[-200:]}")
             return
     print("--    twine is not installed: metadata and README were not rendered")
 
