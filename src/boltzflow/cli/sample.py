@@ -72,9 +72,8 @@ def run(
     """
     arguments.count(n)
     arguments.at_least(1, devices=devices)
-    for name, value in (("devices", devices), ("executor", executor)):
-        if correct != "none" and value is not None:
-            raise ConfigError(f"--{name} is of plain samples; leave it out with --correct {correct}.")
+    if correct != "none" and executor is not None:
+        raise ConfigError(f"--executor is of plain samples; leave it out with --correct {correct}.")
     if executor is not None and (devices is not None or temperature is not None):
         raise ConfigError("workers of --executor draw with devices of their own, at the target's temperature; leave the other option out.")
     part = None if shard is None else shards.parsed(shard)
@@ -140,7 +139,7 @@ def run(
         else:
             from boltzflow.sampling.correct import METHODS
 
-            samples = METHODS[correct](loaded.flow, loaded.target, n, energies=energies, progress=bar, **options)
+            samples = METHODS[correct](loaded.flow, loaded.target, n, energies=energies, devices=devices, progress=bar, **options)
         if distributed:
             sharing.joined(path, joining.join)
     if distributed:

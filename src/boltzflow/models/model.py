@@ -111,11 +111,11 @@ class Model:
 
             if correct not in METHODS:
                 raise ConfigError(f"there is no correction {correct!r}; {nearest(correct, ['none', *METHODS])}")
-            given = [name for name, value in (("chunk", chunk), ("shard", shard), ("devices", devices)) if value is not None]
+            given = [name for name, value in (("chunk", chunk), ("shard", shard)) if value is not None]
             if given:
                 raise ConfigError(f"a correction has populations or chains, to which {given[0]} does not apply; leave it out.")
             with runtime.precision(self.precision):
-                return METHODS[correct](self.flow, self.target, n, energies=energies, **options, **settings)
+                return METHODS[correct](self.flow, self.target, n, energies=energies, devices=devices, **options, **settings)
         if energies is not None or settings or n is None:
             what = ", ".join([*(["energies"] if energies is not None else []), *settings])
             raise ConfigError(

@@ -4,7 +4,9 @@ Each device computes what one device alone would for the same chunk, so that a s
 processor are not devices in this sense: there chunks run in threads side by side (`generate.in_chunks`).
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import equinox as eqx
@@ -18,6 +20,23 @@ from boltzflow.errors import ConfigError
 T = TypeVar("T")
 
 
+def local(devices: int | None) -> list[jax.Device]:
+    """The local devices that work side by side.
+
+    Args:
+        devices: how many; None: all accelerators there are, and one processor.
+
+    Raises:
+        ConfigError: if there are fewer.
+    """
+    there = jax.local_devices()
+    if devices is None:
+        devices = 1 if jax.default_backend() == "cpu" else len(there)
+    if not 1 <= devices <= len(there):
+        raise ConfigError(f"{devices} devices were asked for, and JAX sees {len(there)} here; ask for 1 to {len(there)}.")
+    return there[:devices]
+
+
 def mesh(devices: int | None, chunks: int) -> Mesh | None:
     """The local devices among which so many chunks are divided; None where that is one.
 
@@ -28,13 +47,13 @@ def mesh(devices: int | None, chunks: int) -> Mesh | None:
     Raises:
         ConfigError: if there are fewer.
     """
-    there = jax.local_devices()
-    if devices is None:
-        devices = 1 if jax.default_backend() == "cpu" else len(there)
-    if not 1 <= devices <= len(there):
-        raise ConfigError(f"{devices} devices were asked for, and JAX sees {len(there)} here; ask for 1 to {len(there)}.")
-    used = min(devices, chunks)
-    return None if used <= 1 else Mesh(np.array(there[:used]), ("data",))
+    used = local(devices)[:chunks]
+    return None if len(used) <= 1 else Mesh(np.array(used), ("data",))
+
+
+def on(places: Sequence[jax.Device], number: int) -> AbstractContextManager[Any]:
+    """Within it programs run on the device whose turn it is for the piece of work of a number; anywhere where there is but one."""
+    return jax.default_device(places[number % len(places)]) if len(places) > 1 else contextlib.nullcontext()
 
 
 def size(mesh: Mesh | None) -> int:

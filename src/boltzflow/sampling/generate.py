@@ -5,7 +5,7 @@ import concurrent.futures
 import dataclasses
 import inspect
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,18 +61,27 @@ def sample_keys(start: int, count: int, *, seed: int) -> Key[Array, " n"]:
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.asarray(np.arange(start, start + count)))
 
 
-def in_chunks(work: Callable[[int, int], T], start: int, stop: int, chunk: int, *, workers: int | None = None) -> Iterator[tuple[int, T]]:
+def in_chunks(
+    work: Callable[[int, int], T],
+    start: int,
+    stop: int,
+    chunk: int,
+    *,
+    workers: int | None = None,
+    places: Sequence[jax.Device] = (),
+) -> Iterator[tuple[int, T]]:
     """Yields (end, work(begin, chunk)) in order, with as many chunks under way as there are cores.
 
     Chunks are independent programs; running several at once uses the cores better than splitting the small operations of one. They begin
     at multiples of their size wherever the work does, but for the first, so that a sample has the same place in its chunk in any shard.
+    Several `places` take the chunks in turn.
     """
     workers = available_cores() if workers is None else workers
     # The precision of the caller, who may have set it for a block of code only; threads do not inherit that.
     double = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
 
     def run(begin: int) -> T:
-        with jax.enable_x64(double):
+        with jax.enable_x64(double), several.on(places, begin // chunk):
             return work(begin, chunk)
 
     pending: collections.deque[tuple[int, concurrent.futures.Future[T]]] = collections.deque()

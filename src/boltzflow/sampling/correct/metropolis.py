@@ -23,6 +23,7 @@ from boltzflow.flows.status import Status
 from boltzflow.progress import Progress, Wanted, told
 from boltzflow.reference.diagnostics import autocorrelation_time, bulk_ess, split_r_hat
 from boltzflow.runtime import available_cores
+from boltzflow.sampling import devices as several
 from boltzflow.sampling import sample_file
 from boltzflow.sampling.correct import annealing, chains, common
 from boltzflow.sampling.correct.spaces import Space
@@ -92,6 +93,7 @@ def metropolis(
     moves: int | None = None,
     leapfrog: int = 4,
     draws: int | None = None,
+    devices: int | None = None,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     progress: Wanted = None,
@@ -112,6 +114,7 @@ def metropolis(
         moves: steps of Hamiltonian Monte Carlo between two proposals; None: 1, or none where the energy has no gradient.
         leapfrog: steps of each of them.
         draws: further draws of the copies that log q is averaged over; None: those of the flow.
+        devices: local devices that take groups of chains in turn; None: all accelerators. The samples do not depend on it.
         out: file to stream to; what is written stays valid if the process is killed.
         resume: continue the file `out`.
         progress: told how many samples are done; None: a bar where somebody looks on (`progress.chosen`).
@@ -137,7 +140,7 @@ def metropolis(
     blocks = common.affordable(n, energies, size, settings.preparation, settings.block, what)
     wanted = blocks * size if n is None else min(n, blocks * size)
     meta = {**common.meta_of(flow, target, model, str(settings), seed=seed), "normalised": False}
-    with told(progress) as bar, _Chains(space, settings, meta, bar, seed=seed) as runner:
+    with told(progress) as bar, _Chains(space, settings, meta, bar, several.local(devices), seed=seed) as runner:
         if out is None:
             began = time.perf_counter()
             parts = []
@@ -191,14 +194,18 @@ class _Tuned(NamedTuple):
 class _Chains:
     """The chains, in groups that are programs of their own; how many groups there are does not depend on the cores."""
 
-    def __init__(self, space: Space, settings: Settings, meta: dict[str, Any], bar: Progress, *, seed: int) -> None:
+    def __init__(
+        self, space: Space, settings: Settings, meta: dict[str, Any], bar: Progress, places: list[jax.Device], *, seed: int
+    ) -> None:
         self.space, self.settings, self.meta, self.bar = space, settings, meta, bar
         self._key = jax.random.fold_in(seeds.key(seed), _APART)
         # An energy outside JAX takes a large batch best.
         size = settings.chains if is_expensive(space.target) else min(space.flow.chunk_size, max(1, settings.chains // 4))
         self._groups = [slice(begin, begin + size) for begin in range(0, settings.chains, size)]
         self._double = bool(jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
-        self._threads = concurrent.futures.ThreadPoolExecutor(1 if is_expensive(space.target) else available_cores())
+        self._places = places
+        side_by_side = len(places) if len(places) > 1 else available_cores()
+        self._threads = concurrent.futures.ThreadPoolExecutor(1 if is_expensive(space.target) else side_by_side)
 
     def __enter__(self) -> "_Chains":
         return self
@@ -261,7 +268,7 @@ class _Chains:
         step, inverse_mass = (jnp.asarray(value, real) for value in tuned)
 
         def one(place: int) -> chains.Block:
-            with jax.enable_x64(self._double):
+            with jax.enable_x64(self._double), several.on(self._places, place):
                 part = jax.tree.map(lambda leaf: leaf[self._groups[place]], state)
                 options = {"steps": BLOCK, "moves": self.settings.moves, "leapfrog": self.settings.leapfrog}
                 following = jax.random.fold_in(key, place)

@@ -1,12 +1,14 @@
 """Samples by sequential Monte Carlo: populations that are independent of one another, streamed to disk one by one."""
 
 import dataclasses
+import functools
 import json
 import os
 import time
 from pathlib import Path as FilePath
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
@@ -17,6 +19,7 @@ from boltzflow.errors import ConfigError, DataError
 from boltzflow.flows.base import AbstractFlow
 from boltzflow.flows.status import Status
 from boltzflow.progress import Progress, Wanted, told
+from boltzflow.sampling import devices as several
 from boltzflow.sampling import sample_file, writer
 from boltzflow.sampling.correct import annealing, common
 from boltzflow.sampling.correct.annealing import Choice
@@ -83,6 +86,7 @@ def smc(
     leapfrog: int = 4,
     share: float = 0.6,
     draws: int | None = None,
+    devices: int | None = None,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     progress: Wanted = None,
@@ -108,6 +112,7 @@ def smc(
         leapfrog: steps of each of them.
         share: effective sample size of the increments that chooses the temperatures, between 0 and 1.
         draws: further draws of the copies that log q is averaged over on the direct path; None: those of the flow.
+        devices: local devices that take the populations in turn; None: all accelerators. The samples do not depend on it.
         out: file to stream to; what is written stays valid if the process is killed.
         resume: continue the file `out`.
         progress: told how many samples are done; None: a bar where somebody looks on (`progress.chosen`).
@@ -133,6 +138,7 @@ def smc(
     meta = common.meta_of(flow, target, model, str(settings), seed=seed)
     least = settings.cost(_FIRST_TURNS) if settings.moves else 0
     common.affordable(n, energies, population, least, settings.cost(1), f"a population of {population}")
+    places = several.local(devices)
     file = None if out is None else FilePath(out)
     with told(progress) as bar:
         schedule = None if file is None or not resume else _kept(file, meta)
@@ -141,7 +147,7 @@ def smc(
         before, each = schedule["energies"], settings.cost(len(schedule["b"]))
         many = common.affordable(n, energies, population, before, each, f"a population of {population}")
         wanted = many * population if n is None else min(n, many * population)
-        return _drawn(space, settings, meta, wanted, file, resume, bar, seed=seed)
+        return _drawn(space, settings, meta, wanted, places, file, resume, bar, seed=seed)
 
 
 def _settings(
@@ -185,16 +191,12 @@ def _kept(file: FilePath, meta: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _keys(seed: int, number: int) -> PRNGKeyArray:
-    import jax
-
     # Number 0 is the pilot's; apart from the keys of plain samples.
     return jax.random.fold_in(jax.random.fold_in(seeds.key(seed), 2**31 - 1), number)
 
 
 def _pilot(space: Space, settings: Settings, bar: Progress, *, seed: int) -> dict[str, Any]:
     """The temperatures and step sizes that a population chooses, as JSON knows them, and what that cost."""
-    import jax
-
     key = _keys(seed, 0)
     size, chunk = settings.population, min(space.flow.chunk_size, settings.population)
     if not settings.moves:
@@ -238,7 +240,16 @@ def _require_living(living: int, size: int, where: str) -> None:
 
 
 def _drawn(
-    space: Space, settings: Settings, meta: dict[str, Any], n: int, file: FilePath | None, resume: bool, bar: Progress, *, seed: int
+    space: Space,
+    settings: Settings,
+    meta: dict[str, Any],
+    n: int,
+    places: list[jax.Device],
+    file: FilePath | None,
+    resume: bool,
+    bar: Progress,
+    *,
+    seed: int,
 ) -> Samples:
     """N samples, from memory or by way of the file."""
     made = [np.asarray(meta["schedule"][name]) for name in Choice._fields]
@@ -248,12 +259,13 @@ def _drawn(
     def work(begin: int, count: int) -> Samples:
         return _population(space, settings, stages, meta, begin // count, seed=seed)
 
+    populations = functools.partial(in_chunks, work, chunk=size, places=places, workers=len(places) if len(places) > 1 else None)
     began = time.perf_counter()
-    bar.start(n, "annealing")
+    bar.start(n, "populations")
     if file is not None:
-        return streamed(lambda start, stop: in_chunks(work, start, stop, size), n, file, meta, resume, bar, space.target)
+        return streamed(populations, n, file, meta, resume, bar, space.target)
     parts = []
-    for done, part in in_chunks(work, 0, n, size):
+    for done, part in populations(0, n):
         parts.append(part)
         bar.update(done)
     samples = Samples.concatenate(parts).take(slice(0, n))
