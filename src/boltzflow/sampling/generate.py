@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import dataclasses
+import functools
 import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from boltzflow.flows.status import Status
 from boltzflow.progress import Progress, Wanted, chosen
 from boltzflow.runtime import available_cores
 from boltzflow.sampling import devices as several
+from boltzflow.sampling import tuning
 from boltzflow.sampling.chunk_farm import Farm, farmed
 from boltzflow.sampling.enantiomers import with_right_enantiomer
 from boltzflow.sampling.programs import stored
@@ -59,6 +61,15 @@ def sample_keys(start: int, count: int, *, seed: int) -> Key[Array, " n"]:
     key = seeds.key(seed)
     # Made on the host: JAX would compile a sum for the first start that is not 0.
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.asarray(np.arange(start, start + count)))
+
+
+def seconds_of_chunk(flow: AbstractFlow, chunk: int) -> float:
+    """What a compiled call for so many samples takes."""
+    keys = sample_keys(0, chunk, seed=0)
+    jax.block_until_ready(draw(flow, keys))
+    began = time.perf_counter()
+    jax.block_until_ready(draw(flow, keys))
+    return time.perf_counter() - began
 
 
 def in_chunks(
@@ -140,12 +151,14 @@ def generate(
         RunError: if `out` cannot be written, or holds other samples; or the workers are gone or not fit to draw them.
     """
     seed = seeds.checked(seed)
-    chunk = flow.chunk_size if chunk is None else chunk
-    if n < 1 or chunk < 1:
-        raise DataError(f"the numbers of samples and of samples per chunk must be positive, got {n} and {chunk}.")
+    if n < 1 or (chunk is not None and chunk < 1):
+        given = n if chunk is None else f"{n} and {chunk}"
+        raise DataError(f"the numbers of samples and of samples per chunk must be positive, got {given}.")
     if n > MOST:
         raise DataError(f"samples are numbered by 32-bit integers, so that there can be {MOST} of one seed, but {n} were asked for.")
     bar = chosen(progress)
+    if chunk is None:
+        chunk = flow.chunk_size if remote is not None else tuning.chunk_size(flow, n, functools.partial(seconds_of_chunk, flow))
     chunk = min(chunk, n)
     first, stop = (0, n) if shard is None else shards.bounds(n, shard)
     meta = origin(flow, target, model, seed=seed) | ({} if shard is None else {shards.META: shards.described(n, shard)})
