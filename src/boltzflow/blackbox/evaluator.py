@@ -17,8 +17,9 @@ from boltzflow.errors import TargetError
 
 # Pieces of a batch for each worker: more even out pieces that take longer, fewer save messages.
 _PIECES_PER_WORKER = 4
-# Of an executor of others, whose workers may be lost with the piece that they are at.
-_PIECES_PER_LOSABLE_WORKER = 16
+# Of an executor of others, whose workers may be lost with the piece that they are at; but not so small that a calculator which takes many
+# configurations at once has little of it.
+_PIECES_PER_LOSABLE_WORKER, _LEAST = 16, 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +95,9 @@ class _Batch:
     def __init__(self, pool: Pool, positions: Float[np.ndarray, "B N D"], gradient: bool, label: str, timeout: float | None) -> None:
         self._pool, self._positions, self._gradient, self._label, self._timeout = pool, positions, gradient, label, timeout
         self._outcome = Outcome(np.full(len(positions), np.inf), np.zeros(positions.shape), None, {})
-        pieces = pool.workers * (_PIECES_PER_WORKER if pool.renewable else _PIECES_PER_LOSABLE_WORKER)
-        piece = max(1, -(-len(positions) // pieces))
+        piece = max(1, -(-len(positions) // (_PIECES_PER_WORKER * pool.workers)))
+        if not pool.renewable:
+            piece = max(min(piece, _LEAST), -(-len(positions) // (_PIECES_PER_LOSABLE_WORKER * pool.workers)))
         places = list(range(len(positions)))
         self._waiting = deque(places[begin : begin + piece] for begin in range(0, len(places), piece))
         self._suspects: deque[int] = deque()
