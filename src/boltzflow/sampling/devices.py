@@ -20,7 +20,7 @@ from boltzflow.errors import ConfigError
 T = TypeVar("T")
 
 
-def local(devices: int | None) -> list[jax.Device]:
+def local(devices: int | None) -> list[Any]:
     """The local devices that work side by side.
 
     Args:
@@ -51,7 +51,7 @@ def mesh(devices: int | None, chunks: int) -> Mesh | None:
     return None if len(used) <= 1 else Mesh(np.array(used), ("data",))
 
 
-def on(places: Sequence[jax.Device], number: int) -> AbstractContextManager[Any]:
+def on(places: Sequence[Any], number: int) -> AbstractContextManager[Any]:
     """Within it programs run on the device whose turn it is for the piece of work of a number; anywhere where there is but one."""
     return jax.default_device(places[number % len(places)]) if len(places) > 1 else contextlib.nullcontext()
 

@@ -79,7 +79,7 @@ def in_chunks(
     chunk: int,
     *,
     workers: int | None = None,
-    places: Sequence[jax.Device] = (),
+    places: Sequence[Any] = (),
 ) -> Iterator[tuple[int, T]]:
     """Yields (end, work(begin, chunk)) in order, with as many chunks under way as there are cores.
 

@@ -244,7 +244,7 @@ def _drawn(
     settings: Settings,
     meta: dict[str, Any],
     n: int,
-    places: list[jax.Device],
+    places: list[Any],
     file: FilePath | None,
     resume: bool,
     bar: Progress,
