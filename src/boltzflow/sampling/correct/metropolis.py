@@ -194,9 +194,7 @@ class _Tuned(NamedTuple):
 class _Chains:
     """The chains, in groups that are programs of their own; how many groups there are does not depend on the cores."""
 
-    def __init__(
-        self, space: Space, settings: Settings, meta: dict[str, Any], bar: Progress, places: list[Any], *, seed: int
-    ) -> None:
+    def __init__(self, space: Space, settings: Settings, meta: dict[str, Any], bar: Progress, places: list[Any], *, seed: int) -> None:
         self.space, self.settings, self.meta, self.bar = space, settings, meta, bar
         self._key = jax.random.fold_in(seeds.key(seed), _APART)
         # An energy outside JAX takes a large batch best.
