@@ -11,7 +11,7 @@ from pathlib import Path
 
 import boltzflow as bf
 from boltzflow import datasets
-from boltzflow.evaluation import scorecard
+from boltzflow.evaluation import scorecard as distances
 
 SHOWN = ("e_w2", "distance_w2", "t_w2", "tica_w2", "aligned_w2", "ramachandran_tv")
 
@@ -41,7 +41,7 @@ def main() -> None:
     print("|---" * (3 + len(SHOWN)) + "|", flush=True)
     for path in arguments.samples:
         samples = bf.Samples.load(path, target)
-        found = scorecard.scorecard(samples, frames, target, seed=arguments.seed, dynamics=dynamics)
+        found = distances(samples, frames, target, seed=arguments.seed, dynamics=dynamics)
         for kind in ("raw", "reweighted"):
             print(f"| {path.stem} | {samples.n} | {kind} | " + " | ".join(cell(found[key][kind]) for key in SHOWN) + " |", flush=True)
 
