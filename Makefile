@@ -44,7 +44,7 @@ $(STAMP): requirements.lock pyproject.toml | $(BIN)/python
 	$$install --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
 
-demo: $(STAMP) ## DW4 from nothing, a molecule and the report, in about 6 minutes on two cores
+demo: $(STAMP) ## DW4 from nothing, a molecule and the report, in two minutes on two fast cores
 	$(BIN)/boltzflow demo
 
 test: $(STAMP) ## the tests that take minutes in all

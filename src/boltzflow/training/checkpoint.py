@@ -134,8 +134,8 @@ class Checkpoints:
         if _checksum(arrays) != meta["checksum"]:
             raise CheckpointError(f"the checkpoint of step {step} is damaged: its checksum does not match.")
         leaves, structure = jax.tree.flatten(template)
-        values = [arrays[f"{index:05d}"] for index in range(len(leaves))]
-        return jax.tree.unflatten(structure, [jax.numpy.asarray(v, leaf.dtype) for v, leaf in zip(values, leaves, strict=True)]), meta
+        values = [jax.numpy.asarray(arrays.get(_name(index), leaf), leaf.dtype) for index, leaf in enumerate(leaves)]
+        return jax.tree.unflatten(structure, values), meta
 
     def close(self) -> None:
         """Releases what orbax holds."""
@@ -146,8 +146,13 @@ def _as_numpy(abstract: dict[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray
     return {name: np.empty(a.shape, a.dtype) for name, a in abstract.items()}
 
 
+def _name(index: int) -> str:
+    return f"{index:05d}"
+
+
 def _to_arrays(state: PyTree) -> dict[str, np.ndarray]:
-    return {f"{index:05d}": np.asarray(leaf) for index, leaf in enumerate(jax.tree.leaves(state))}
+    """What is written: orbax refuses arrays without elements, which the template brings back."""
+    return {_name(index): array for index, leaf in enumerate(jax.tree.leaves(state)) if (array := np.asarray(leaf)).size}
 
 
 def _checksum(arrays: dict[str, np.ndarray]) -> str:
