@@ -29,7 +29,7 @@ PYTHONS = ("3.11", "3.12", "3.13")
 # JAX with what it needs cannot be made smaller; this bounds what comes beside it.
 OF_JAX = ("jax", "jaxlib", "ml_dtypes", "numpy", "numpy.libs", "opt_einsum", "scipy", "scipy.libs")
 MOST_MB_BESIDE = 100
-EXTRAS = ("train", "evaluate", "report", "molecules", "xtb", "tracking", "cluster", "all")
+EXTRAS = ("train", "evaluate", "report", "molecules", "smiles", "xtb", "tracking", "cluster", "all")
 # What each extra is for, in a few seconds; `python` stands for that of the environment.
 _PLOTS = """import boltzflow as bf
 samples = bf.Samples.load("samples.h5")
@@ -41,6 +41,7 @@ USES = {
     "evaluate": "boltzflow evaluate dw4-eacf -n 200",
     "report": f"python -c '{_PLOTS}'",
     "molecules": """python -c 'import boltzflow as bf; print(bf.targets.alanine_dipeptide("ff99").fingerprint)'""",
+    "smiles": "python -c 'from rdkit.Chem import AllChem'",
     "xtb": "python -c 'import ase, tblite.ase'",
     "tracking": "python -c 'import tensorboardX'",
     "cluster": "python -c 'import distributed'",

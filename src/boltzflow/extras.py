@@ -14,6 +14,7 @@ MODULES = {
     "evaluate": ("numba", "ot", "pymbar"),
     "molecules": ("deeptime", "mdtraj", "openmm", "tables"),
     "report": ("jinja2", "markupsafe", "matplotlib", "plotly"),
+    "smiles": ("rdkit",),
     "tracking": ("tensorboardX",),
     "train": ("numba", "orbax.checkpoint"),
     "xtb": ("ase", "tblite"),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from boltzflow import targets
-from boltzflow.errors import TargetError
+from boltzflow.errors import MissingExtraError, TargetError
 
 pytest.importorskip("openmm")
 import openmm as mm  # noqa: E402
@@ -275,7 +275,7 @@ def halide(tmp_path: Path) -> str:
 
 def test_without_rdkit(halide: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "rdkit", None)
-    with pytest.raises(TargetError, match=r"molecules from SMILES need RDKit; install it with: pip install rdkit\."):
+    with pytest.raises(MissingExtraError, match="a molecule from SMILES needs rdkit, which is not installed; install the extra `smiles`"):
         targets.from_smiles("[C@H](F)(Cl)Br", force_field=halide, temperature=300)
 
 
@@ -285,7 +285,8 @@ def test_a_small_molecule_needs_parameters():
 
 
 def test_a_molecule_from_its_smiles(halide: str):
-    chem = pytest.importorskip("rdkit.Chem")
+    from rdkit import Chem as chem
+
     one = targets.from_smiles("[C@H](F)(Cl)Br", force_field=halide, temperature=300)
     other = targets.from_smiles("[C@@H](F)(Cl)Br", force_field=halide, temperature=300)
     assert one.elements == ("C", "F", "Cl", "Br", "H")
@@ -306,7 +307,6 @@ def test_a_molecule_from_its_smiles(halide: str):
 
 
 def test_ethanol_by_charmm():
-    pytest.importorskip("rdkit")
     target = targets.from_smiles("CCO", force_field="charmm36.xml", temperature=300, name="ethanol")
     assert target.n_particles == 9
     assert len(set(target.classes)) == 9 - 2 - 1  # a methyl and a methylene
@@ -329,13 +329,11 @@ def test_ethanol_by_charmm():
     ],
 )
 def test_smiles_that_cannot_be_taken(smiles: Any, message: str, halide: str):
-    pytest.importorskip("rdkit")
     with pytest.raises(TargetError, match=message):
         targets.from_smiles(smiles, force_field=halide, temperature=300)
 
 
 def test_a_molecule_that_the_force_field_does_not_have(halide: str):
-    pytest.importorskip("rdkit")
     with pytest.raises(TargetError, match="the force field halide does not know residue MOL 1 of chain A"):
         targets.from_smiles("CCO", force_field=halide, temperature=300)
 
@@ -344,14 +342,12 @@ class TestGenerators:
     """openmmforcefields, which is in no lock file and on no package index that tests may ask: that it is called, and missed, in words."""
 
     def test_without_it(self, monkeypatch: pytest.MonkeyPatch):
-        pytest.importorskip("rdkit")
         monkeypatch.setitem(sys.modules, "openff", None)
         with pytest.raises(TargetError, match=r"openmmforcefields and the OpenFF toolkit, which are not both installed.*conda"):
             targets.from_smiles("CCO", small_molecules="openff-2.2.0", temperature=300)
 
     @pytest.mark.parametrize("name", ["openff-2.2.0", "gaff-2.11"])
     def test_with_it(self, name: str, halide: str, monkeypatch: pytest.MonkeyPatch):
-        pytest.importorskip("rdkit")
         used = []
 
         class Generator:

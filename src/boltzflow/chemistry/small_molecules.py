@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from boltzflow import extras
 from boltzflow.chemistry.openmm_systems import import_openmm
 from boltzflow.errors import TargetError
 
@@ -18,13 +19,11 @@ def import_rdkit() -> Any:
     """RDKit's module Chem.
 
     Raises:
-        TargetError: if it is not installed.
+        MissingExtraError: if it is not installed.
     """
-    try:
-        from rdkit import Chem  # pyright: ignore[reportMissingImports]
-        from rdkit.Chem import AllChem  # noqa: F401  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise TargetError("molecules from SMILES need RDKit; install it with: pip install rdkit.") from error
+    with extras.of("smiles", "a molecule from SMILES"):
+        from rdkit import Chem
+        from rdkit.Chem import AllChem  # noqa: F401
     return Chem
 
 
@@ -38,11 +37,12 @@ def prepared(molecule: Any) -> Any:
         RDKit's Mol.
 
     Raises:
-        TargetError: if RDKit is missing, or the SMILES cannot be parsed, has several fragments, no element somewhere, stereo centres that
+        MissingExtraError: if RDKit is missing.
+        TargetError: if the SMILES cannot be parsed, has several fragments, no element somewhere, stereo centres that
             it does not define, or no shape that can be built.
     """
     chem = import_rdkit()
-    from rdkit import rdBase  # pyright: ignore[reportMissingImports]
+    from rdkit import rdBase
 
     with rdBase.BlockLogs():
         if isinstance(molecule, str):
@@ -93,8 +93,8 @@ def register_generator(field: Any, molecule: Any, name: str) -> None:
         TargetError: if openmmforcefields or the OpenFF toolkit are missing, or do not know the force field or the molecule.
     """
     try:
-        from openff.toolkit import Molecule  # pyright: ignore[reportMissingImports]
-        from openmmforcefields import generators  # pyright: ignore[reportMissingImports]
+        from openff.toolkit import Molecule
+        from openmmforcefields import generators
     except ImportError as error:
         raise TargetError(
             "small molecules are parametrised by openmmforcefields and the OpenFF toolkit, which are not both installed "
@@ -150,7 +150,7 @@ def _named(atom: Any) -> str:
 
 def _embedded(chem: Any, molecule: Any, label: str) -> Any:
     """The molecule with a conformer, the same one each time."""
-    from rdkit.Chem import AllChem  # pyright: ignore[reportMissingImports]
+    from rdkit.Chem import AllChem
 
     if AllChem.EmbedMolecule(molecule, randomSeed=_SEED) and AllChem.EmbedMolecule(molecule, randomSeed=_SEED, useRandomCoords=True):
         raise TargetError(f"RDKit finds no shape of {label!r}; give an RDKit Mol with a conformer.")

@@ -16,6 +16,9 @@ _LEAPFROG_STEPS = 12
 # Bonds force short steps, a hundredth of what torsions need to turn. Alanine dipeptide: 2 000 gradients at each temperature from one
 # independent frame to the next, by the radius of gyration (one setting, one seed).
 _LEAPFROG_STEPS_OF_MOLECULES = 48
+_CHAINS = 256
+# Warm-up and pilot of a molecule take as many sweeps as thousands of frames of each chain, and every chain pays for them.
+_CHAINS_OF_MOLECULES = 64
 # Of an expensive energy, seconds of work before the first frames.
 _PATIENCE = 20.0
 
@@ -29,7 +32,8 @@ class Effort:
 
     Attributes:
         name: of this effort, which a run that is continued keeps.
-        chains: ladders side by side, if the user names none; None: chosen from the number of frames.
+        chains: ladders side by side, if the user names none.
+        share_chains: whether fewer do for fewer frames, so that each gives some dozens.
         leapfrog_steps: mean number of leapfrog steps of an HMC step.
         turning: turns about bonds after each HMC step, if a molecule has bonds that turn; each costs as much as a leapfrog step.
         warm_up: sweeps and how fast step sizes are fitted in them, part by part: first fast and then averaged. The first sweeps of few must
@@ -40,7 +44,8 @@ class Effort:
     """
 
     name: str
-    chains: int | None
+    chains: int
+    share_chains: bool
     leapfrog_steps: int
     turning: int
     warm_up: tuple[tuple[int, float], ...]
@@ -54,11 +59,18 @@ def of_name(name: str, target: Target) -> Effort:
     molecule = target.topology is not None
     return {
         "compiled": Effort(
-            "compiled", None, _LEAPFROG_STEPS_OF_MOLECULES if molecule else _LEAPFROG_STEPS, 4, ((200, 0.5), (200, 0.1)), 256, 16
+            "compiled",
+            _CHAINS_OF_MOLECULES if molecule else _CHAINS,
+            True,
+            _LEAPFROG_STEPS_OF_MOLECULES if molecule else _LEAPFROG_STEPS,
+            4,
+            ((200, 0.5), (200, 0.1)),
+            256,
+            16,
         ),
         # Few chains with a short warm-up, so that the first frames come soon.
-        "outside JAX": Effort("outside JAX", 4, _LEAPFROG_STEPS, 1, ((16, 2.0), (16, 0.5), (16, 0.1)), 32, 2),
-        "expensive": Effort("expensive", 4, _LEAPFROG_STEPS // 2, 1, ((8, 2.0), (8, 0.5), (8, 0.1)), 16, 1, 8),
+        "outside JAX": Effort("outside JAX", 4, False, _LEAPFROG_STEPS, 1, ((16, 2.0), (16, 0.5), (16, 0.1)), 32, 2),
+        "expensive": Effort("expensive", 4, False, _LEAPFROG_STEPS // 2, 1, ((8, 2.0), (8, 0.5), (8, 0.1)), 16, 1, 8),
     }[name]
 
 
@@ -74,7 +86,7 @@ def fitting(target: Target, temperatures: int) -> Effort:
     usual = of_name("outside JAX", target)
     sweeps = sum(number for number, _ in usual.warm_up) + usual.pilot
     calls = sweeps * usual.leapfrog_steps
-    return usual if calls * seconds_of_batch(target, (usual.chains or 1) * temperatures) < _PATIENCE else of_name("expensive", target)
+    return usual if calls * seconds_of_batch(target, usual.chains * temperatures) < _PATIENCE else of_name("expensive", target)
 
 
 def spent_on_measuring(target: Target, temperatures: int) -> int:
@@ -84,7 +96,7 @@ def spent_on_measuring(target: Target, temperatures: int) -> int:
         target: the target.
         temperatures: of the ladder.
     """
-    return _BATCHES * (of_name("outside JAX", target).chains or 1) * temperatures if is_expensive(target) else 0
+    return _BATCHES * of_name("outside JAX", target).chains * temperatures if is_expensive(target) else 0
 
 
 def seconds_of_batch(target: Target, size: int) -> float:

@@ -42,7 +42,6 @@ from boltzflow.targets.base import Target
 
 SAMPLER = "parallel tempering with Hamiltonian Monte Carlo (blackjax)"
 
-_CHAINS = 256
 _DRAWS_PER_CHAIN = 32
 # Frames for each effective one at most, if only effective ones are asked for.
 _PATIENCE = 50
@@ -102,7 +101,8 @@ def sample(
             Without n, 50 times as many frames are drawn at most.
         seed: the same seed on the same machine gives the same frames; of an energy outside JAX if it takes the same time, too.
         temperatures: ladder as multiples of the target's temperature, ascending from 1; None: `default_temperatures`.
-        chains: ladders side by side; None: up to 256, with about 32 frames or more of each, or 4 of an energy outside JAX.
+        chains: ladders side by side; None: up to 256, of a molecule 64, with about 32 frames or more of each, or 4 of an
+            energy outside JAX.
         progress: told how far it is; None: a bar where somebody looks on (`progress.chosen`).
         out: data file that is written at the end. What is done on the way to it lies in a folder beside it, so that a run that was
             killed goes on with `resume`, bit-identical to one that was not; the folder goes when the file is there. Ctrl-C writes the
@@ -147,7 +147,7 @@ def sample(
         report(0.0, "measuring what an energy costs")
         spent = effort.of_name(known, target) if known is not None else effort.fitting(target, len(rungs))
         wanted = n if n is not None else _PATIENCE * (effective or 0)
-        side_by_side = chains or spent.chains or _usual_chains(effective or wanted)
+        side_by_side = chains or _usual_chains(spent, effective or wanted)
         plan = _Plan(target, wanted, effective, seed, rungs, side_by_side, spent, report, origin)
         if path is None:
             return _finished(plan, _run(plan, None))
@@ -167,8 +167,8 @@ def partial_of(path: Path) -> Path:
     return path.with_name(f"{path.stem}.partial{path.suffix}")
 
 
-def _usual_chains(frames: int) -> int:
-    return ISLANDS * max(1, min(_CHAINS, frames // _DRAWS_PER_CHAIN) // ISLANDS)
+def _usual_chains(spent: effort.Effort, frames: int) -> int:
+    return ISLANDS * max(1, min(spent.chains, frames // _DRAWS_PER_CHAIN) // ISLANDS) if spent.share_chains else spent.chains
 
 
 @dataclasses.dataclass(frozen=True)

@@ -41,7 +41,8 @@ def from_smiles(
         The target, in nm.
 
     Raises:
-        TargetError: if RDKit is missing, the SMILES cannot be parsed, has several fragments or leaves stereo centres undefined, the force
+        MissingExtraError: if RDKit is missing.
+        TargetError: if the SMILES cannot be parsed, has several fragments or leaves stereo centres undefined, the force
             field does not have the molecule, or for what `from_openmm` refuses.
     """
     if not force_field and small_molecules is None:
