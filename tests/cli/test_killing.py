@@ -141,7 +141,7 @@ def test_average(tmp_path):
 @pytest.mark.parametrize("correction", ["smc", "metropolis"])
 def test_correct(tmp_path, correction):
     def words(place: Path) -> list[object]:
-        asked = ["-n", "4096", "--seed", "5", "--correct", correction]
+        asked = ["-n", "1024", "--seed", "5", "--correct", correction]
         return ["sample", "dw4-eacf", *asked, "-o", place / "samples.h5", "--resume"]
 
     def samples(place: Path) -> bytes:
