@@ -167,6 +167,17 @@ def test_chains_that_do_not_mix_are_reported():
     assert "WARNING" in result.sentence()
 
 
+def test_frames_at_most_so_far_apart_are_known_to_be_correlated():
+    # Basins of two sizes with a barrier of 8 kT between them, which chains seldom cross.
+    target = one_dimensional(lambda y: 8.0 * (y**2 - 1.0) ** 2 + 0.5 * y, "seldom")
+    apart = reference.sample(target, 2048, seed=0, temperatures=(1.0,), chains=16)
+    close = reference.sample(target, 2048, seed=0, temperatures=(1.0,), chains=16, thin=2)
+    assert apart.diagnostics["thin"] > 4
+    assert close.diagnostics["thin"] == 2
+    assert close.diagnostics["gradient_evaluations"] < apart.diagnostics["gradient_evaluations"]
+    assert close.dataset.n_effective < 0.7 * min(apart.dataset.n_effective, close.dataset.n)
+
+
 def test_energies_that_are_not_finite_are_rejected():
     """NaN outside |y| < 1: the frames follow the normal distribution truncated there."""
     target = one_dimensional(lambda y: jnp.where(jnp.abs(y) < 1.0, 0.5 * y**2, jnp.nan), "wall")
@@ -207,6 +218,8 @@ def test_bad_arguments(spring):
         reference.sample(spring)
     with pytest.raises(DataError, match="chains must be positive"):
         reference.sample(spring, 10, chains=0)
+    with pytest.raises(DataError, match=r"sweeps between two frames \(thin\) are at least 1, got 0"):
+        reference.sample(spring, 10, thin=0)
     for ladder in ((2.0, 3.0), (1.0, 1.0), (1.0, 3.0, 2.0), ()):
         with pytest.raises(DataError, match="ascend from 1"):
             reference.sample(spring, 10, temperatures=ladder)

@@ -73,6 +73,7 @@ def sample(
     seed: int = 0,
     temperatures: Sequence[float] | None = None,
     chains: int | None = None,
+    thin: int | None = None,
     progress: Wanted = None,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -103,6 +104,8 @@ def sample(
         temperatures: ladder as multiples of the target's temperature, ascending from 1; None: `default_temperatures`.
         chains: ladders side by side; None: up to 256, of a molecule 64, with about 32 frames or more of each, or 4 of an
             energy outside JAX.
+        thin: sweeps between two frames of a chain at most; None: as many as the slowest of the observables asks for. With fewer, frames
+            are correlated, which `n_effective` tells.
         progress: told how far it is; None: a bar where somebody looks on (`progress.chosen`).
         out: data file that is written at the end. What is done on the way to it lies in a folder beside it, so that a run that was
             killed goes on with `resume`, bit-identical to one that was not; the folder goes when the file is there. Ctrl-C writes the
@@ -114,12 +117,15 @@ def sample(
         Frames and diagnostics. A failed convergence is told in `diagnostics["converged"]` and `sentence()`, not raised.
 
     Raises:
-        DataError: if n, effective or chains is not positive, neither n nor effective is given, or the temperatures do not ascend from 1.
+        DataError: if n, effective, chains or thin is not positive, neither n nor effective is given, or the temperatures do not ascend
+            from 1.
         RunError: if `out` is there already or cannot be written, is being made by another process, or was begun with other arguments.
         RunInterrupted: by Ctrl-C, if there is an `out`; says what is kept and how to go on.
         TargetError: if the energy of a starting configuration is not finite, or lacks a symmetry that the target states.
     """
     check_numbers(n, chains, effective)
+    if thin is not None and thin < 1:
+        raise DataError(f"sweeps between two frames (thin) are at least 1, got {thin}.")
     seed, origin = seeds.checked(seed), {}
     if shard is not None:
         if n is None or effective is not None or not target.has_energy:
@@ -147,6 +153,8 @@ def sample(
         report(0.0, "measuring what an energy costs")
         spent = effort.of_name(known, target) if known is not None else effort.fitting(target, len(rungs))
         wanted = n if n is not None else _PATIENCE * (effective or 0)
+        if thin is not None:
+            spent = dataclasses.replace(spent, most_thin=thin)
         side_by_side = chains or _usual_chains(spent, effective or wanted)
         plan = _Plan(target, wanted, effective, seed, rungs, side_by_side, spent, report, origin)
         if path is None:
@@ -228,6 +236,7 @@ class _Plan:
             "temperatures": list(self.rungs),
             "chains": self.chains,
             "effort": self.effort.name,
+            "sweeps between frames at most": self.effort.most_thin,
             "precision": str(jnp.zeros(()).dtype),
             "versions": ", ".join(f"{package} {metadata.version(package)}" for package in ("boltzflow", "jax", "blackjax")),
         }
