@@ -41,7 +41,7 @@ USES = {
     "evaluate": "boltzflow evaluate dw4-eacf -n 200",
     "report": f"python -c '{_PLOTS}'",
     "molecules": """python -c 'import boltzflow as bf; print(bf.targets.alanine_dipeptide("ff99").fingerprint)'""",
-    "smiles": "python -c 'from rdkit.Chem import AllChem'",
+    "smiles": "python -c 'from rdkit import Chem'",
     "xtb": "python -c 'import ase, tblite.ase'",
     "tracking": "python -c 'import tensorboardX'",
     "cluster": "python -c 'import distributed'",

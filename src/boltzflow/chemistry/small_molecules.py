@@ -23,7 +23,6 @@ def import_rdkit() -> Any:
     """
     with extras.of("smiles", "a molecule from SMILES"):
         from rdkit import Chem
-        from rdkit.Chem import AllChem  # noqa: F401
     return Chem
 
 
@@ -93,8 +92,8 @@ def register_generator(field: Any, molecule: Any, name: str) -> None:
         TargetError: if openmmforcefields or the OpenFF toolkit are missing, or do not know the force field or the molecule.
     """
     try:
-        from openff.toolkit import Molecule
-        from openmmforcefields import generators
+        from openff.toolkit import Molecule  # pyright: ignore[reportMissingImports]
+        from openmmforcefields import generators  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise TargetError(
             "small molecules are parametrised by openmmforcefields and the OpenFF toolkit, which are not both installed "
@@ -150,12 +149,13 @@ def _named(atom: Any) -> str:
 
 def _embedded(chem: Any, molecule: Any, label: str) -> Any:
     """The molecule with a conformer, the same one each time."""
-    from rdkit.Chem import AllChem
+    from rdkit.Chem import rdDistGeom as shapes
+    from rdkit.Chem import rdForceFieldHelpers as fields
 
-    if AllChem.EmbedMolecule(molecule, randomSeed=_SEED) and AllChem.EmbedMolecule(molecule, randomSeed=_SEED, useRandomCoords=True):
+    if shapes.EmbedMolecule(molecule, randomSeed=_SEED) and shapes.EmbedMolecule(molecule, randomSeed=_SEED, useRandomCoords=True):
         raise TargetError(f"RDKit finds no shape of {label!r}; give an RDKit Mol with a conformer.")
-    if AllChem.MMFFHasAllMoleculeParams(molecule):
-        AllChem.MMFFOptimizeMolecule(molecule, maxIters=_RELAXATION)
-    elif AllChem.UFFHasAllMoleculeParams(molecule):
-        AllChem.UFFOptimizeMolecule(molecule, maxIters=_RELAXATION)
+    if fields.MMFFHasAllMoleculeParams(molecule):
+        fields.MMFFOptimizeMolecule(molecule, maxIters=_RELAXATION)
+    elif fields.UFFHasAllMoleculeParams(molecule):
+        fields.UFFOptimizeMolecule(molecule, maxIters=_RELAXATION)
     return molecule
