@@ -1,6 +1,6 @@
 """The scorecard of files of samples, raw and reweighted, against reference frames, without the densities of the frames.
 
-    python tools/distances.py MODEL FRAMES.h5 SAMPLES.h5 ... [--dynamics DYNAMICS.h5] [--seed 0]
+    python tools/distances.py MODEL FRAMES.h5 SAMPLES.h5 ... [--dynamics DYNAMICS.h5] [--most 1000] [--seed 0]
 
 Rows of a table in docs/reweighting.md: for each file each distance with its interval and its floor. `boltzflow evaluate --samples` tells
 the same and more, but asks the flow for the density of every frame, which for an augmented flow takes most of the time.
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import boltzflow as bf
 from boltzflow import datasets
+from boltzflow.analysis import transport
 from boltzflow.evaluation import scorecard as distances
 
 SHOWN = ("e_w2", "distance_w2", "t_w2", "tica_w2", "aligned_w2", "ramachandran_tv")
@@ -33,6 +34,7 @@ def main() -> None:
     parser.add_argument("samples", nargs="+", type=Path)
     parser.add_argument("--dynamics", type=Path)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--most", type=int, default=transport.MOST, help="configurations of exact transport")
     arguments = parser.parse_args()
     target = bf.load_model(arguments.model).target
     frames = datasets.read(arguments.frames)
@@ -41,7 +43,7 @@ def main() -> None:
     print("|---" * (3 + len(SHOWN)) + "|", flush=True)
     for path in arguments.samples:
         samples = bf.Samples.load(path, target)
-        found = distances(samples, frames, target, seed=arguments.seed, dynamics=dynamics)
+        found = distances(samples, frames, target, seed=arguments.seed, dynamics=dynamics, most=arguments.most)
         for kind in ("raw", "reweighted"):
             print(f"| {path.stem} | {samples.n} | {kind} | " + " | ".join(cell(found[key][kind]) for key in SHOWN) + " |", flush=True)
 

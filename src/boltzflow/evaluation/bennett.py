@@ -30,7 +30,9 @@ def joined(flow: AbstractFlow, target: Target, samples: Samples, frames: Dataset
     if frames.log_weight is not None:
         raise DataError("these frames are weighted, and Bennett's ratio takes all alike; draw such that do: data.equally_weighted().")
     positions, _, other = right_enantiomer(frames.positions, flow, target)
-    draws = log_importance_ratios(flow, positions, seed=seed, progress=progress)[:, 0] + log_images(flow, target)
+    # Of copies one draw, as samples have theirs: the two are joined in the space of positions and copies.
+    single = flow.with_draws(1) if flow.noisy_draws else flow
+    draws = log_importance_ratios(single, positions, seed=seed, progress=progress)[:, 0] + log_images(flow, target)
     log_w = -np.asarray(draws, np.float64) - energies(target, positions, ~other)
     if not np.isfinite(log_w).all():
         raise DataError(
