@@ -26,6 +26,21 @@ def test_equal_densities_need_no_samples_to_agree():
     assert not jax.config.jax_enable_x64, "pymbar must not switch the precision of the process"  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def test_samples_of_overlapping_particles_count_as_good_as_nothing():
+    rng = np.random.default_rng(3)
+    _, _, log_x, log_y = sets(rng, 400, 300)
+    # Energies of clashes, finite and of any size, in the place of failures.
+    clashes = -(10.0 ** rng.uniform(3, 9, 40))
+    failed, clashed = (bar.between(np.concatenate([log_x, bad]), log_y, seed=2, replicas=60) for bad in (np.full(40, -np.inf), clashes))
+    assert clashed.log_z.value == pytest.approx(failed.log_z.value, abs=1e-6)
+    assert clashed.log_z.low == pytest.approx(failed.log_z.low, abs=1e-6)
+    assert clashed.log_z.high == pytest.approx(failed.log_z.high, abs=1e-6)
+    assert clashed.standard_error == pytest.approx(failed.standard_error, rel=1e-3)
+    energies = np.concatenate([np.full(440, 0.5), np.full(300, 0.7)])
+    mean = clashed.expectation(energies[:440], energies[440:])
+    assert 0.5 < mean.low <= mean.high < 0.7
+
+
 def test_intervals_of_both_sets_hold_and_are_narrower_than_those_of_one():
     held, means, differences, narrower = [], [], [], []
     inside = stats.norm.sf(1.0)

@@ -214,36 +214,46 @@ def _solved(log_w: Float[np.ndarray, " s"], counts: Float[np.ndarray, "R s"], n:
 def _root(
     log_w: Float[np.ndarray, " s"], counts: Float[np.ndarray, " s"], own: Bool[np.ndarray, " s"], n: int, m: int, start: float | None
 ) -> float:
-    """One replica's log Z, by Newton's method for the logarithm of the ratio of both sums, in a bracket that shrinks."""
+    """One replica's log Z, by Newton's method for the logarithm of the ratio of both sums, in a bracket that shrinks.
+
+    In logarithms throughout: particles that overlap make weights of e^-100 000 000, and far from the root Newton's steps are right only if
+    no sum underflows.
+    """
+    if not counts[own].any():
+        # A replica without a single sample of weight: the least that can be said.
+        return float(log_w.min()) - 2.0 * math.log(n) - math.log(n + m)
     # With all w/Z above n^2 the frames' sum is the smaller one, unless all samples but one failed; with all of them below 1/e the samples'.
     low, high = float(log_w.min()) - 2.0 * math.log(n) - math.log(n + m), float(log_w.max()) + 1.0 + math.log(n + m)
-    at = 0.5 * (low + high) if start is None else min(max(start, low), high)
+    at = float(np.median(log_w)) if start is None else min(max(start, low), high)
     for _ in range(200):
-        odds = m * np.exp(np.minimum(log_w - at, 600.0))
-        share = 1.0 / (n + odds)
-        common = counts * n * share
-        frames, samples = float(np.sum(common[~own])), float(np.sum((counts * odds * share)[own]))
-        if samples == 0.0:
-            # A replica without a single sample of weight: the least that can be said.
-            return low
-        if frames == 0.0:
-            low, at = at, 0.5 * (at + high)
-            continue
-        slopes = common * odds * share
-        difference = math.log(frames) - math.log(samples)
+        log_odds = math.log(m) + log_w - at
+        log_share = -np.logaddexp(math.log(n), log_odds)
+        target_share, flow_share = np.exp(log_odds + log_share), np.exp(math.log(n) + log_share)
+        frames, slope_of_frames = _log_sum(math.log(n) + log_share[~own], counts[~own], target_share[~own])
+        samples, slope_of_samples = _log_sum((log_odds + log_share)[own], counts[own], flow_share[own])
+        difference = frames - samples
         low, high = (at, high) if difference < 0.0 else (low, at)
-        new = at - difference / (float(np.sum(slopes[~own])) / frames + float(np.sum(slopes[own])) / samples)
+        new = at - difference / (slope_of_frames + slope_of_samples)
         before, at = at, new if low < new < high else 0.5 * (low + high)
         if abs(at - before) < 1e-9:
             break
     return at
 
 
+def _log_sum(logs: Float[np.ndarray, " s"], counts: Float[np.ndarray, " s"], slopes: Float[np.ndarray, " s"]) -> tuple[float, float]:
+    """Logarithm of the sum of counted exponentials, and the mean of slopes that these weigh."""
+    highest = float(np.max(logs[counts > 0.0]))
+    terms = counts * np.exp(np.minimum(logs - highest, 0.0))
+    total = float(np.sum(terms))
+    return highest + math.log(total), float(np.sum(terms * slopes)) / total
+
+
 def _standard_error(own: Float[np.ndarray, " n"], other: Float[np.ndarray, " m"], log_z: float) -> float:
     """By the asymptotic covariance (pymbar), at the solution."""
     # Works of going from the flow, which is normalised, to the target, and back. A sample without weight cannot go: its share of e^-40 is
-    # as good as none, and does not underflow in pymbar's sums.
+    # as good as none, and does not underflow in pymbar's sums; nor does one of next to no weight.
     forward = np.where(np.isneginf(own), 40.0 - min(log_z, own[np.isfinite(own)].min()), -own)
+    forward = np.minimum(forward, 600.0 - log_z)
     with np.errstate(all="ignore"):
         found = _bar()(forward, other, DeltaF=-log_z, method="self-consistent-iteration", iterated_solution=False)
     return float(found["dDelta_f"])
