@@ -5,6 +5,7 @@ import doctest
 import importlib.util
 import inspect
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,9 @@ def wrong(path: str, shared: dict[str, Any]) -> str:
 @pytest.mark.parametrize("path", [pytest.param(path, marks=[pytest.mark.slow] * (path in SLOW)) for path in sorted(WITH)])
 def test_example_runs(path, shared):
     # `fit` makes the run that others open, which may be tested in another process.
-    if path != "fit" and not Path("runs/mine").exists() and "runs/mine" in (ast.get_docstring(SHOWN[path].node) or ""):
+    if path == "fit":
+        shutil.rmtree("runs/mine", ignore_errors=True)
+    elif not Path("runs/mine").exists() and "runs/mine" in (ast.get_docstring(SHOWN[path].node) or ""):
         assert not wrong("fit", shared)
     assert not (fault := wrong(path, shared)), fault
 
