@@ -41,6 +41,24 @@ def test_samples_of_overlapping_particles_count_as_good_as_nothing():
     assert 0.5 < mean.low <= mean.high < 0.7
 
 
+def test_sets_without_a_region_in_common_have_no_interval():
+    rng = np.random.default_rng(5)
+    _, _, log_x, log_y = sets(rng, 400, 300)
+    found = bar.between(log_x - 50.0, log_y + 50.0, seed=2, replicas=60).log_z
+    assert (found.low, found.high, found.kind) == (-np.inf, np.inf, "none")
+    assert "no region in common" in found.note
+    assert bar.between(log_x - 2.0, log_y + 2.0, seed=2, replicas=60).log_z.kind == "two-sided"
+
+
+def test_frames_that_the_flow_hardly_knows_have_next_to_no_share():
+    rng = np.random.default_rng(4)
+    _, _, log_x, log_y = sets(rng, 400, 300)
+    some, most = (bar.between(log_x, np.append(log_y, far), seed=2, replicas=60) for far in ([60.0, 60.0], [1e4, 1e7]))
+    assert most.log_z.value == pytest.approx(some.log_z.value, abs=1e-6)
+    assert most.log_z.high == pytest.approx(some.log_z.high, abs=1e-6)
+    assert most.standard_error == pytest.approx(some.standard_error, rel=1e-3)
+
+
 def test_intervals_of_both_sets_hold_and_are_narrower_than_those_of_one():
     held, means, differences, narrower = [], [], [], []
     inside = stats.norm.sf(1.0)

@@ -16,10 +16,12 @@ from jaxtyping import Bool, Float
 
 from boltzflow import extras
 from boltzflow.analysis.correlation import Correlation
-from boltzflow.analysis.estimate import Estimate, as_column, bracket, percentile_interval
+from boltzflow.analysis.estimate import NONE, Estimate, as_column, bracket, percentile_interval
 from boltzflow.errors import DataError
 
 _REPLICAS = 200
+# Frames in the flow's region, each counted by the flow's share there, with fewer of which there is no interval.
+_LEAST_SHARED = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +157,11 @@ def between(log_w: Any, log_w_of_frames: Any, *, grouping: Correlation | None = 
     # Half of the frames' probability in an even mixture is the flow's, where the two are the same.
     with np.errstate(over="ignore"):
         overlap = 2.0 * float(np.mean(1.0 / (1.0 + np.exp(other - log_z))))
-    return Bar(bracket(log_z, low, high, n + m), _standard_error(own, other, log_z), log_weight, min(1.0, overlap), replicated, widening)
+    found = bracket(log_z, low, high, n + m)
+    if 0.5 * overlap * m < _LEAST_SHARED:
+        # Replicas of sets without a region in common scatter little about a value that means nothing.
+        found = Estimate(log_z, -math.inf, math.inf, n + m, NONE, "samples and frames have next to no region in common")
+    return Bar(found, _standard_error(own, other, log_z), log_weight, min(1.0, overlap), replicated, widening)
 
 
 def _mixture(log_w: Float[np.ndarray, " s"], n: int, log_z: float) -> Float[np.ndarray, " s"]:
@@ -251,9 +257,9 @@ def _log_sum(logs: Float[np.ndarray, " s"], counts: Float[np.ndarray, " s"], slo
 def _standard_error(own: Float[np.ndarray, " n"], other: Float[np.ndarray, " m"], log_z: float) -> float:
     """By the asymptotic covariance (pymbar), at the solution."""
     # Works of going from the flow, which is normalised, to the target, and back. A sample without weight cannot go: its share of e^-40 is
-    # as good as none, and does not underflow in pymbar's sums; nor does one of next to no weight.
+    # as good as none, and does not underflow in pymbar's sums; nor does one of next to no weight, or a frame that the flow hardly knows.
     forward = np.where(np.isneginf(own), 40.0 - min(log_z, own[np.isfinite(own)].min()), -own)
-    forward = np.minimum(forward, 600.0 - log_z)
+    forward, other = np.minimum(forward, 600.0 - log_z), np.minimum(other, 600.0 + log_z)
     with np.errstate(all="ignore"):
         found = _bar()(forward, other, DeltaF=-log_z, method="self-consistent-iteration", iterated_solution=False)
     return float(found["dDelta_f"])
